@@ -1,0 +1,1 @@
+"""The files that travel with a checkpoint: configuration, masks, attention, loss and the network."""

@@ -1,0 +1,194 @@
+"""The configuration saved beside the weights: GPT-2's fields plus the default attention mask."""
+
+import difflib
+import math
+from dataclasses import fields as dataclass_fields
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+# the sizes of DESIGN.md; every other field keeps its default
+PRESETS: dict[str, dict[str, Any]] = {
+    "nano": dict(n_layer=1, n_head=2, n_embd=64, n_positions=128, dropout=0.0),
+    "tiny": dict(n_layer=2, n_head=4, n_embd=128, n_positions=256, dropout=0.1),
+    "distilgpt2": dict(n_layer=6, n_head=12, n_embd=768, n_positions=1024, dropout=0.1),
+    "gpt2": dict(n_layer=12, n_head=12, n_embd=768, n_positions=1024, dropout=0.1),
+}
+
+# inclusive bounds; a value outside is a typing error or an attempt to exhaust the machine
+_INTEGER_BOUNDS = {
+    "vocab_size": (1, 10_000_000),
+    "n_positions": (1, 10_000_000),
+    "n_embd": (1, 65_536),
+    "n_layer": (1, 1_000),
+    "n_head": (1, 1_024),
+}
+_PROBABILITIES = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+_POSITIVE = ("layer_norm_epsilon", "initializer_range")
+_BOOLEANS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "use_cache", "tie_word_embeddings")
+_ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
+# what a GPT-2 config.json may hold that means nothing here
+_FOREIGN_KEYS = (
+    "n_ctx",
+    "task_specific_params",
+    "reorder_and_upcast_attn",
+    "add_cross_attention",
+    "_num_labels",
+)
+
+
+class ArbProbConfig(PreTrainedConfig):
+    r"""Sizes and options of a GPT-2 network whose default attention mask is part of its definition.
+
+    Args:
+        vocab_size (`int`): number of token ids.
+        n_positions (`int`): longest sequence, in tokens.
+        n_embd (`int`): width of the residual stream; a multiple of `n_head`.
+        n_layer (`int`): number of blocks.
+        n_head (`int`): attention heads of a block.
+        n_inner (`int`, *optional*): width of the MLP; `4 * n_embd` when `None`.
+        activation_function (`str`): `gelu_new`, `gelu_pytorch_tanh`, `gelu`, `relu` or `silu`.
+        resid_pdrop, embd_pdrop, attn_pdrop (`float`): dropout probabilities.
+        layer_norm_epsilon (`float`): added to the variance in every layer norm.
+        initializer_range (`float`): standard deviation of the initial weights.
+        scale_attn_weights (`bool`): divide scores by the square root of the head size.
+        scale_attn_by_inverse_layer_idx (`bool`): divide scores by the layer's number, from 1, as well.
+        use_cache (`bool`): return keys and values by default.
+        tie_word_embeddings (`bool`): the output head shares the token embedding.
+        mask (`str` or `list[str]`): text of the default attention mask, or one text per layer.
+
+    Raises:
+        ValueError, TypeError: a field outside its bounds, named with its value.
+    """
+
+    model_type = "arbprob"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    resid_pdrop: float | int = 0.1
+    embd_pdrop: float | int = 0.1
+    attn_pdrop: float | int = 0.1
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    use_cache: bool = True
+    bos_token_id: int | None = 50256
+    eos_token_id: int | list[int] | None = 50256
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = True
+    mask: str | list[str] = "causal"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        _refuse_misspelt(kwargs)
+        super().__post_init__(**kwargs)
+        # `register_for_auto_class` keeps one entry; every Auto class must find its own
+        self.auto_map = {
+            "AutoConfig": "configuration_arbprob.ArbProbConfig",
+            "AutoModel": "modeling_arbprob.ArbProbModel",
+            "AutoModelForCausalLM": "modeling_arbprob.ArbProbForCausalLM",
+        }
+        _check(self)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "ArbProbConfig":
+        """Configuration of a named size: `nano`, `tiny`, `distilgpt2` or `gpt2`.
+
+        `overrides` are fields of the configuration; `dropout` sets the three dropout probabilities at once.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+        fields = {**PRESETS[name], **overrides}
+        dropout = fields.pop("dropout")
+        return cls(**{**dict.fromkeys(_PROBABILITIES, dropout), **fields})
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a config.json; an official GPT-2 one is turned into ours, without the fields that mean nothing here."""
+        fields, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if fields.get("model_type") == "gpt2":
+            fields = _from_gpt2(fields)
+        return fields, rest
+
+
+def _from_gpt2(fields: dict[str, Any]) -> dict[str, Any]:
+    if fields.get("add_cross_attention"):
+        raise ValueError(
+            "add_cross_attention: expected false, got true; a decoder without an encoder has nothing to cross to"
+        )
+    kept = {k: v for k, v in fields.items() if k not in _FOREIGN_KEYS and not k.startswith("summary_")}
+    return {**kept, "model_type": ArbProbConfig.model_type, "architectures": ["ArbProbForCausalLM"]}
+
+
+def _refuse_misspelt(unknown: dict[str, Any]) -> None:
+    # transformers stores whatever it is given; a field one letter off would be silently without effect
+    known = [field.name for field in dataclass_fields(ArbProbConfig)]
+    for key in unknown:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.82)
+        if near and not hasattr(ArbProbConfig, key):
+            raise ValueError(f"{key}: not a field of ArbProbConfig; did you mean {near[0]}?")
+
+
+def _check(config: ArbProbConfig) -> None:
+    for name, (low, high) in _INTEGER_BOUNDS.items():
+        _check_integer(name, getattr(config, name), low, high)
+    if config.n_inner is not None:
+        _check_integer("n_inner", config.n_inner, 1, 1_000_000)
+    for name in _PROBABILITIES:
+        _check_number(name, getattr(config, name), "a probability in [0, 1)", lambda x: 0 <= x < 1)
+    for name in _POSITIVE:
+        _check_number(name, getattr(config, name), "a finite number above 0", lambda x: x > 0)
+    for name in _BOOLEANS:
+        if not isinstance(getattr(config, name), bool):
+            raise TypeError(f"{name}: expected true or false, got {getattr(config, name)!r:.60}")
+    if config.n_embd % config.n_head:
+        raise ValueError(f"n_embd: expected a multiple of n_head={config.n_head}, got {config.n_embd}")
+    if config.activation_function not in _ACTIVATIONS:
+        raise ValueError(
+            f"activation_function: expected one of {', '.join(_ACTIVATIONS)}, got {config.activation_function!r:.60}"
+        )
+    _check_mask(config)
+
+
+def _check_integer(name: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r:.60} ({type(value).__name__})")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected {low} to {high}, got {value!s:.60}")
+
+
+def _check_number(name: str, value: Any, expected: str, is_legal: Any) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected {expected}, got {value!r:.60} ({type(value).__name__})")
+    if not (math.isfinite(value) and is_legal(value)):
+        raise ValueError(f"{name}: expected {expected}, got {value!r:.60}")
+
+
+def _check_mask(config: ArbProbConfig) -> None:
+    texts = [config.mask] if isinstance(config.mask, str) else config.mask
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(
+            f"mask: expected the text of a mask or a list of texts, one per layer, got {config.mask!r:.60}; "
+            "masks made of tensors are passed to forward, not kept in a config"
+        )
+    if not isinstance(config.mask, str) and len(texts) != config.n_layer:
+        raise ValueError(
+            f"mask: expected one text or one per layer (n_layer={config.n_layer}), got {len(texts)}"
+        )
+
+
+ArbProbConfig.register_for_auto_class()
