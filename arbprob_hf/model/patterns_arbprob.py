@@ -1,0 +1,244 @@
+"""The mask patterns: one small class per rule, registered under the name its text form uses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .masking_arbprob import PATTERNS, Mask, TensorMask, keep_mask
+
+# a slot of this rank is seen by no other slot
+HIDDEN = 2**31 - 1
+
+Kind = TypeVar("Kind", bound=type[Mask])
+
+
+def registered(name: str) -> Callable[[Kind], Kind]:
+    """Enter a pattern class into the table that `Mask.parse` and `str` read."""
+
+    def enter(kind: Kind) -> Kind:
+        if name in PATTERNS:
+            raise ValueError(f"pattern: the name {name!r} is taken by {PATTERNS[name].__name__}")
+        PATTERNS[name] = kind
+        return kind
+
+    return enter
+
+
+@registered("causal")
+@dataclass(frozen=True, eq=False, repr=False)
+class Causal(Mask):
+    """Query q sees key k when k <= q. GPT-2's own mask (Radford et al. 2019).
+
+    q\\k 0 1 2 3 4 5
+    0   # . . . . .
+    1   # # . . . .
+    2   # # # . . .
+    3   # # # # . .
+    4   # # # # # .
+    5   # # # # # #
+    """
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return k <= q
+
+
+@registered("full")
+@dataclass(frozen=True, eq=False, repr=False)
+class Full(Mask):
+    """Query q sees every key k. BERT's mask (Devlin et al. 2018).
+
+    q\\k 0 1 2 3 4 5
+    0   # # # # # #
+    1   # # # # # #
+    2   # # # # # #
+    3   # # # # # #
+    4   # # # # # #
+    5   # # # # # #
+    """
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q == q) & (k == k)
+
+
+@registered("window")
+@dataclass(frozen=True, eq=False, repr=False)
+class Window(Mask):
+    """Query q sees key k when |q - k| < size. Sliding window (Beltagy et al. 2020, Longformer).
+
+    `size` counts the query itself: `causal & window(3)` lets a query see three keys, itself and the two before it. The
+    window alone looks both ways, as drawn for size 2:
+
+        q\\k 0 1 2 3 4 5
+        0   # # . . . .
+        1   # # # . . .
+        2   . # # # . .
+        3   . . # # # .
+        4   . . . # # #
+        5   . . . . # #
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        _check_count("window", "size", self.size, low=1)
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q - k < self.size) & (k - q < self.size)
+
+
+@registered("prefix")
+@dataclass(frozen=True, eq=False, repr=False)
+class Prefix(Mask):
+    """Query q sees key k when k < length. With causal, a prefix LM (Raffel et al. 2020, T5, section 3.2.1).
+
+    `length` counts tokens from the start of the sequence. Drawn for length 2:
+
+        q\\k 0 1 2 3 4 5
+        0   # # . . . .
+        1   # # . . . .
+        2   # # . . . .
+        3   # # . . . .
+        4   # # . . . .
+        5   # # . . . .
+    """
+
+    length: int
+
+    def __post_init__(self) -> None:
+        _check_count("prefix", "length", self.length, low=0)
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (k < self.length) & (q == q)
+
+
+@registered("documents")
+@dataclass(frozen=True, eq=False, repr=False)
+class Documents(TensorMask):
+    """Query q sees key k when both belong to the same document: ids[q] == ids[k]. Packing (Krell et al. 2021).
+
+    `ids`: integer (T,) or (B, T), one document number per token. Drawn for ids 0 0 0 1 1 1:
+
+        q\\k 0 1 2 3 4 5
+        0   # # # . . .
+        1   # # # . . .
+        2   # # # . . .
+        3   . . . # # #
+        4   . . . # # #
+        5   . . . # # #
+    """
+
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", _rows("documents", "ids", self.ids))
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return _at(self.ids, b, q) == _at(self.ids, b, k)
+
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int) -> None:
+        _check_rows("documents", "ids", self.ids, batch, max(q_len, kv_len))
+
+
+@registered("padding")
+@dataclass(frozen=True, eq=False, repr=False)
+class Padding(TensorMask):
+    """Query q sees key k when keep[k]: padded tokens are seen by nobody.
+
+    `keep`: bool or 0-1, (T,) or (B, T), 1 for a real token. Drawn for keep 0 0 1 1 1 1 (left padding):
+
+        q\\k 0 1 2 3 4 5
+        0   . . # # # #
+        1   . . # # # #
+        2   . . # # # #
+        3   . . # # # #
+        4   . . # # # #
+        5   . . # # # #
+    """
+
+    keep: Tensor
+
+    def __post_init__(self) -> None:
+        keep = keep_mask(self.keep, "padding(keep)", dims=(1, 2))
+        object.__setattr__(self, "keep", keep[None] if keep.dim() == 1 else keep)
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return _at(self.keep, b, k) & (q == q)
+
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int) -> None:
+        _check_rows("padding", "keep", self.keep, batch, kv_len)
+
+
+@registered("order")
+@dataclass(frozen=True, eq=False, repr=False)
+class Order(TensorMask):
+    """Query q sees key k when k == q or rank[k] <= limit[q]. Any-order attention (Yang et al. 2019, XLNet, section 2.3).
+
+    `rank`, `limit`: integer (T,) or (B, T); `limit` is `rank` when None. A key of rank HIDDEN is seen by no other
+    slot. Drawn for rank 0 3 1 2 5 4:
+
+        q\\k 0 1 2 3 4 5
+        0   # . . . . .
+        1   # # # # . .
+        2   # . # . . .
+        3   # . # # . .
+        4   # # # # # #
+        5   # # # # . #
+    """
+
+    rank: Tensor
+    limit: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", _rows("order", "rank", self.rank))
+        if self.limit is not None:
+            object.__setattr__(self, "limit", _rows("order", "limit", self.limit))
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        rank = _at(self.rank, b, k)
+        limit = _at(self.rank if self.limit is None else self.limit, b, q)
+        return (q == k) | ((rank <= limit) & (rank < HIDDEN))
+
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int) -> None:
+        _check_rows(
+            "order", "rank", self.rank, batch, kv_len if self.limit is not None else max(q_len, kv_len)
+        )
+        if self.limit is not None:
+            _check_rows("order", "limit", self.limit, batch, q_len)
+
+
+# the names people write
+causal, full, window, prefix = Causal, Full, Window, Prefix
+documents, padding, order = Documents, Padding, Order
+
+
+def _at(table: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    # one indexing expression: chained ones break compiled flex attention
+    return table.to(t.device)[b * (table.shape[0] > 1), t]
+
+
+def _rows(pattern: str, name: str, value: Tensor) -> Tensor:
+    if not isinstance(value, Tensor) or value.dtype.is_floating_point or value.is_complex():
+        got = f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{pattern}({name}): expected an integer tensor (T,) or (B, T), got {got}")
+    if value.dim() not in (1, 2) or value.numel() == 0:
+        raise ValueError(f"{pattern}({name}): expected shape (T,) or (B, T), got {tuple(value.shape)}")
+    return (value[None] if value.dim() == 1 else value).to(torch.long)  # (B or 1, T)
+
+
+def _check_rows(pattern: str, name: str, table: Tensor, batch: int, length: int) -> None:
+    if table.shape[0] not in (1, batch) or table.shape[1] < length:
+        raise ValueError(
+            f"{pattern}({name}): expected {batch} rows (or 1) of at least {length} tokens, got shape {tuple(table.shape)}"
+        )
+
+
+def _check_count(pattern: str, name: str, value: object, *, low: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(
+            f"{pattern}({name}): expected an integer, got {str(value)!r:.40} ({type(value).__name__})"
+        )
+    if value < low:
+        raise ValueError(f"{pattern}({name}): expected at least {low}, got {value}")
