@@ -1,0 +1,95 @@
+"""One-line errors for inputs that the network cannot take, where looking does not stall an accelerator."""
+
+import torch
+from torch import Tensor
+
+from .configuration_arbprob import ArbProbConfig
+from .resolving_arbprob import Sizes
+
+
+def check_inputs(config: ArbProbConfig, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
+    """Raise unless exactly one input is given, of the right shape and dtype, with ids inside the vocabulary."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError(
+            f"input_ids, inputs_embeds: expected exactly one of them, got {'none' if input_ids is None else 'both'}"
+        )
+    if inputs_embeds is not None:
+        _check_embeds(config, inputs_embeds)
+        return
+    if not isinstance(input_ids, Tensor):
+        raise TypeError(
+            f"input_ids: expected an integer tensor (batch, tokens), got {type(input_ids).__name__}"
+        )
+    if input_ids.dtype not in (torch.long, torch.int):
+        raise TypeError(
+            f"input_ids: expected dtype torch.int64 or torch.int32, got {input_ids.dtype}; convert with .long()"
+        )
+    if input_ids.dim() != 2 or input_ids.numel() == 0:
+        raise ValueError(
+            f"input_ids: expected shape (batch, tokens), not empty, got {tuple(input_ids.shape)}"
+        )
+    _check_range("input_ids", input_ids, config.vocab_size, "the vocabulary (vocab_size)")
+
+
+def check_positions(config: ArbProbConfig, position_ids: Tensor, sizes: Sizes) -> None:
+    """Raise unless positions have one row per sequence (or one for all) and lie below `n_positions`."""
+    if not isinstance(position_ids, Tensor) or position_ids.dtype not in (torch.long, torch.int):
+        got = position_ids.dtype if isinstance(position_ids, Tensor) else type(position_ids).__name__
+        raise TypeError(f"position_ids: expected an integer tensor (batch or 1, tokens), got {got}")
+    if (
+        position_ids.dim() != 2
+        or position_ids.shape[0] not in (1, sizes.batch)
+        or position_ids.shape[1] != sizes.q_len
+    ):
+        raise ValueError(
+            f"position_ids: expected shape (batch or 1, tokens) = ({sizes.batch}, {sizes.q_len}), got {tuple(position_ids.shape)}"
+        )
+    _check_range(
+        "position_ids",
+        position_ids,
+        config.n_positions,
+        "n_positions, the longest sequence; shorten the input",
+    )
+
+
+def check_bias(bias: Tensor, sizes: Sizes) -> None:
+    """Raise unless the attention bias is a finite float tensor that broadcasts to (B, H, T_q, T_kv)."""
+    if not isinstance(bias, Tensor) or not bias.dtype.is_floating_point:
+        got = bias.dtype if isinstance(bias, Tensor) else type(bias).__name__
+        raise TypeError(
+            f"attention_bias: expected a float tensor, got {got}; a keep-mask goes in as attention_mask or mask="
+        )
+    expected = (sizes.batch, sizes.heads, sizes.q_len, sizes.kv_len)
+    fits = bias.dim() == 4 and all(got in (1, want) for got, want in zip(bias.shape, expected, strict=True))
+    if not fits:
+        raise ValueError(
+            f"attention_bias: expected shape (batch, heads, queries, keys) = {expected} or 1, got {tuple(bias.shape)}"
+        )
+    if bias.device != sizes.device:
+        raise ValueError(
+            f"attention_bias: expected device {sizes.device}, got {bias.device}; move it with .to()"
+        )
+    if not torch.compiler.is_compiling() and not bool(bias.isfinite().all()):
+        raise ValueError(
+            "attention_bias: expected finite values, got inf or nan; forbid keys with a mask, not with a bias"
+        )
+
+
+def _check_embeds(config: ArbProbConfig, embeds: Tensor) -> None:
+    if not isinstance(embeds, Tensor) or not embeds.dtype.is_floating_point:
+        got = embeds.dtype if isinstance(embeds, Tensor) else type(embeds).__name__
+        raise TypeError(f"inputs_embeds: expected a float tensor (batch, tokens, {config.n_embd}), got {got}")
+    if embeds.dim() != 3 or embeds.shape[-1] != config.n_embd or embeds.numel() == 0:
+        raise ValueError(
+            f"inputs_embeds: expected shape (batch, tokens, n_embd={config.n_embd}), got {tuple(embeds.shape)}"
+        )
+
+
+def _check_range(name: str, values: Tensor, size: int, what: str) -> None:
+    # asking an accelerator would wait for everything before it; there the embedding's own check fires
+    if torch.compiler.is_compiling() or values.device.type != "cpu":
+        return
+    low, high = torch.aminmax(values)
+    if low < 0 or high >= size:
+        bad = int(low) if low < 0 else int(high)
+        raise ValueError(f"{name}: expected 0 to {size - 1}, got {bad}; the bound is {what}")

@@ -1,0 +1,273 @@
+"""What a mask argument of `forward` means: one function decides, everything else follows its answer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .masking_arbprob import And, Mask, index_grid, keep_mask
+from .patterns_arbprob import Causal, Documents, Full, Order
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The shape of one forward pass.
+
+    `offset` tokens are cached already (a tensor inside a compiled static cache); `kv_len` counts key columns, unfilled
+    ones of a static cache included.
+    """
+
+    batch: int
+    heads: int
+    q_len: int
+    kv_len: int
+    offset: int | Tensor
+    device: torch.device
+
+    @property
+    def filled(self) -> int:
+        """Key columns that hold tokens after this pass, where that is known without asking the device."""
+        return self.offset + self.q_len if isinstance(self.offset, int) else self.kv_len
+
+
+@dataclass(frozen=True)
+class MaskArguments:
+    """The mask arguments of `forward`, as given."""
+
+    attention_mask: Tensor | Mask | str | None = None
+    mask: Tensor | Mask | str | None = None
+    ranks: Tensor | None = None
+    limits: Tensor | None = None
+    document_ids: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedMask:
+    """The answer: every part that is not None must let a query see a key.
+
+    `pattern` is evaluated at absolute token indices; `table` is bool (B or 1, H or 1, T_q, filled); `keep` is bool
+    (B, filled), False for padding; `restarts` is bool (B, filled), True where a packed document starts.
+    """
+
+    pattern: Mask | None
+    table: Tensor | None = None
+    keep: Tensor | None = None
+    restarts: Tensor | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the pattern alone decides, the same for every row."""
+        return self.table is None and self.keep is None and self.restarts is None
+
+
+def resolve_mask(default: Mask, given: MaskArguments, sizes: Sizes) -> ResolvedMask:
+    """Decide what the mask arguments mean (DESIGN, section 2).
+
+    Args:
+        default: the pattern that holds when no argument replaces it: `config.mask`.
+        given: the arguments of `forward`.
+        sizes: the shape of this pass.
+
+    Raises:
+        ValueError, TypeError: one line naming the argument, what was expected, what came and what to do.
+    """
+    keep, whole = _split_attention_mask(given, sizes)
+    pattern, table = _explicit(
+        whole if whole is not None else given.mask, sizes, "attention_mask" if whole is not None else "mask"
+    )
+    if given.ranks is not None or given.limits is not None:
+        order = _order(given, sizes)
+        pattern = order if pattern is None else And(order, pattern)
+    elif pattern is None and table is None:
+        pattern = default
+    restarts = None if given.document_ids is None else _restarts(given.document_ids, sizes)
+    return ResolvedMask(pattern, table, keep, restarts)
+
+
+def write_out(resolved: ResolvedMask, sizes: Sizes) -> Tensor:
+    """The resolved mask as bool (B or 1, H or 1, T_q, T_kv); columns of a static cache not yet filled are False."""
+    columns = sizes.filled
+    parts = []
+    if resolved.pattern is not None:
+        parts.append(_evaluate(resolved, sizes, columns))
+    if resolved.table is not None:
+        parts.append(resolved.table)
+    if resolved.keep is not None:
+        keep = torch.nn.functional.pad(resolved.keep, (0, columns - resolved.keep.shape[1]))
+        parts.append(keep[:, None, None, :])  # (B, 1, 1, T_kv)
+    if not isinstance(sizes.offset, int):
+        parts.append(torch.arange(columns, device=sizes.device) < sizes.offset + sizes.q_len)
+    allowed = parts[0]
+    for part in parts[1:]:
+        allowed = allowed & part
+    return torch.nn.functional.pad(allowed, (0, sizes.kv_len - columns))  # (B or 1, H or 1, T_q, T_kv)
+
+
+def is_causal(resolved: ResolvedMask, sizes: Sizes) -> bool:
+    """Whether this is plain GPT-2 attention over exactly the tokens of this pass."""
+    square = isinstance(sizes.offset, int) and sizes.offset == 0 and sizes.kv_len == sizes.q_len
+    return resolved.is_plain and type(resolved.pattern) is Causal and square
+
+
+def is_open(resolved: ResolvedMask, sizes: Sizes) -> bool:
+    """Whether every query of this pass sees every key: `full`, or one new token under `causal`."""
+    every_column = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
+    rule = type(resolved.pattern) is Full or (type(resolved.pattern) is Causal and sizes.q_len == 1)
+    return resolved.is_plain and rule and every_column
+
+
+def _split_attention_mask(
+    given: MaskArguments, sizes: Sizes
+) -> tuple[Tensor | None, Tensor | Mask | str | None]:
+    # -> (keep (B, T_kv), the whole truth)
+    value = given.attention_mask
+    if value is None:
+        return None, None
+    if isinstance(value, Tensor) and value.dim() == 2:
+        return _keep(value, sizes), None
+    if given.mask is not None:
+        raise ValueError(
+            "mask: given together with an attention_mask that is a mask itself; combine them with & and pass one"
+        )
+    if isinstance(value, Tensor) and any(
+        x is not None for x in (given.ranks, given.limits, given.document_ids)
+    ):
+        raise ValueError(
+            f"attention_mask: a mask of shape {tuple(value.shape)} is the whole truth; pass it as mask= to AND it with "
+            "ranks, limits or document_ids"
+        )
+    if not isinstance(value, Tensor | Mask | str):
+        raise TypeError(
+            f"attention_mask: expected a tensor, a Mask, its text or None, got {type(value).__name__}"
+        )
+    return None, value
+
+
+def _keep(value: Tensor, sizes: Sizes) -> Tensor | None:
+    shape, expected = tuple(value.shape), (sizes.batch, sizes.filled)
+    fits = shape == expected or (
+        not isinstance(sizes.offset, int) and shape[0] == sizes.batch and shape[1] <= sizes.kv_len
+    )
+    if not fits:
+        hint = (
+            "; a (T, T) tensor goes in as mask="
+            if shape[0] == shape[1]
+            else "; it covers cached tokens too"
+            if sizes.filled > sizes.q_len
+            else ""
+        )
+        raise ValueError(f"attention_mask: expected shape (batch, keys) = {expected}, got {shape}{hint}")
+    _check_device("attention_mask", value, sizes)
+    keep = keep_mask(value, "attention_mask", dims=(2,))
+    # all tokens real: the common case, and the fast path
+    return None if not torch.compiler.is_compiling() and bool(keep.all()) else keep
+
+
+def _explicit(
+    value: Tensor | Mask | str | None, sizes: Sizes, name: str
+) -> tuple[Mask | None, Tensor | None]:
+    # -> (pattern, table)
+    if value is None:
+        return None, None
+    if isinstance(value, str):
+        return Mask.parse(value), None
+    if isinstance(value, Mask):
+        value.check_fits(batch=sizes.batch, heads=sizes.heads, q_len=sizes.filled, kv_len=sizes.filled)
+        return value, None
+    return None, _table(value, sizes, name)
+
+
+def _table(value: Tensor, sizes: Sizes, name: str) -> Tensor:
+    keep = keep_mask(value, name, dims=(3, 4) if name == "attention_mask" else (2, 3, 4))
+    lead = {2: (), 3: (sizes.batch,), 4: (sizes.batch, sizes.heads)}[keep.dim()]
+    expected = (*lead, sizes.q_len, sizes.filled)
+    fits = all(
+        got == want or (axis < len(lead) and got == 1)
+        for axis, (got, want) in enumerate(zip(keep.shape, expected, strict=True))
+    )
+    if not fits:
+        axes = (
+            "(batch or 1, heads or 1, queries, keys)"
+            if len(lead) == 2
+            else "(batch or 1, queries, keys)"
+            if lead
+            else "(queries, keys)"
+        )
+        raise ValueError(f"{name}: expected shape {axes} = {expected}, got {tuple(value.shape)}")
+    _check_device(name, value, sizes)
+    # the head axis is inserted by hand: torch would read (B, T, T) as per head when B = H
+    return (
+        keep[None, None] if keep.dim() == 2 else keep[:, None] if keep.dim() == 3 else keep
+    )  # (B or 1, H or 1, T_q, T_kv)
+
+
+def _order(given: MaskArguments, sizes: Sizes) -> Mask:
+    if given.ranks is None:
+        raise ValueError("limits: given without ranks; pass both, or ranks alone (limits default to them)")
+    _check_tokens("ranks", given.ranks, sizes)
+    if given.limits is None:
+        return Order(given.ranks)
+    _check_tokens("limits", given.limits, sizes)
+    return Order(given.ranks, given.limits)
+
+
+def _restarts(ids: Tensor, sizes: Sizes) -> Tensor:
+    if sizes.filled != sizes.q_len or not isinstance(sizes.offset, int):
+        raise ValueError(
+            "document_ids: packed documents cannot go on from a cache; generate each document by itself, or pass mask="
+        )
+    _check_tokens("document_ids", ids, sizes)
+    first = torch.ones_like(ids[:, :1], dtype=torch.bool)
+    return torch.cat([first, ids[:, 1:] != ids[:, :-1]], dim=1)  # (B, T)
+
+
+def _check_tokens(name: str, value: Tensor, sizes: Sizes) -> None:
+    expected = (sizes.batch, sizes.filled)
+    if (
+        not isinstance(value, Tensor)
+        or value.dtype.is_floating_point
+        or value.is_complex()
+        or value.dtype == torch.bool
+    ):
+        got = f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(
+            f"{name}: expected an integer tensor of shape (batch, tokens) = {expected}, got {got}"
+        )
+    if tuple(value.shape) != expected:
+        raise ValueError(f"{name}: expected shape (batch, tokens) = {expected}, got {tuple(value.shape)}")
+    _check_device(name, value, sizes)
+
+
+def _check_device(name: str, value: Tensor, sizes: Sizes) -> None:
+    if value.device != sizes.device:
+        raise ValueError(
+            f"{name}: expected device {sizes.device} (that of the input), got {value.device}; move it with .to()"
+        )
+
+
+def _evaluate(resolved: ResolvedMask, sizes: Sizes, columns: int) -> Tensor:
+    pattern = resolved.pattern
+    assert pattern is not None
+    if resolved.keep is not None or resolved.restarts is not None:
+        pattern = pattern.shifted(_starts(resolved, sizes, columns))
+    if resolved.restarts is not None:
+        pattern = And(pattern, Documents(resolved.restarts.long().cumsum(1)))
+    grid = index_grid(
+        sizes.batch, sizes.heads, sizes.q_len, columns, offset=sizes.offset, device=sizes.device
+    )
+    allowed = pattern.allowed(*grid)
+    return allowed.expand(*allowed.shape[:-2], sizes.q_len, columns)
+
+
+def _starts(resolved: ResolvedMask, sizes: Sizes, columns: int) -> Tensor:
+    # patterns count tokens of their document, not columns: slot t is token t - starts[b, t]
+    known = resolved.keep if resolved.keep is not None else resolved.restarts
+    assert known is not None
+    keep = torch.ones_like(known) if resolved.keep is None else resolved.keep
+    count = keep.long().cumsum(1)  # (B, T)
+    before = torch.zeros_like(count)
+    if resolved.restarts is not None:
+        before = torch.where(resolved.restarts, count - keep.long(), 0).cummax(1).values
+    index = torch.arange(count.shape[1], device=count.device)
+    starts = index - (count - before - 1)
+    return torch.nn.functional.pad(starts, (0, columns - starts.shape[1]))  # (B, T_kv)
