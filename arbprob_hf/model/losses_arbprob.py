@@ -1,0 +1,134 @@
+"""Cross entropy of a linear head over a large vocabulary, without ever holding all the logits.
+
+Only positions with a label are scored, a chunk of rows at a time, and the gradients are made in the forward pass, so
+that no (tokens, vocabulary) tensor outlives its chunk. The idea is that of cut cross entropy (Wijmans et al. 2024,
+arXiv:2411.09009) and Liger's fused linear cross entropy, here in plain torch for every device.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+IGNORED = -100
+
+
+def causal_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor | None,
+    *,
+    shift_labels: Tensor | None = None,
+    num_items_in_batch: Tensor | int | None = None,
+) -> Tensor:
+    """Mean negative log-likelihood of the labels, in nats.
+
+    Args:
+        hidden: float (B, T, D), the output of the last layer norm.
+        weight: float (V, D), the output head.
+        labels: long (B, T); the label of slot t + 1 is predicted by slot t. -100 is not scored.
+        shift_labels: long (B, T), labels shifted already: that of slot t is predicted by slot t. Replaces `labels`.
+        num_items_in_batch: what the sum is divided by; the number of scored labels when None.
+
+    Returns:
+        float32 (float64 for float64 input) scalar; 0 with zero gradients where no label is scored.
+    """
+    if shift_labels is not None:
+        rows, targets = hidden.flatten(0, -2), shift_labels.flatten()
+    else:
+        assert labels is not None
+        rows, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()  # (B * (T - 1), D)
+    targets = targets.to(hidden.device)
+    scored = (targets != IGNORED).nonzero().squeeze(1)  # (N,)
+    rows, targets = rows[scored], targets[scored]
+    total = linear_cross_entropy(rows, weight, targets)
+    count = max(scored.numel(), 1) if num_items_in_batch is None else num_items_in_batch
+    return total / (count.to(total.device) if isinstance(count, Tensor) else count)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Sum of -log softmax(hidden @ weight.T)[target], in nats.
+
+    Args:
+        hidden: float (N, D). weight: float (V, D). targets: long (N,), each in [0, V).
+
+    Matrix products run in the autocast dtype when autocast is on; softmax, sums and the weight's gradient are kept in
+    float32 (float64 for float64 input). Differentiable once.
+    """
+    if not torch.compiler.is_compiling() and targets.numel():
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= weight.shape[0]:
+            bad = low if low < 0 else high
+            raise ValueError(f"labels: expected -100 or 0 to {weight.shape[0] - 1}, got {bad}")
+    device = hidden.device.type
+    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    wants_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, compute, wants_gradient)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Sum of cross entropies, with both gradients made while each chunk's probabilities are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor, compute: torch.dtype, wants: bool
+    ) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            total, *gradients = _in_chunks(hidden.to(compute), weight.to(compute), targets, wants)
+        if wants:
+            ctx.save_for_backward(*gradients)
+            ctx.dtypes = hidden.dtype, weight.dtype  # type: ignore[attr-defined]
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the chunked loss is differentiable once: for second derivatives ask for logits with return_logits=True "
+                "and compute the loss from them"
+            )
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        hidden_dtype, weight_dtype = ctx.dtypes
+        return (
+            (hidden_gradient * upstream).to(hidden_dtype),
+            (weight_gradient * upstream).to(weight_dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> tuple[Tensor, ...]:
+    # -> total, gradient (N, D), gradient (V, D); the gradients only when wanted
+    accurate = torch.promote_types(hidden.dtype, torch.float32)
+    total = torch.zeros((), dtype=accurate, device=hidden.device)
+    hidden_gradient = torch.empty_like(hidden, dtype=accurate) if wants else None
+    weight_gradient = torch.zeros_like(weight, dtype=accurate) if wants else None
+    size = _chunk_rows(hidden.shape[1])
+    logits = hidden.new_empty(min(size, hidden.shape[0]), weight.shape[0])  # one buffer for all chunks
+    for start in range(0, hidden.shape[0], size):
+        rows, answers = hidden[start : start + size], targets[start : start + size]
+        chunk = torch.mm(rows, weight.t(), out=logits[: rows.shape[0]])  # (rows, V)
+        logs = torch.log_softmax(chunk, dim=-1, dtype=accurate)
+        total -= logs.gather(1, answers[:, None]).sum()
+        if hidden_gradient is not None and weight_gradient is not None:
+            error = logs.exp_()
+            error[torch.arange(rows.shape[0], device=rows.device), answers] -= 1
+            error = error.to(rows.dtype)
+            hidden_gradient[start : start + size] = error @ weight
+            _accumulate(weight_gradient, error, rows)
+    return (total,) if not wants else (total, hidden_gradient, weight_gradient)  # type: ignore[return-value]
+
+
+def _accumulate(total: Tensor, error: Tensor, rows: Tensor) -> None:
+    # total (V, D) += error.T (V, rows) @ rows (rows, D), summed over chunks in the accurate dtype
+    if total.dtype == error.dtype:
+        total.addmm_(error.t(), rows)
+    else:
+        total.add_(error.t() @ rows)
+
+
+def _chunk_rows(width: int) -> int:
+    # measured on CPU: more rows lose the cache for a thin head, fewer lose matrix efficiency for a wide one
+    return 256 if width <= 256 else 512
