@@ -1,0 +1,338 @@
+"""GPT-2, written from scratch as a transformers decoder whose every attention takes any mask.
+
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Parameters are named and shaped as in
+transformers' GPT-2, so official weights load here and ours load there.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention_arbprob import BACKENDS, AttentionMask, prepare_mask
+from .checking_arbprob import check_bias, check_inputs, check_positions
+from .configuration_arbprob import ArbProbConfig
+from .generating_arbprob import ArbProbGenerationMixin
+from .losses_arbprob import causal_loss
+from .masking_arbprob import Mask
+from .resolving_arbprob import MaskArguments, Sizes, resolve_mask
+
+
+class ArbProbAttention(nn.Module):
+    """Multi-head self-attention; (B, T, D) -> (B, T, D) and the weights where the backend makes them."""
+
+    def __init__(self, config: ArbProbConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.layer_idx = layer_idx
+        self.head_dim = config.n_embd // config.n_head
+        self.scaling = self.head_dim**-0.5 if config.scale_attn_weights else 1.0
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scaling /= layer_idx + 1
+        self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
+        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+        self.attn_dropout = nn.Dropout(config.attn_pdrop)
+        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(
+        self, hidden_states: Tensor, mask: AttentionMask, backend: str, past_key_values: Cache | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        split = self.c_attn(hidden_states).chunk(3, dim=-1)
+        query, key, value = (x.view(shape).transpose(1, 2) for x in split)  # (B, H, T, D_head)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, H, T_kv, D_head)
+        dropout = self.attn_dropout.p if self.training else 0.0
+        out, weights = BACKENDS[backend](query, key, value, mask, scaling=self.scaling, dropout=dropout)
+        out = out.transpose(1, 2).reshape(hidden_states.shape)  # (B, T, D)
+        return self.resid_dropout(self.c_proj(out)), weights
+
+
+class ArbProbMLP(nn.Module):
+    """The two-layer perceptron of a block; (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, config: ArbProbConfig) -> None:
+        super().__init__()
+        inner = config.n_inner or 4 * config.n_embd
+        # transformers spells this function out in eight kernels; torch has it as one
+        fused = (
+            "gelu_pytorch_tanh" if config.activation_function == "gelu_new" else config.activation_function
+        )
+        self.c_fc = Conv1D(inner, config.n_embd)
+        self.c_proj = Conv1D(config.n_embd, inner)
+        self.act = ACT2FN[fused]
+        self.dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(self.act(self.c_fc(hidden_states))))
+
+
+class ArbProbBlock(GradientCheckpointingLayer):
+    """One pre-norm transformer block; (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, config: ArbProbConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = ArbProbAttention(config, layer_idx)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = ArbProbMLP(config)
+
+    def forward(
+        self, hidden_states: Tensor, mask: AttentionMask, backend: str, past_key_values: Cache | None = None
+    ) -> Tensor:
+        attended, _ = self.attn(self.ln_1(hidden_states), mask, backend, past_key_values)
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.ln_2(hidden_states))
+
+
+class ArbProbPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know of the network."""
+
+    config_class = ArbProbConfig
+    base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ArbProbBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    # a backend that transformers offers but that may drop the mask is refused
+    _supports_attention_backend = False
+    _supports_context_parallel = False
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": ArbProbBlock,
+        "attentions": OutputRecorder(ArbProbAttention, index=1, layer_name="attn"),
+    }
+    # buffers of early GPT-2 checkpoints
+    _keys_to_ignore_on_load_unexpected = [r"attn\.bias", r"attn\.masked_bias"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, Conv1D):
+            init.normal_(module.weight, mean=0.0, std=std)
+            init.zeros_(module.bias)
+        if isinstance(module, ArbProbAttention | ArbProbMLP):
+            # each block adds to the residual stream twice (Radford et al. 2019, section 2.3)
+            init.normal_(module.c_proj.weight, mean=0.0, std=std / math.sqrt(2 * self.config.n_layer))
+
+
+class ArbProbModel(ArbProbPreTrainedModel):
+    """The GPT-2 network without a head."""
+
+    def __init__(self, config: ArbProbConfig) -> None:
+        super().__init__(config)
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.drop = nn.Dropout(config.embd_pdrop)
+        self.h = nn.ModuleList(ArbProbBlock(config, layer_idx) for layer_idx in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.gradient_checkpointing = False
+        self._parsed: tuple[str | list[str], dict[str, Mask]] = ("", {})
+        self._default_masks()  # a mask that cannot be read is refused here, not at the first batch
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.wte
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.wte = value  # type: ignore[assignment]
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Mask | str | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        mask: Tensor | Mask | str | None = None,
+        ranks: Tensor | None = None,
+        limits: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        attention_bias: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        r"""Run the network.
+
+        Args:
+            input_ids: long (B, T), or `inputs_embeds`: float (B, T, D).
+            attention_mask: `None` for `config.mask`; (B, T_kv) for which tokens exist; (B or 1, T, T_kv) or
+                (B or 1, H or 1, T, T_kv) for the whole truth; or a `Mask` or its text. Tensors are bool or 0-1.
+            position_ids: long (B or 1, T); counted from the cached length when `None`.
+            past_key_values: keys and values of earlier tokens.
+            mask: a `Mask`, its text, or a tensor (T, T_kv) or as above; replaces `config.mask`, ANDed with a 2-D
+                `attention_mask`.
+            ranks, limits: long (B, T_kv): query q sees key k when k == q or ranks[k] <= limits[q]; `limits` is
+                `ranks` when `None`. They are the whole truth, ANDed with a 2-D `attention_mask` and with `mask`.
+            document_ids: integer (B, T); a document is a run of equal ids, seen only from within, and patterns count
+                tokens from its start. ANDed with whatever mask holds.
+            attention_bias: float (B or 1, H or 1, T, T_kv), added to the attention scores.
+            output_hidden_states, output_attentions, return_dict: as everywhere in transformers. Weights are made by
+                the eager backend, whatever the model runs on.
+
+        Returns:
+            `last_hidden_state` (B, T, D), `past_key_values`, and what else was asked for.
+        """
+        check_inputs(self.config, input_ids, inputs_embeds)
+        embeds = self.wte(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, D)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        sizes = self._sizes(embeds, past_key_values)
+        if position_ids is None:
+            position_ids = (torch.arange(sizes.q_len, device=embeds.device) + sizes.offset)[None]  # (1, T)
+        check_positions(self.config, position_ids, sizes)
+        hidden_states = self.drop(embeds + self.wpe(position_ids))
+
+        backend = "eager" if kwargs.get("output_attentions") else self.config._attn_implementation
+        arguments = MaskArguments(attention_mask, mask, ranks, limits, document_ids)
+        masks = self._layer_masks(arguments, sizes, backend, hidden_states.dtype, attention_bias)
+        cache = None if self.gradient_checkpointing and self.training else past_key_values
+        for block, layer_mask in zip(self.h, masks, strict=True):
+            hidden_states = block(hidden_states, layer_mask, backend, cache)
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
+        )
+
+    def _default_masks(self) -> dict[str, Mask]:
+        # parsed once; a text assigned to the config later is parsed at its first use
+        text = self.config.mask
+        if self._parsed[0] != text:
+            texts = [text] if isinstance(text, str) else text
+            self._parsed = (text, {one: Mask.parse(one) for one in texts})
+        return self._parsed[1]
+
+    def _sizes(self, embeds: Tensor, past_key_values: Cache | None) -> Sizes:
+        batch, q_len = embeds.shape[:2]
+        offset = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if isinstance(offset, Tensor) and offset.device.type == "cpu" and not torch.compiler.is_compiling():
+            offset = int(offset)
+        kv_len = q_len if past_key_values is None else past_key_values.get_mask_sizes(q_len, 0)[0]
+        return Sizes(batch, self.config.n_head, q_len, kv_len, offset, embeds.device)
+
+    def _layer_masks(
+        self, arguments: MaskArguments, sizes: Sizes, backend: str, dtype: torch.dtype, bias: Tensor | None
+    ) -> list[AttentionMask]:
+        # one mask per distinct text, made once and shared by the layers that use it
+        if bias is not None:
+            check_bias(bias, sizes)
+        device = sizes.device.type
+        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+        made = {
+            text: prepare_mask(
+                resolve_mask(default, arguments, sizes), sizes, backend=backend, dtype=compute, bias=bias
+            )
+            for text, default in self._default_masks().items()
+        }
+        text = self.config.mask
+        return [made[text if isinstance(text, str) else text[layer]] for layer in range(len(self.h))]
+
+
+class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
+    """The GPT-2 network with its language-modelling head."""
+
+    _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}
+
+    def __init__(self, config: ArbProbConfig) -> None:
+        super().__init__(config)
+        self.transformer = ArbProbModel(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | Mask | str | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        mask: Tensor | Mask | str | None = None,
+        ranks: Tensor | None = None,
+        limits: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        attention_bias: Tensor | None = None,
+        return_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        r"""Predict each next token; every argument of `ArbProbModel.forward`, and:
+
+        Args:
+            labels: long (B, T), usually the input ids: slot t is scored on the label of slot t + 1; -100 is not
+                scored. With labels, the loss is computed without the (B, T, V) logits.
+            logits_to_keep: the last so many positions, or their indices, get logits; 0 for all.
+            return_logits: whether to return logits; `None` means where there are no labels, or `logits_to_keep` asks.
+            shift_labels: long (B, T), labels that are shifted already, in place of `labels`.
+            num_items_in_batch: what the summed loss is divided by, in place of the number of scored labels.
+
+        Returns:
+            `loss` (scalar, nats per scored token), `logits` (B, T or fewer, V), `past_key_values`, and what else was
+            asked for.
+        """
+        shift_labels = kwargs.pop("shift_labels", None)
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        outputs = self.transformer(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            mask=mask,
+            ranks=ranks,
+            limits=limits,
+            document_ids=document_ids,
+            attention_bias=attention_bias,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        is_scored = labels is not None or shift_labels is not None
+        loss, logits = None, None
+        if is_scored:
+            loss = self._loss(
+                hidden_states, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch
+            )
+        asked = not is_scored or isinstance(logits_to_keep, Tensor) or logits_to_keep > 0
+        if asked if return_logits is None else return_logits:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_states[:, kept, :])  # (B, T or fewer, V)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _loss(self, hidden_states: Tensor, labels: Tensor | None, **kwargs: Any) -> Tensor:
+        # a head that an adapter has wrapped, or a compiler that cannot select rows, takes the plain way
+        if (
+            type(self.lm_head) is nn.Linear
+            and self.lm_head.bias is None
+            and not torch.compiler.is_compiling()
+        ):
+            return causal_loss(hidden_states, self.lm_head.weight, labels, **kwargs)
+        return self.loss_function(
+            logits=self.lm_head(hidden_states), labels=labels, vocab_size=self.config.vocab_size, **kwargs
+        )
+
+
+ArbProbModel.register_for_auto_class("AutoModel")
+ArbProbForCausalLM.register_for_auto_class("AutoModelForCausalLM")
