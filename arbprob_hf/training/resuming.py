@@ -1,0 +1,71 @@
+"""Chooses the checkpoint that a run resumes from: the newest that verifies, or the one that was named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from .checkpoints import MANIFEST_NAME, newest, numbered, sealed_names, set_aside, verify
+
+logger = logging.getLogger(__name__)
+
+
+def resume_choice(value: str | bool | None) -> str | bool:
+    """What `resume_from_checkpoint` asks for: False (start), True (the newest of the output folder) or a path.
+
+    The words "true" and "false", as a command line gives them, count as the booleans.
+    """
+    if isinstance(value, str) and value.strip().lower() in ("true", "false", ""):
+        return value.strip().lower() == "true"
+    return False if value is None else value
+
+
+def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:
+    """The checkpoint to resume from, verified; None to start from the beginning.
+
+    `choice` is True, the path of one checkpoint, or the path of a folder of checkpoints. With True and nothing to
+    resume from, the run starts from the beginning and says so (a job that may be killed can always pass true).
+    Of `output_dir` what is damaged, and what is later than a checkpoint named in it, is set aside.
+    Raises ValueError when a path is named and no checkpoint there verifies, or one without an optimizer is chosen.
+    """
+    if choice is False:
+        return None
+    if choice is True:
+        found = newest(output_dir)
+        if found is None:
+            logger.warning("no checkpoint to resume from in %s: starting from the beginning", output_dir)
+            return None
+    else:
+        found = _named(Path(str(choice)), output_dir)
+    if not any(name.startswith(("optimizer", "global_step")) for name in sealed_names(found)):
+        raise ValueError(
+            f"{found} cannot be resumed from: it holds no optimizer state (saved with save_only_model); "
+            "train with save_only_model: false"
+        )
+    return found
+
+
+def _named(path: Path, output_dir: Path) -> Path:
+    own = _same_folder(path, output_dir)
+    if numbered(path) and not (path / MANIFEST_NAME).exists():
+        found = newest(path, repair=own)
+        if found is None:
+            raise ValueError(f"resume_from_checkpoint: no checkpoint in {path} verifies; name another folder")
+        return found
+    problem = verify(path) if path.exists() else "it does not exist"
+    if problem is not None:
+        raise ValueError(
+            f"resume_from_checkpoint: {path} does not verify: {problem}; "
+            "name another checkpoint, or true for the newest that verifies"
+        )
+    if _same_folder(path.parent, output_dir):
+        # they belong to a future that this run leaves: a later resume must not pick them
+        for later in reversed(numbered(output_dir)):
+            if _same_folder(later, path):
+                break
+            set_aside(later, f"it is later than {path.name}, which was named to resume from")
+    return path
+
+
+def _same_folder(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()

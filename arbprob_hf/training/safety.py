@@ -1,0 +1,146 @@
+"""Keeps a run safe from other runs and from signals: one process an output folder, and a stop at a step boundary."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from .checkpoints import PRIVATE_NAME, numbered, sweep
+
+# what a run leaves at the top of its output folder, beside checkpoint-<step>
+_RUN_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "training_args.bin",
+              "logs/training_log.csv")
+
+_held: set[Path] = set()
+
+
+@contextlib.contextmanager
+def hold_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> Iterator[None]:
+    """Hold the output folder `path` for this process while the block runs.
+
+    The folder is made if need be. The lock is the operating system's (POSIX record lock): it ends with the process,
+    however that ends, and is not inherited by data loader workers. What a killed run left half-done is removed.
+    Within one process the block may be nested; with `is_main=False` (the other processes of a run) it does nothing.
+
+    Raises ValueError when another process holds the folder, or when it holds another run and `resume` is False.
+    """
+    folder = Path(path).resolve()
+    if not is_main or folder in _held:
+        yield
+        return
+    descriptor = _lock(folder)
+    _held.add(folder)
+    try:
+        sweep(folder)
+        if not resume:
+            _refuse_another_run(folder)
+        yield
+    finally:
+        _held.discard(folder)
+        _unlock(folder, descriptor)
+
+
+def _refuse_another_run(folder: Path) -> None:
+    traces = [path.name for path in numbered(folder)] + [name for name in _RUN_FILES if (folder / name).exists()]
+    if traces:
+        raise ValueError(
+            f"output_dir {folder} already holds a run (it has {traces[-1]}): resume it with "
+            "--resume_from_checkpoint true, or name an empty or new folder"
+        )
+
+
+def _lock(folder: Path) -> int:
+    lock = folder / PRIVATE_NAME / "lock"
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # another run has just ended and taken its folder away
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(f"output_dir must be a folder, got {folder}: a file is in the way") from None
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            owner = os.read(descriptor, 200).decode("utf-8", "replace")
+            os.close(descriptor)
+            raise ValueError(
+                f"output_dir {folder} is in use by another run ({owner or 'just started'}): "
+                "wait until it ends, or name another folder"
+            ) from None
+        if _is_same_file(descriptor, lock):
+            break
+        os.close(descriptor)  # it was removed by its last owner between our open and our lock
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return descriptor
+
+
+def _unlock(folder: Path, descriptor: int) -> None:
+    # removed before it is released: whoever locks the removed file sees that it is no longer the named one
+    with contextlib.suppress(OSError):
+        (folder / PRIVATE_NAME / "lock").unlink()
+    os.close(descriptor)
+    for name in ("staging", "final", "trash", "."):
+        with contextlib.suppress(OSError):
+            (folder / PRIVATE_NAME / name).resolve().rmdir()
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+class Stopped(SystemExit):
+    """The run was asked to stop by a signal, has saved, and ends with exit status 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+class StopSignal:
+    """Notes SIGTERM and SIGINT while its `with` block runs, so that the run can end at a step boundary.
+
+    `number` is the last signal received here (0: none), `agreed` the one that all processes of the run have agreed
+    to stop for. A second SIGINT interrupts at once. Outside the main thread, where Python takes no signals, inert.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.agreed = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        self.number = self.agreed = 0
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number in list(self._previous):
+            self._restore(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        # not through logging or print: a handler may interrupt either half-way
+        os.write(2, f"\n{signal.Signals(number).name}: the run saves at the end of this step and stops\n".encode())
+        if number == signal.SIGINT:
+            self._restore(number)
+
+    def _restore(self, number: int) -> None:
+        previous = self._previous.pop(number, None)
+        if previous is not None:
+            signal.signal(number, previous)

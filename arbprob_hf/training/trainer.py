@@ -1,0 +1,394 @@
+"""The Trainer of Hugging Face made durable: sealed checkpoints, exact resume, clean stops, honest losses."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+
+from .checkpoints import (
+    PRIVATE_NAME,
+    CheckpointError,
+    clear_staging,
+    install,
+    rotate,
+    seal,
+    sealed_names,
+    staging,
+    verify,
+)
+from .loaders import epoch_seed, isolate
+from .resuming import choose_checkpoint, resume_choice
+from .safety import Stopped, StopSignal, hold_run_folder
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss, the gradient or the weights became infinite or NaN; nothing was saved after that."""
+
+
+class ArbProbTrainer(Trainer):
+    """A `transformers.Trainer` whose runs survive kills, full disks, signals and bad numbers.
+
+    Takes what Trainer takes, except `compute_metrics`: evaluation keeps no logits. What differs:
+
+    - checkpoints are sealed (see `checkpoints`), rotated only once the new one is in place, and verified on resume;
+    - `train` holds the output folder, refuses one that holds another run unless resuming, and ends with SystemExit
+      (143 after SIGTERM, 130 after SIGINT) once the step is done and saved;
+    - a loss or gradient norm that is not finite ends the run before the weights take it (NonFiniteError);
+      `logging_nan_inf_filter`, which would hide it, is turned off;
+    - `eval_loss` is the mean over all scored tokens of the set, each once, on any number of processes;
+    - a resumed run gives bit for bit the weights of the uninterrupted one (same torch, CPU type, thread count).
+
+    Raises ValueError for the options that contradict this.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _refuse_unsupported(self)
+        # the check before every step replaces it: the filter would log 0.0 or an average instead of NaN
+        self.args.logging_nan_inf_filter = False
+        self._stop = StopSignal()
+        self._stage: Path | None = None
+        self._step_loss: torch.Tensor | None = None
+        self._scored: list[torch.Tensor] = []
+        self._train_random = torch.Generator()
+        self.add_callback(_StepBoundary(self._stop, self._train_random))
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train, from the beginning or from a checkpoint: True for the newest that verifies, or a path.
+
+        Raises ValueError when the output folder is refused or a named checkpoint does not verify, NonFiniteError
+        and CheckpointError with the last good checkpoint intact, and SystemExit after a signal.
+        """
+        choice = resume_choice(resume_from_checkpoint)
+        output_dir = Path(self.args.output_dir)
+        with contextlib.ExitStack() as held:
+
+            def begin() -> Path | None:
+                held.enter_context(hold_run_folder(output_dir, resume=choice is not False))
+                return choose_checkpoint(choice, output_dir)
+
+            source = self._from_main(begin)
+            held.enter_context(self._stop)
+            self._step_loss = None
+            if source is not None:
+                self._warn_of_other_world(source)
+            return super().train(
+                resume_from_checkpoint=None if source is None else str(source),
+                trial=trial,
+                ignore_keys_for_eval=ignore_keys_for_eval,
+            )
+
+    # data
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The training loader; it leaves the global random stream alone."""
+        return isolate(super().get_train_dataloader(), self._train_random)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The evaluation loader; over all processes it gives every row exactly once."""
+        config = self.accelerator.dataloader_config
+        before, config.even_batches = config.even_batches, False
+        try:
+            loader = super().get_eval_dataloader(eval_dataset)
+        finally:
+            config.even_batches = before
+        if self.args.world_size > 1 and isinstance(loader.dataset, IterableDataset):
+            raise ValueError(
+                "eval_dataset must have a length when several processes evaluate, got a stream: "
+                "rows would count twice; take the first rows of it as a list"
+            )
+        return isolate(loader, torch.Generator().manual_seed(self.args.seed))
+
+    # steps
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch forward and backward; its loss is kept on the device for the check before the update."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # the one place between the gradients and the update that knows both loss and norm
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._agree_to_update(norm)
+        return norm
+
+    def _agree_to_update(self, norm: Any) -> None:
+        """Stop before the update if any process has a number that is not finite; agree on signals.
+
+        One device-to-host copy a step, in place of the Trainer's own two a micro-batch.
+        """
+        loss, self._step_loss = self._step_loss, None
+        # a gradient scaler (fp16) meets infinite gradients as a matter of course and skips those steps itself
+        scaled = getattr(self.accelerator, "scaler", None) is not None
+        device = self.args.device
+        flags = torch.stack(
+            [
+                _is_bad(loss, device),
+                _is_bad(None if scaled else norm, device),
+                torch.tensor(float(self._stop.number), device=device),
+            ]
+        )
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+        bad_loss, bad_norm, signal_number = flags.tolist()
+        if bad_loss or bad_norm:
+            what = f"the loss is {float(loss):g}" if bad_loss and loss is not None else "the gradient is not finite"
+            raise NonFiniteError(f"step {self.state.global_step + 1}: {what}; {self._how_it_was_left()}")
+        self._stop.agreed = int(signal_number)
+
+    def _how_it_was_left(self) -> str:
+        return (
+            f"the run stops, nothing was saved after step {self.state.global_step}, and the checkpoints in "
+            f"{self.args.output_dir} are as they were: try a lower learning rate, or look at the data of this step"
+        )
+
+    # evaluation
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, Any, Any]:
+        """Score one batch. For a loss only, the sum over its scored tokens is noted and nothing is gathered."""
+        if not prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        tokens = _scored_tokens(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs).detach().mean()
+        self._scored.append(torch.stack([torch.where(tokens > 0, loss.double() * tokens, 0.0), tokens.double()]))
+        return None, None, None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate; the loss is the sum over all scored tokens divided by their number, which is reported too.
+
+        Adds `<prefix>_loss` (nats per token) and `<prefix>_scored_tokens` when only the loss is asked for.
+        """
+        loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
+        self._scored = []
+        output = super().evaluation_loop(dataloader, description, loss_only, ignore_keys, metric_key_prefix)
+        if loss_only:
+            nothing = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+            total = torch.stack([nothing, *self._scored]).sum(0)
+            nats, tokens = self.accelerator.reduce(total, reduction="sum").tolist()
+            output.metrics[f"{metric_key_prefix}_loss"] = nats / tokens if tokens else math.nan
+            output.metrics[f"{metric_key_prefix}_scored_tokens"] = int(tokens)
+        return output
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # save_strategy "best" saves only where this is true; a run that stops must save whatever the metric
+        return super()._determine_best_metric(metrics, trial) or bool(self._stop.agreed)
+
+    # saving
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint into the staging folder, seal it, and only then let old ones go."""
+        self._refuse_non_finite_weights()
+        output_dir = Path(super()._get_output_dir(trial))
+        name = f"checkpoint-{self.state.global_step}"
+        self._from_main(lambda: clear_staging(output_dir))
+        try:
+            with self._staged(staging(output_dir)):
+                super()._save_checkpoint(model, trial)
+            self._name_best(output_dir)
+            self.accelerator.wait_for_everyone()
+            sealed = self._from_main(lambda: self._seal(output_dir, name))
+        except Exception as error:
+            if self.is_world_process_zero():
+                clear_staging(output_dir)
+            raise CheckpointError(
+                f"{name} could not be saved in {output_dir}: {_one_line(error)}; the earlier checkpoints are intact "
+                f"({shutil.disk_usage(output_dir).free // 2**20} MiB free): make room, then resume"
+            ) from error
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(sealed))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._stage is None else str(self._stage)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # asked for while the checkpoint is staged; `_save_checkpoint` pushes it under its final name
+        if self._stage is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _name_best(self, output_dir: Path) -> None:
+        """Name the best checkpoint as it will be called, not by its staging path."""
+        best = self.state.best_global_step
+        if best and (best == self.state.global_step or (output_dir / f"checkpoint-{best}").is_dir()):
+            self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{best}")
+
+    def _seal(self, output_dir: Path, name: str) -> Path:
+        staged = staging(output_dir) / name
+        self.state.save_to_json(str(staged / "trainer_state.json"))
+        sealed = seal(staged, output_dir)
+        best = self.state.best_model_checkpoint
+        rotate(output_dir, self.args.save_total_limit, {name, Path(best).name if best else name})
+        return sealed
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write weights, config, tokenizer and arguments; outside a checkpoint through a stage, file by whole file."""
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        if self._stage is not None or not self.args.should_save:
+            with self._without_token():
+                super()._save(output_dir, state_dict)
+            return
+        self._refuse_non_finite_weights()
+        stage = folder / PRIVATE_NAME / "final"
+        shutil.rmtree(stage, ignore_errors=True)
+        try:
+            with self._without_token():
+                super()._save(str(stage), state_dict)
+            install(stage, folder)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                stage.parent.rmdir()
+
+    @contextlib.contextmanager
+    def _staged(self, folder: Path) -> Iterator[None]:
+        self._stage = folder
+        try:
+            yield
+        finally:
+            self._stage = None
+
+    @contextlib.contextmanager
+    def _without_token(self) -> Iterator[None]:
+        """The arguments are saved beside the weights and travel with them: a Hub token must not."""
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            yield
+        finally:
+            self.args.hub_token = token
+
+    def _refuse_non_finite_weights(self) -> None:
+        parameters = dict(self.model.named_parameters())
+        finite = torch.stack([torch.isfinite(value).all() for value in parameters.values()])
+        if not bool(finite.all()):
+            name = next(name for name, good in zip(parameters, finite.tolist(), strict=True) if not good)
+            raise NonFiniteError(
+                f"step {self.state.global_step}: the weights {name} are not finite, so they are not saved; the "
+                f"checkpoints in {self.args.output_dir} are as they were: try a lower learning rate"
+            )
+
+    # loading
+
+    def _load_best_model(self) -> None:
+        best = Path(str(self.state.best_model_checkpoint))
+        problem = self._from_main(lambda: verify(best))
+        if problem is not None:
+            raise ValueError(f"the best checkpoint {best} does not verify: {problem}; the weights of the last step are kept")
+        super()._load_best_model()
+
+    def _warn_of_other_world(self, source: Path) -> None:
+        size, index = self.args.world_size, self.args.process_index
+        wanted = "rng_state.pth" if size <= 1 else f"rng_state_{index}.pth"
+        if wanted not in sealed_names(source):
+            logger.warning(
+                "%s was saved by another number of processes: the run goes on, but not bit for bit", source
+            )
+
+    def _from_main(self, work: Callable[[], T]) -> T:
+        """Let the main process `work`; every process returns the result, or raises the error."""
+        outcome: list[Any] = [None, None]
+        if self.is_world_process_zero():
+            try:
+                outcome[0] = work()
+            except Exception as error:
+                if self.args.world_size <= 1:
+                    raise
+                outcome[1] = error
+        if self.args.world_size > 1:
+            broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+
+class _StepBoundary(TrainerCallback):
+    """Saves and ends the run when a signal was agreed on; seeds the loader's workers for each epoch."""
+
+    def __init__(self, stop: StopSignal, random: torch.Generator) -> None:
+        self.stop = stop
+        self.random = random
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.random.manual_seed(epoch_seed(args.seed, int(state.epoch or 0)))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.stop.agreed:
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.stop.agreed:
+            logger.warning(
+                "stopped after step %d, saved as checkpoint-%d: go on with --resume_from_checkpoint true",
+                state.global_step,
+                state.global_step,
+            )
+            raise Stopped(self.stop.agreed)
+
+
+def _refuse_unsupported(trainer: Trainer) -> None:
+    args = trainer.args
+    if trainer.compute_metrics is not None:
+        raise ValueError(
+            "compute_metrics must be None: evaluation keeps no logits, so there would be nothing to compute it from"
+        )
+    if args.save_on_each_node:
+        raise ValueError("save_on_each_node must be false: one main process seals a checkpoint on a shared disk")
+    if getattr(args, "enable_jit_checkpoint", False):
+        raise ValueError("enable_jit_checkpoint must be false: SIGTERM already saves at the end of the step")
+
+
+def _is_bad(value: Any, device: torch.device) -> torch.Tensor:
+    """1.0 where `value` is a number that is not finite, 0.0 where it is finite or unknown; on `device`."""
+    if value is None:
+        return torch.zeros((), device=device)
+    return (~torch.isfinite(torch.as_tensor(value, device=device))).any().float()
+
+
+def _scored_tokens(inputs: dict[str, Any]) -> torch.Tensor:
+    """How many labels of a batch are scored: all but -100, and without the first of a row, which nothing predicts."""
+    labels = inputs["shift_labels"] if inputs.get("shift_labels") is not None else inputs["labels"][..., 1:]
+    return labels.ne(-100).sum()
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."
