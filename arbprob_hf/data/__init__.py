@@ -1,0 +1,8 @@
+"""Text to batches: sources, tokenizers, packing, collating."""
+
+from arbprob_hf.data.arguments import DataArguments
+from arbprob_hf.data.blocks import Blocks, load_blocks
+from arbprob_hf.data.collating import BlockCollator
+from arbprob_hf.data.tokenizing import load_tokenizer
+
+__all__ = ["BlockCollator", "Blocks", "DataArguments", "load_blocks", "load_tokenizer"]

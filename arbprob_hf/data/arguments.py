@@ -1,0 +1,61 @@
+"""The fields of a run that say which text is trained on and how it is cut into blocks."""
+
+from dataclasses import dataclass, field
+
+from arbprob_hf.data.errors import brief
+
+
+@dataclass
+class DataArguments:
+    """Where the text comes from, what is held out, and the size of a block.
+
+    Raises `ValueError` for a value outside its range.
+    """
+
+    source: str = field(
+        default="embedded",
+        metadata={
+            "help": "'embedded' (documentation that comes with Python), a file or folder of "
+            ".txt, .jsonl, .json or .parquet, or the name of a data set for `datasets`."
+        },
+    )
+    source_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a `datasets` name, as wikitext-2-raw-v1."}
+    )
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text of a document."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    validation_split: str | None = field(
+        default=None,
+        metadata={"help": "Split to evaluate on; none: documents of the training split are held out."},
+    )
+    validation_share: float = field(
+        default=0.05, metadata={"help": "Share of the documents held out when no validation split is named."}
+    )
+    tokenizer: str = field(default="gpt2", metadata={"help": "Tokenizer: a name on the Hub or a folder."})
+    block_size: int | None = field(
+        default=None, metadata={"help": "Tokens a block; none: the n_positions of the model."}
+    )
+    num_train_samples: int | None = field(
+        default=None, metadata={"help": "Training blocks to keep; none: all."}
+    )
+    num_val_samples: int | None = field(
+        default=None, metadata={"help": "Validation blocks to keep; none: all."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("source", "text_column", "train_split", "tokenizer"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"{name} must be a non-empty text, got {brief(value)}")
+        share = self.validation_share
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+            raise ValueError(f"validation_share must lie between 0 and 1, both excluded, got {brief(share)}")
+        for name, least in (("block_size", 2), ("num_train_samples", 1), ("num_val_samples", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {brief(value)}")
+        if self.validation_split == self.train_split:
+            raise ValueError(
+                f"validation_split must differ from train_split, both are {brief(self.train_split)}; "
+                "leave validation_split out to hold out documents"
+            )

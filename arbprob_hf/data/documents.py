@@ -1,0 +1,117 @@
+"""Data sets of one document a row: checked, cut, and held out by document."""
+
+import logging
+import re
+from collections.abc import Iterator
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset, Value
+
+from arbprob_hf.data.errors import brief
+
+logger = logging.getLogger(__name__)
+
+# how GPT-2's own training text marks the end of a document
+SEPARATOR = "<|endoftext|>"
+
+# characters, about GPT-2's context of 1,024 tokens
+PASSAGE = 4096
+
+TEXT_TYPES = ("string", "large_string", "string_view")
+
+
+def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
+    """`rows` with the text column alone, named "text".
+
+    Raises `ValueError` when the column is missing, `TypeError` when it holds something else than text.
+    """
+    if column not in rows.column_names:
+        raise ValueError(
+            f"text_column {brief(column, 40)} is not in source {where}, which has {brief(rows.column_names)}"
+        )
+    if getattr(rows.features[column], "dtype", None) not in TEXT_TYPES:
+        raise TypeError(
+            f"text_column {brief(column, 40)} of source {where} must hold text, got "
+            f"{brief(rows.features[column])}"
+        )
+    rows = rows.select_columns([column])
+    if column != "text":
+        rows = rows.rename_column(column, "text")
+    missing = rows.data.column("text").null_count
+    if missing:
+        logger.warning("source %s: %s rows have no text (null) and are left out", where, missing)
+    # files that are read together must agree on one type
+    return rows.cast_column("text", Value("string"))
+
+
+def cut_at_separators(documents: Dataset) -> Dataset:
+    """`documents` cut wherever the text says <|endoftext|>."""
+    return documents.map(_cut_batch, batched=True, batch_size=16, desc="cutting at separators")
+
+
+def _cut_batch(batch: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {"text": [piece for text in batch["text"] for piece in pieces(text)]}
+
+
+def pieces(text: str | None) -> list[str]:
+    """The documents in a text that may hold separators; blank ones are dropped."""
+    return [piece for piece in (text or "").split(SEPARATOR) if piece.strip()]
+
+
+def hold_out(documents: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """Training documents and, as `share` of the different ones (at least one), validation documents.
+
+    Which ones depends on their text alone: equal documents stay together, every seed gives the same split,
+    and further documents leave most of it as it was. A single document is cut into passages first.
+    Raises `ValueError` when there are not two different documents or passages.
+    """
+    digests = _digests(documents)
+    different = np.unique(digests[digests > 0])
+    if len(different) == 1:
+        documents = documents.map(_passage_batch, batched=True, batch_size=16, desc="cutting into passages")
+        digests = _digests(documents)
+        different = np.unique(digests[digests > 0])
+        logger.info(
+            "the source is one document: cut into %s passages, of which some are held out", len(different)
+        )
+    if len(different) < 2:
+        raise ValueError(
+            f"the source holds {len(different)} document(s) of less than two passages, so none can be held "
+            "out; add text, put <|endoftext|> between documents, or name a validation_split"
+        )
+    count = min(max(1, round(share * len(different))), len(different) - 1)
+    held = digests <= different[count - 1]
+    return documents.select(np.flatnonzero(~held)), documents.select(np.flatnonzero(held & (digests > 0)))
+
+
+def _digests(documents: Dataset) -> npt.NDArray[np.uint64]:
+    """One uniform number a document, from its text alone; 0 for a blank one."""
+    numbers = (_digest(text) for batch in documents.iter(1000) for text in batch["text"])
+    return np.fromiter(numbers, np.uint64, len(documents))
+
+
+def _digest(text: str | None) -> int:
+    if not text or not text.strip():
+        return 0
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") or 1
+
+
+def _passage_batch(batch: dict[str, list[str | None]]) -> dict[str, list[str]]:
+    return {"text": [passage for text in batch["text"] for passage in passages(text or "")]}
+
+
+def passages(text: str, least: int = PASSAGE) -> Iterator[str]:
+    """`text` in order and in full, cut behind blank lines (or, without any, behind lines).
+
+    Each passage but the last has at least `least` characters.
+    """
+    pattern = r"\n[ \t]*\n+" if re.search(r"\S\s*\n[ \t]*\n+\s*\S", text) else r"\n"
+    begin = 0
+    for match in re.finditer(pattern, text):
+        if match.end() - begin >= least:
+            yield text[begin : match.end()]
+            begin = match.end()
+    if text[begin:].strip():
+        yield text[begin:]
