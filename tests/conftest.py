@@ -1,0 +1,37 @@
+"""What every test stands on: no network, one thread a process, fixed seeds, a cache of its own."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+# read by the libraries when they are imported, so set before the first of them is
+CACHE = tempfile.mkdtemp(prefix="arbprob-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    # what is in a user's cache must not decide a test
+    HF_HOME=CACHE,
+    HF_DATASETS_CACHE=os.path.join(CACHE, "datasets"),
+    # bit-equality holds for one number of threads
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+torch.set_num_threads(1)
+# the first example of a test may include an import or a compilation
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> Iterator[None]:
+    """Every test starts from the same random state, whatever ran before it."""
+    transformers.set_seed(0)
+    yield
