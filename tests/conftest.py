@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 
 # read by the libraries when they are imported, so set before the first of them is
 CACHE = tempfile.mkdtemp(prefix="arbprob-tests-")
@@ -31,7 +30,6 @@ hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True)
-def fixed_seeds() -> Iterator[None]:
+def fixed_seeds() -> None:
     """Every test starts from the same random state, whatever ran before it."""
     transformers.set_seed(0)
-    yield

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "arbprob_hf"
 MODEL = PACKAGE / "model"
 MODEL_FILES = sorted(path for path in MODEL.glob("*.py") if path.name != "__init__.py")
 
-TEXT_SUFFIXES = {"", ".cff", ".cfg", ".md", ".py", ".toml", ".txt", ".yaml"}
+TEXT_SUFFIXES = {".cff", ".cfg", ".md", ".py", ".toml", ".txt", ".yaml"}
+TEXT_NAMES = {"Makefile", "LICENSE", "run", ".gitignore"}
 
 # what each room may import beside itself; `model` is everybody's foundation
 ARROWS = {
@@ -186,7 +187,9 @@ def test_importing_only_defines() -> None:
 def test_no_file_names_a_path_of_some_machine() -> None:
     folders = ("arbprob_hf", "benchmarks", "configs", "tests", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    files = [path for path in [*inside, *ROOT.iterdir()] if path.is_file() and path.suffix in TEXT_SUFFIXES]
+    top = [path for path in ROOT.iterdir() if path.is_file()]
+    files = [path for path in [*inside, *top] if path.suffix in TEXT_SUFFIXES or path.name in TEXT_NAMES]
+    assert ROOT / "Makefile" in files
     forbidden = [f"/{folder}/" for folder in ("root", "work", "opt", "home")]
     found = {
         f"{path.relative_to(ROOT)}: {word}"

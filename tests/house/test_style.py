@@ -1,4 +1,4 @@
-"""The measurable part of the house style: short files, short functions, few parameters, a docstring that says what."""
+"""The measurable part of the house style: short files and functions, few parameters, docstrings."""
 
 import ast
 from pathlib import Path
