@@ -1,0 +1,181 @@
+"""What a run is told: four groups of options, and `parse`, which fills them from file and command line."""
+
+import dataclasses
+import sys
+import typing
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import transformers
+from transformers.trainer_utils import IntervalStrategy, SchedulerType
+
+from arbprob_hf.data.arguments import DataArguments
+from arbprob_hf.training.coercion import coerce
+from arbprob_hf.training.flags import COMMAND_LINE, Option, UsageError, read_options
+from arbprob_hf.training.helping import help_text
+
+
+@dataclass
+class ModelArguments:
+    """The network a run trains. Raises ValueError where two options contradict each other."""
+
+    preset: str | None = field(
+        default=None, metadata={"help": "size: nano, tiny, distilgpt2 or gpt2 (default nano)"}
+    )
+    mask: str | list[str] | None = field(
+        default=None,
+        metadata={"help": "attention mask, such as 'causal & window(32)', or a list of one per layer"},
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "folder or Hub name of GPT-2 weights to start from, instead of a preset"},
+    )
+    init_revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of init_from on the Hub"}
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "eager or sdpa (default: sdpa)"})
+    n_layer: int | None = field(default=None, metadata={"help": "number of blocks, instead of the preset's"})
+    n_head: int | None = field(default=None, metadata={"help": "attention heads, instead of the preset's"})
+    n_embd: int | None = field(default=None, metadata={"help": "width, instead of the preset's"})
+    n_positions: int | None = field(
+        default=None, metadata={"help": "longest sequence in tokens, instead of the preset's"}
+    )
+    dropout: float | None = field(default=None, metadata={"help": "all three dropout probabilities"})
+
+    def __post_init__(self) -> None:
+        if self.init_from is None:
+            if self.init_revision is not None:
+                raise ValueError(
+                    f"init_revision: got {self.init_revision!r} without init_from; name its weights"
+                )
+            return
+        for name in ("preset", "n_layer", "n_head", "n_embd", "n_positions"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)!r} together with init_from={self.init_from!r:.80}, "
+                    f"whose weights decide it; leave {name} out"
+                )
+
+
+@dataclass
+class RunArguments:
+    """What a run does beside training: the text it writes at the end, the card, and how it fails."""
+
+    sample_prompt: str = field(default="The", metadata={"help": "text that the samples at the end continue"})
+    sample_count: int = field(default=3, metadata={"help": "samples written at the end; 0 for none"})
+    sample_tokens: int = field(default=64, metadata={"help": "new tokens of each sample"})
+    sample_temperature: float = field(default=0.8, metadata={"help": "0 takes the likeliest token each time"})
+    model_name: str | None = field(
+        default=None, metadata={"help": "title of the model card (default: the output folder's name)"}
+    )
+    license: str = field(default="mit", metadata={"help": "license of the weights, as the Hub spells it"})
+    language: str | None = field(
+        default=None, metadata={"help": "language of the text, such as en, for the model card"}
+    )
+    traceback: bool = field(default=False, metadata={"help": "show where in the code an error happened"})
+
+    def __post_init__(self) -> None:
+        for name, least in (("sample_count", 0), ("sample_tokens", 1), ("sample_temperature", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """transformers' own training options; only the defaults below differ."""
+
+    output_dir: str | None = "outputs/run"
+    # a run that reports nothing for 500 steps looks broken
+    logging_steps: float = 10
+    logging_first_step: bool = True
+    eval_strategy: IntervalStrategy | str = "steps"
+    eval_steps: float | None = 200
+    save_steps: float = 200
+    save_total_limit: int | None = 2
+    lr_scheduler_type: SchedulerType | str = "cosine"
+    # perplexity needs no logits; (rows, T, vocabulary) of them would not fit
+    prediction_loss_only: bool = True
+    # the blocks hold only what the model takes
+    remove_unused_columns: bool = False
+    # a loss that is not finite must be seen, not averaged away
+    logging_nan_inf_filter: bool = False
+    include_num_input_tokens_seen: str | bool = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # pinned memory serves the copy to a GPU; without one torch warns
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False
+
+
+class Arguments(NamedTuple):
+    """The four groups, in the order `train` takes them."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: TrainingArguments
+    run: RunArguments
+
+    @property
+    def folder(self) -> Path:
+        """Where everything the run writes goes."""
+        return Path(str(self.training.output_dir))
+
+
+GROUPS: tuple[type, ...] = (ModelArguments, DataArguments, TrainingArguments, RunArguments)
+# a token in the options would be stored with every checkpoint, so it is no option
+_WITHHELD = ("hub_token", "local_rank")
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Arguments of a run from `--config FILE` and `--field value` pairs; the pairs win over the file.
+
+    Raises UsageError, one line, for anything that cannot be understood; prints the options and exits for
+    `--help`.
+    """
+    if any(word in ("--help", "-h") for word in argv):
+        sys.stdout.write(help_text(GROUPS, withheld=_WITHHELD))
+        raise SystemExit(0)
+    fields = {
+        f.name: group
+        for group in GROUPS
+        for f in dataclasses.fields(group)
+        if f.init and f.name not in _WITHHELD
+    }
+    options = read_options(argv, fields)
+    _refuse_idle_epochs(options)
+    return Arguments(
+        *(_group(group, {n: o for n, o in options.items() if fields[n] is group}) for group in GROUPS)
+    )
+
+
+def _group(group: type, options: dict[str, Option]) -> Any:
+    hints = _hints(group)
+    defaults = {f.name: f.default for f in dataclasses.fields(group)}
+    values = {
+        name: coerce(name, option.value, hints[name], defaults[name]) for name, option in options.items()
+    }
+    try:
+        with warnings.catch_warnings():
+            # one release tells to use a name that the other does not know yet
+            warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
+            return group(**values)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UsageError(" ".join(str(error).split())[:300]) from error
+
+
+def _hints(group: type) -> dict[str, Any]:
+    return {**typing.get_type_hints(transformers.TrainingArguments), **typing.get_type_hints(group)}
+
+
+def _refuse_idle_epochs(options: dict[str, Option]) -> None:
+    steps, epochs = options.get("max_steps"), options.get("num_train_epochs")
+    if steps is None or epochs is None or str(steps.value).strip().startswith("-"):
+        return
+    # a file may hold both; whoever types epochs on top of a file's max_steps expects them to count
+    if epochs.where == COMMAND_LINE != steps.where:
+        ignored = f"no effect beside max_steps {steps.value} {steps.where}"
+        raise UsageError(f"num_train_epochs: {ignored}; add --max_steps -1")
