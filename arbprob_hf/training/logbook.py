@@ -1,0 +1,200 @@
+"""The run's CSV: a line per logged step and per evaluation, the same after an interruption as without."""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from arbprob_hf.plotting import draw_training_curves
+from arbprob_hf.training.metrics import bits_per_byte, perplexity
+
+COLUMNS = (
+    "step",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_seen",
+    "tokens_per_second",
+    "eval_loss",
+    "perplexity",
+    "bits_per_byte",
+)
+Row = dict[str, float | None]
+
+
+class Logbook:
+    """The CSV file: started anew or continued, one flushed line at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def start(self) -> None:
+        """Begin an empty file."""
+        self._replace([])
+
+    def resume(self, step: int) -> None:
+        """Keep the rows up to `step`; what an interrupted run wrote later, or left half written, goes."""
+        rows = read_log(self.path) if self.path.exists() else []
+        self._replace([row for row in rows if row["step"] is not None and row["step"] <= step])
+
+    def append(self, row: Mapping[str, float | None]) -> None:
+        """Add one line, and hand it to the operating system before returning."""
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow([_cell(row.get(column)) for column in COLUMNS])
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _replace(self, rows: list[Row]) -> None:
+        # beside it, then over it: a crash leaves the old file or the new one
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".tmp")
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows([_cell(row[column]) for column in COLUMNS] for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, self.path)
+
+
+def read_log(path: Path) -> list[Row]:
+    """The rows of a training log, numbers as floats and empty cells as None, without an unfinished last line.
+
+    Raises ValueError when the file is no training log.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    if not lines or tuple(lines[0]) != COLUMNS:
+        raise ValueError(
+            f"{path}: expected a training log whose first line is {','.join(COLUMNS[:3])},...; move it away"
+        )
+    return [row for row in map(_row, lines[1:]) if row is not None]
+
+
+def _row(cells: list[str]) -> Row | None:
+    try:
+        numbers = [float(cell) if cell else None for cell in cells]
+    except ValueError:
+        return None
+    return dict(zip(COLUMNS, numbers, strict=True)) if len(numbers) == len(COLUMNS) else None
+
+
+def _cell(value: float | None) -> str:
+    # nine digits tell any two float32 losses apart
+    return "" if value is None else f"{value:.9g}"
+
+
+class LogbookCallback(TrainerCallback):
+    """Writes `training_log.csv` and redraws `training_curves.png`, on the main process.
+
+    It also asks for a log line at the last step and wherever a checkpoint is saved, so that a resumed run
+    averages its losses over the same steps as an uninterrupted one.
+    """
+
+    def __init__(self, folder: Path, *, bytes_per_token: float, title: str) -> None:
+        self.book = Logbook(folder / "training_log.csv")
+        self.picture = folder / "training_curves.png"
+        self.title = title
+        self.bytes_per_token = bytes_per_token
+        self._stopwatch = _Stopwatch()
+        self._tokens = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            if state.global_step:
+                self.book.resume(state.global_step)
+            else:
+                self.book.start()
+        self._tokens = state.num_input_tokens_seen
+        self._stopwatch.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._stopwatch.lap()
+        if control.should_save or state.global_step >= state.max_steps:
+            control.should_log = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_save:
+            control.should_log = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        row = self._row(logs or {}, state)
+        if row is not None and state.is_world_process_zero:
+            self.book.append(row)
+        self._stopwatch.start()
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._draw(state)
+        self._stopwatch.start()
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._stopwatch.start()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._draw(state)
+
+    def _row(self, logs: Mapping[str, float], state: TrainerState) -> Row | None:
+        row: Row = {"step": state.global_step, "epoch": state.epoch}
+        if "eval_loss" in logs:
+            loss = logs["eval_loss"]
+            figures = {
+                "perplexity": perplexity(loss),
+                "bits_per_byte": bits_per_byte(loss, self.bytes_per_token),
+            }
+            return {**row, "tokens_seen": state.num_input_tokens_seen or None, "eval_loss": loss, **figures}
+        if "loss" not in logs:
+            return None
+        seen, seconds = state.num_input_tokens_seen, self._stopwatch.take()
+        speed = (seen - self._tokens) / seconds if seconds > 0 and seen else None
+        self._tokens = seen
+        given = {name: logs.get(name) for name in ("loss", "learning_rate", "grad_norm")}
+        return {**row, **given, "tokens_seen": seen or None, "tokens_per_second": speed}
+
+    def _draw(self, state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            draw_training_curves(read_log(self.book.path), self.picture, title=self.title)
+
+
+class _Stopwatch:
+    """Seconds spent in training steps, with evaluations, saves and drawing left out."""
+
+    def __init__(self) -> None:
+        self._since = math.nan
+        self._total = 0.0
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> None:
+        now = time.perf_counter()
+        self._total += now - self._since
+        self._since = now
+
+    def take(self) -> float:
+        total, self._total = self._total, 0.0
+        return total
