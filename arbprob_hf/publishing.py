@@ -1,0 +1,99 @@
+"""The model card: README.md beside the weights, with metadata the Hub accepts and every figure filled in."""
+
+import importlib.resources
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+_TAGS = ("arbprob", "gpt2", "attention-mask", "custom_code")
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says.
+
+    `figures` and `training` are the rows of its two tables, name to text; `results` the numbers of its
+    model-index, by metric type. `dataset` is a Hub name, None for any other text. `repository` is the model's
+    Hub name, None while it has none. `base_model` is set when the run started from published weights.
+    """
+
+    title: str
+    mask: str
+    parameters: str
+    shape: str
+    n_positions: int
+    source: str
+    start: str
+    prompt: str
+    license: str
+    figures: Mapping[str, str] = field(default_factory=dict)
+    results: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, str] = field(default_factory=dict)
+    samples: str = ""
+    dataset: str | None = None
+    repository: str | None = None
+    base_model: str | None = None
+    language: str | None = None
+
+
+def write_card(folder: Path, facts: CardFacts) -> Path:
+    """Write `folder`/README.md and return its path; the file appears whole or not at all."""
+    card = ModelCard.from_template(
+        _metadata(facts),
+        template_str=template(),
+        title=facts.title,
+        mask=facts.mask,
+        parameters=facts.parameters,
+        shape=facts.shape,
+        n_positions=facts.n_positions,
+        source=facts.source,
+        start=facts.start,
+        # a literal of Python too: the prompt stands in a code block
+        prompt=json.dumps(facts.prompt, ensure_ascii=False),
+        figures=facts.figures,
+        training=facts.training,
+        # a fence inside the samples would end theirs
+        samples=facts.samples.replace("```", "'''"),
+        repository=facts.repository,
+    )
+    path, beside = folder / "README.md", folder / ".README.md.tmp"
+    beside.write_text(str(card), encoding="utf-8")
+    os.replace(beside, path)
+    return path
+
+
+def template() -> str:
+    """The card's Jinja template: model_card.md of the checkout, packaged beside this module."""
+    return (importlib.resources.files("arbprob_hf") / "model_card.md").read_text(encoding="utf-8")
+
+
+def _metadata(facts: CardFacts) -> ModelCardData:
+    # the Hub wants a dataset for every result; text from elsewhere is described, not linked
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Text generation",
+            dataset_type=facts.dataset or "local-text",
+            dataset_name=facts.dataset or facts.source,
+            dataset_split="validation",
+            metric_type=metric,
+            metric_value=round(value, 6),
+        )
+        for metric, value in facts.results.items()
+    ]
+    return ModelCardData(
+        language=facts.language,
+        license=facts.license,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=list(_TAGS),
+        datasets=[facts.dataset] if facts.dataset else None,
+        base_model=facts.base_model,
+        metrics=list(facts.results) or None,
+        model_name=facts.title,
+        eval_results=results or None,
+    )
