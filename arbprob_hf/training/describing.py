@@ -1,0 +1,114 @@
+"""What a run's model card and its pictures say about it, gathered from the run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import TrainerState
+
+from arbprob_hf.data import Blocks
+from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
+from arbprob_hf.publishing import CardFacts
+from arbprob_hf.training.arguments import Arguments, TrainingArguments
+
+_UNITS = {
+    "eval_loss": ("loss", "{:.3f} nats per token"),
+    "perplexity": ("perplexity", "{:.1f}"),
+    "bits_per_byte": ("bits per byte", "{:.3f}"),
+}
+
+
+def short_title(arguments: Arguments, model: ArbProbForCausalLM) -> str:
+    """Name, size and mask in one line."""
+    name = (
+        Path(arguments.model.init_from).name
+        if arguments.model.init_from
+        else arguments.model.preset or "nano"
+    )
+    return f"{name}, {_count(model.num_parameters())} parameters, mask: {_mask(model)}"
+
+
+def describe(
+    arguments: Arguments,
+    model: ArbProbForCausalLM,
+    blocks: Blocks,
+    state: TrainerState,
+    *,
+    figures: Mapping[str, float],
+    samples: Sequence[str],
+) -> CardFacts:
+    """The facts of the model card; `figures` are the last evaluation's, by column of the training log."""
+    config, run = model.config, arguments.run
+    rows = {_UNITS[name][0]: _UNITS[name][1].format(value) for name, value in figures.items()}
+    return CardFacts(
+        title=run.model_name or arguments.folder.resolve().name,
+        mask=_mask(model),
+        parameters=_count(model.num_parameters()),
+        shape=f"{_plural(config.n_layer, 'layer')}, {_plural(config.n_head, 'head')}, width {config.n_embd}",
+        n_positions=config.n_positions,
+        source=blocks.source,
+        start="<|endoftext|>",
+        prompt=run.sample_prompt,
+        license=run.license,
+        figures=rows or {"nothing": "this run made no evaluation"},
+        results={_UNITS[name][0].replace(" ", "_"): value for name, value in figures.items()},
+        training=_training_rows(arguments, blocks, state),
+        samples="\n\n".join(samples),
+        dataset=_hub_name(arguments.data.source) if arguments.data.source != "embedded" else None,
+        repository=arguments.training.hub_model_id,
+        base_model=_hub_name(arguments.model.init_from),
+        language=run.language or ("en" if arguments.data.source == "embedded" else None),
+    )
+
+
+def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) -> dict[str, str]:
+    args = arguments.training
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    origin = _hub_name(arguments.model.init_from)
+    return {
+        "text": blocks.source,
+        **({"weights at the start": origin} if origin else {}),
+        "blocks": f"{len(blocks.train):,} of {len(blocks.train[0]['input_ids'])} tokens",
+        "steps": f"{state.global_step:,} ({state.epoch:.2f} epochs)",
+        "tokens seen": f"{state.num_input_tokens_seen:,}" if state.num_input_tokens_seen else "not counted",
+        "blocks a step": f"{batch}",
+        "optimizer": f"{_name(args.optim)}, weight decay {args.weight_decay:g}",
+        "gradient norm": f"at most {args.max_grad_norm:g}",
+        "learning rate": f"{args.learning_rate:g}, {_name(args.lr_scheduler_type)}, {_warmup(args)}",
+        "precision": "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32",
+        "seed": f"{args.seed}",
+        "software": f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}",
+    }
+
+
+def _name(choice: str) -> str:
+    # transformers turns these texts into members of an enumeration
+    return str(getattr(choice, "value", choice))
+
+
+def _warmup(args: TrainingArguments) -> str:
+    share = 0 < args.warmup_steps < 1
+    return (
+        f"warm-up over {args.warmup_steps:.0%} of the steps"
+        if share
+        else f"{args.warmup_steps:g} warm-up steps"
+    )
+
+
+def _hub_name(source: str | None) -> str | None:
+    """`source`, unless it is a path here: a card names no folder of the machine it was made on."""
+    return None if source is None or Path(source).exists() else source
+
+
+def _mask(model: ArbProbForCausalLM) -> str:
+    mask = model.config.mask
+    return mask if isinstance(mask, str) else "; ".join(mask)
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f}M" if parameters < 1e9 else f"{parameters / 1e9:.2f}B"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"

@@ -1,0 +1,124 @@
+"""A whole run: text in, a trained, evaluated and described model in the output folder out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast, set_seed
+
+from arbprob_hf.data import BlockCollator, Blocks, DataArguments, load_blocks, load_tokenizer
+from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
+from arbprob_hf.publishing import write_card
+from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
+from arbprob_hf.training.building import build_model
+from arbprob_hf.training.describing import describe, short_title
+from arbprob_hf.training.logbook import LogbookCallback, read_log
+from arbprob_hf.training.resuming import resume_choice
+from arbprob_hf.training.safety import hold_run_folder
+from arbprob_hf.training.samples import check_sample_length, write_samples
+from arbprob_hf.training.trainer import ArbProbTrainer
+
+_SEPARATOR = "\n\n---\n\n"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves: its folder, the steps made, the last evaluation (None without one), the samples."""
+
+    folder: Path
+    steps: int
+    eval_loss: float | None = None
+    perplexity: float | None = None
+    bits_per_byte: float | None = None
+    samples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{self.steps} steps"]
+        if self.eval_loss is not None:
+            parts += [f"validation loss {self.eval_loss:.3f} nats/token", f"perplexity {self.perplexity:.1f}"]
+            parts += [f"{self.bits_per_byte:.3f} bits/byte"]
+        return f"{', '.join(parts)}; model, card and logs in {self.folder}"
+
+
+def train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    run_args: RunArguments,
+) -> Outcome:
+    """Train, evaluate, write samples, the model and its card; see the option groups for what each holds.
+
+    Raises ValueError, in one line, for what cannot work, before the first step wherever that can be known.
+    """
+    arguments = Arguments(model_args, data_args, training_args, run_args)
+    resume = resume_choice(training_args.resume_from_checkpoint)
+    # held to the end: the model, the card and the logs are written after training
+    with hold_run_folder(
+        arguments.folder, resume=resume is not False, is_main=training_args.process_index == 0
+    ):
+        set_seed(training_args.seed)
+        tokenizer = load_tokenizer(data_args.tokenizer)
+        model = build_model(model_args, tokenizer)
+        check_sample_length(run_args, tokenizer, model.config.n_positions)
+        blocks = _blocks(arguments, tokenizer, n_positions=model.config.n_positions)
+        trainer = _trainer(arguments, model, tokenizer, blocks)
+        trainer.train(resume_from_checkpoint=resume)
+        return _finish(trainer, arguments, tokenizer, blocks)
+
+
+def _blocks(arguments: Arguments, tokenizer: PreTrainedTokenizerFast, *, n_positions: int) -> Blocks:
+    size = arguments.data.block_size or n_positions
+    if size > n_positions:
+        raise ValueError(f"block_size: expected at most the model's {n_positions} positions, got {size}")
+    with arguments.training.main_process_first(desc="preparing the text"):
+        return load_blocks(arguments.data, tokenizer, block_size=size, seed=arguments.training.seed)
+
+
+def _trainer(
+    arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast, blocks: Blocks
+) -> ArbProbTrainer:
+    _say(arguments, f"{short_title(arguments, model)}; {len(blocks.train)} blocks of {blocks.source}")
+    logbook = LogbookCallback(
+        arguments.folder / "logs",
+        bytes_per_token=blocks.validation_bytes_per_token,
+        title=short_title(arguments, model),
+    )
+    trainer = ArbProbTrainer(
+        model=model,
+        args=arguments.training,
+        train_dataset=blocks.train,
+        eval_dataset=blocks.validation,
+        data_collator=BlockCollator(),
+        processing_class=tokenizer,
+    )
+    # after the trainer's own, which decide on a save that the logbook accompanies with a line
+    trainer.add_callback(logbook)
+    return trainer
+
+
+def _finish(
+    trainer: ArbProbTrainer, arguments: Arguments, tokenizer: PreTrainedTokenizerFast, blocks: Blocks
+) -> Outcome:
+    trainer.save_model()
+    folder, steps = arguments.folder, trainer.state.global_step
+    if not trainer.is_world_process_zero():
+        return Outcome(folder, steps)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    samples = write_samples(model, tokenizer, arguments.run, seed=arguments.training.seed)
+    if samples:
+        (folder / "logs" / "samples.txt").write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
+    figures = _last_evaluation(folder / "logs" / "training_log.csv")
+    write_card(folder, describe(arguments, model, blocks, trainer.state, figures=figures, samples=samples))
+    _say(arguments, "\n" + _SEPARATOR.join(samples))
+    return Outcome(folder, steps, samples=tuple(samples), **figures)
+
+
+def _last_evaluation(log: Path) -> dict[str, float]:
+    evaluated = [row for row in read_log(log) if row["eval_loss"] is not None]
+    names = ("eval_loss", "perplexity", "bits_per_byte")
+    figures = {name: evaluated[-1][name] for name in names} if evaluated else {}
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _say(arguments: Arguments, text: str) -> None:
+    if arguments.training.process_index == 0:
+        print(text, flush=True)

@@ -1,0 +1,22 @@
+"""Train a GPT-2 under any attention mask: python train_hf.py --config configs/nano.yaml [--field value]"""
+
+import sys
+from collections.abc import Sequence
+
+from arbprob_hf.training.arguments import parse
+from arbprob_hf.training.failing import told_in_one_line
+from arbprob_hf.training.run import train
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read the options, train, and say where everything is."""
+    with told_in_one_line("train_hf.py"):
+        arguments = parse(argv)
+    with told_in_one_line("train_hf.py", traceback=arguments.run.traceback):
+        outcome = train(*arguments)
+    if arguments.training.process_index == 0:
+        print(f"\n{outcome}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
