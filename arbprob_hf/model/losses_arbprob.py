@@ -106,18 +106,23 @@ def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> 
     hidden_gradient = torch.empty_like(hidden, dtype=accurate) if wants else None
     weight_gradient = torch.zeros_like(weight, dtype=accurate) if wants else None
     size = _chunk_rows(hidden.shape[1])
-    logits = hidden.new_empty(min(size, hidden.shape[0]), weight.shape[0])  # one buffer for all chunks
+    # two buffers serve all chunks: fresh ones would be returned to the system and faulted in again each time
+    logits = hidden.new_empty(min(size, hidden.shape[0]), weight.shape[0])
+    likelihoods = torch.empty_like(logits, dtype=accurate)
     for start in range(0, hidden.shape[0], size):
         rows, answers = hidden[start : start + size], targets[start : start + size]
-        chunk = torch.mm(rows, weight.t(), out=logits[: rows.shape[0]])  # (rows, V)
-        logs = torch.log_softmax(chunk, dim=-1, dtype=accurate)
-        total -= logs.gather(1, answers[:, None]).sum()
+        scores, probabilities = logits[: rows.shape[0]], likelihoods[: rows.shape[0]]  # (rows, V)
+        torch.mm(rows, weight.t(), out=scores)
+        torch.softmax(scores, dim=-1, dtype=accurate, out=probabilities)
+        # log of the sum of exponentials, from the likeliest token: its probability never underflows
+        normaliser = scores.amax(1).to(accurate) - probabilities.amax(1).log()
+        total += (normaliser - scores.gather(1, answers[:, None]).squeeze(1)).sum()
         if hidden_gradient is not None and weight_gradient is not None:
-            error = logs.exp_()
-            error[torch.arange(rows.shape[0], device=rows.device), answers] -= 1
-            error = error.to(rows.dtype)
-            hidden_gradient[start : start + size] = error @ weight
+            # the answer's own "- 1" is taken off the products, not off the probabilities
+            error = probabilities if probabilities.dtype == scores.dtype else scores.copy_(probabilities)
+            hidden_gradient[start : start + size] = (error @ weight).to(accurate) - weight[answers]
             _accumulate(weight_gradient, error, rows)
+            weight_gradient.index_add_(0, answers, rows.to(accurate), alpha=-1)
     return (total,) if not wants else (total, hidden_gradient, weight_gradient)  # type: ignore[return-value]
 
 
@@ -131,4 +136,4 @@ def _accumulate(total: Tensor, error: Tensor, rows: Tensor) -> None:
 
 def _chunk_rows(width: int) -> int:
     # measured on CPU: more rows lose the cache for a thin head, fewer lose matrix efficiency for a wide one
-    return 256 if width <= 256 else 512
+    return 128 if width <= 256 else 256

@@ -170,6 +170,10 @@ def _explicit(
     if value is None:
         return None, None
     if isinstance(value, str):
+        if torch.compiler.is_compiling():
+            raise ValueError(
+                f"{name}: text cannot be read inside torch.compile; pass Mask.parse({value!r:.60}) instead"
+            )
         return Mask.parse(value), None
     if isinstance(value, Mask):
         value.check_fits(batch=sizes.batch, heads=sizes.heads, q_len=sizes.filled, kv_len=sizes.filled)
