@@ -209,7 +209,8 @@ def _write_manifest(folder: Path) -> None:
         if path != folder / MANIFEST_NAME
     }
     text = json.dumps({"format": 1, "step": _step_of(folder.name), "files": files}, indent=1, sort_keys=True)
-    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+    # no final newline: a manifest that lost its last byte is not one
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
 def _read_manifest(checkpoint: Path) -> dict[str, tuple[int, str]] | str:

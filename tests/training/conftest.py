@@ -42,7 +42,7 @@ def micro_model(dropout: float = 0.1) -> GPT2LMHeadModel:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def micro_trainer() -> Callable[..., ArbProbTrainer]:
     """A function (output_dir, *, model, train_dataset, callbacks, eval_dataset, **options) -> ArbProbTrainer.
 
@@ -50,7 +50,7 @@ def micro_trainer() -> Callable[..., ArbProbTrainer]:
     """
 
     def build(output_dir: Path, **given: Any) -> ArbProbTrainer:
-        parts = {name: given.pop(name) for name in ("eval_dataset", "callbacks", "data_collator") if name in given}
+        parts = {name: given.pop(name) for name in ("eval_dataset", "callbacks", "data_collator", "compute_metrics") if name in given}
         return ArbProbTrainer(
             model=given.pop("model", None) or micro_model(),
             train_dataset=given.pop("train_dataset", None) or token_rows(24),
@@ -61,13 +61,13 @@ def micro_trainer() -> Callable[..., ArbProbTrainer]:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rows() -> Callable[..., list[dict[str, torch.Tensor]]]:
     """`token_rows`, for tests that need rows of their own."""
     return token_rows
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def weights_of() -> Callable[[ArbProbTrainer], str]:
     """A function from a trainer to the SHA-256 of its weights: equal digests, bit-equal weights."""
 
@@ -79,13 +79,9 @@ def weights_of() -> Callable[[ArbProbTrainer], str]:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The SHA-256 of the weights of the default micro run, trained from start to end."""
-    trainer = ArbProbTrainer(
-        model=micro_model(),
-        train_dataset=token_rows(24),
-        args=TrainingArguments(output_dir=str(tmp_path_factory.mktemp("whole")), **OPTIONS),
-    )
+def whole_run(tmp_path_factory: pytest.TempPathFactory, micro_trainer, weights_of) -> tuple[Path, str]:
+    """The default micro run from start to end: its output folder (not to be changed) and the SHA-256 of its weights."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer = micro_trainer(folder)
     trainer.train()
-    values = (value.detach().numpy().tobytes() for _, value in sorted(trainer.model.named_parameters()))
-    return hashlib.sha256(b"".join(values)).hexdigest()
+    return folder, weights_of(trainer)

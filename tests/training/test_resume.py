@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from transformers import TrainerCallback
+
+from arbprob_hf.training.checkpoints import ASIDE_NAME
+from arbprob_hf.training.resuming import choose_checkpoint, resume_choice
 
 
 class _Crash(TrainerCallback):
@@ -43,3 +47,77 @@ def test_resumed_weights_are_bit_equal(tmp_path: Path, micro_trainer, weights_of
     resumed = micro_trainer(tmp_path / "cut", **options)
     resumed.train(resume_from_checkpoint=True)
     assert weights_of(resumed) == weights_of(whole)
+
+
+@pytest.fixture
+def cut(tmp_path: Path, whole_run: tuple[Path, str]) -> Path:
+    """An output folder with the checkpoints 4, 6 and 8 of the default micro run."""
+    for step in (4, 6, 8):
+        shutil.copytree(whole_run[0] / f"checkpoint-{step}", tmp_path / "out" / f"checkpoint-{step}")
+    return tmp_path / "out"
+
+
+def test_a_named_checkpoint_is_taken_and_the_later_ones_set_aside(cut: Path, micro_trainer, weights_of, whole_run):
+    trainer = micro_trainer(cut)
+    trainer.train(resume_from_checkpoint=str(cut / "checkpoint-4"))
+    assert weights_of(trainer) == whole_run[1]
+    assert sorted(path.name for path in (cut / ASIDE_NAME).iterdir()) == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_a_checkpoint_of_another_folder_is_taken_and_left_as_it_is(cut: Path, tmp_path: Path) -> None:
+    assert choose_checkpoint(str(cut / "checkpoint-6"), tmp_path / "new") == cut / "checkpoint-6"
+    assert (cut / "checkpoint-8").is_dir()
+
+
+def test_a_renamed_checkpoint_can_be_named(cut: Path, tmp_path: Path) -> None:
+    kept = (cut / "checkpoint-6").rename(tmp_path / "kept")
+    assert choose_checkpoint(str(kept), tmp_path / "new") == kept
+
+
+def test_a_folder_of_checkpoints_means_its_newest_that_verifies(cut: Path, tmp_path: Path) -> None:
+    (cut / "checkpoint-8" / "scheduler.pt").unlink()
+    assert choose_checkpoint(str(cut), tmp_path / "new") == cut / "checkpoint-6"
+    assert choose_checkpoint(str(cut), cut) == cut / "checkpoint-6"
+
+
+def test_a_named_checkpoint_that_is_damaged_is_an_error(cut: Path, micro_trainer) -> None:
+    (cut / "checkpoint-8" / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"checkpoint-8 does not verify: optimizer.pt has 0 bytes, sealed with \d+; name"):
+        micro_trainer(cut).train(resume_from_checkpoint=str(cut / "checkpoint-8"))
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("")])
+def test_a_path_without_a_checkpoint_is_an_error(tmp_path: Path, make) -> None:
+    make(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="nothing does not verify: it (does not exist|was never sealed|is not a folder)"):
+        choose_checkpoint(str(tmp_path / "nothing"), tmp_path)
+
+
+def test_a_folder_in_which_nothing_verifies_is_an_error(cut: Path, tmp_path: Path) -> None:
+    for step in (4, 6, 8):
+        (cut / f"checkpoint-{step}" / "config.json").unlink()
+    with pytest.raises(ValueError, match="no checkpoint in .*out verifies"):
+        choose_checkpoint(str(cut), tmp_path / "new")
+
+
+def test_resuming_without_any_checkpoint_starts_from_the_beginning_and_says_so(
+    tmp_path: Path, micro_trainer, weights_of, whole_run, caplog
+) -> None:
+    trainer = micro_trainer(tmp_path)
+    trainer.train(resume_from_checkpoint=True)
+    assert weights_of(trainer) == whole_run[1]
+    assert "no checkpoint to resume from in" in caplog.text
+
+
+def test_a_checkpoint_without_an_optimizer_is_refused(tmp_path: Path, micro_trainer) -> None:
+    micro_trainer(tmp_path, max_steps=2, save_only_model=True).train()
+    with pytest.raises(ValueError, match="checkpoint-2 cannot be resumed from: it holds no optimizer state"):
+        micro_trainer(tmp_path, max_steps=4).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "choice"),
+    [(None, False), (False, False), ("false", False), ("", False), (True, True), ("True", True), ("a/b", "a/b")],
+)
+def test_the_words_of_a_command_line_count_as_booleans(value, choice) -> None:
+    assert resume_choice(value) == choice

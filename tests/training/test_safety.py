@@ -1,0 +1,214 @@
+"""One process an output folder, one run an output folder, and a signal that ends a run at a step boundary."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from arbprob_hf.training.checkpoints import PRIVATE_NAME, newest
+from arbprob_hf.training.safety import Stopped, StopSignal, hold_run_folder
+
+ROOT = Path(__file__).parents[2]
+
+# the package's own __init__ is passed by: it would load torch, for seconds, to take a lock
+HOLDER = """
+import os, sys, time, types
+for name in ("arbprob_hf", "arbprob_hf.training"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [os.path.join(sys.argv[3], *name.split("."))]
+from arbprob_hf.training.safety import hold_run_folder
+with hold_run_folder(sys.argv[1], resume=True):
+    if sys.argv[2] == "fork" and os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    elif sys.argv[2] == "alone":
+        print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the folder; with param "fork", one with a child as a data loader worker is."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path), getattr(request, "param", "alone"), str(ROOT)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    reported = int(process.stdout.readline())
+    yield process
+    for number in {process.pid, reported}:
+        try:
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.communicate()
+
+
+def test_a_second_process_is_refused(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(ValueError, match=rf"is in use by another run \(process {holder.pid} on .*\): wait"):
+        with hold_run_folder(tmp_path, resume=True):
+            raise AssertionError("held twice")
+
+
+def test_a_second_trainer_is_refused_and_changes_nothing(tmp_path: Path, holder, micro_trainer) -> None:
+    with pytest.raises(ValueError, match="is in use by another run"):
+        micro_trainer(tmp_path).train(resume_from_checkpoint=True)
+    assert [path.name for path in tmp_path.iterdir()] == [PRIVATE_NAME]
+
+
+@pytest.mark.parametrize("holder", ["alone", "fork"], indirect=True)
+def test_the_lock_ends_with_a_killed_process_even_if_its_workers_live(tmp_path: Path, holder) -> None:
+    holder.kill()
+    holder.wait()
+    with hold_run_folder(tmp_path, resume=True):
+        assert (tmp_path / PRIVATE_NAME / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_the_folder_is_free_and_clean_afterwards(tmp_path: Path) -> None:
+    for _ in range(2):
+        with hold_run_folder(tmp_path / "new", resume=False):
+            assert (tmp_path / "new" / PRIVATE_NAME).is_dir()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_one_process_may_nest(tmp_path: Path) -> None:
+    with hold_run_folder(tmp_path, resume=False):
+        (tmp_path / "config.json").write_text("{}")
+        with hold_run_folder(tmp_path, resume=False):
+            pass
+        assert (tmp_path / PRIVATE_NAME / "lock").exists()
+
+
+def test_other_processes_of_a_run_do_not_lock(tmp_path: Path) -> None:
+    with hold_run_folder(tmp_path / "new", resume=False, is_main=False):
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ValueError, match="output_dir must be a folder, got .*/out: a file is in the way"):
+        with hold_run_folder(tmp_path / "out", resume=False):
+            raise AssertionError("held a file")
+
+
+@pytest.mark.parametrize("trace", ["checkpoint-7", "config.json", "model.safetensors", "logs/training_log.csv"])
+def test_a_folder_with_another_run_is_refused_unless_resuming(tmp_path: Path, trace: str) -> None:
+    (tmp_path / trace).parent.mkdir(exist_ok=True)
+    (tmp_path / trace).write_text("")
+    with pytest.raises(ValueError, match=f"already holds a run .it has {trace}.: resume it with"):
+        with hold_run_folder(tmp_path, resume=False):
+            raise AssertionError("held another run's folder")
+    with hold_run_folder(tmp_path, resume=True):
+        assert (tmp_path / trace).exists()
+
+
+def test_a_folder_with_a_users_notes_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with hold_run_folder(tmp_path, resume=False):
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_trainer_refuses_the_folder_of_another_run(tmp_path: Path, micro_trainer) -> None:
+    micro_trainer(tmp_path, max_steps=2).train()
+    with pytest.raises(ValueError, match="already holds a run"):
+        micro_trainer(tmp_path, max_steps=2).train()
+
+
+class _Signal(TrainerCallback):
+    """Sends a signal to this very process in the middle of a step: between two micro-batches."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.number, self.step = number, step
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_mid_step_saves_at_the_boundary_and_the_resumed_bits_are_equal(
+    tmp_path: Path, micro_trainer, weights_of, whole_run, number: int, status: int
+) -> None:
+    with pytest.raises(Stopped) as stopped:
+        micro_trainer(tmp_path, callbacks=[_Signal(number, 6)]).train()
+    assert stopped.value.code == status
+    assert newest(tmp_path) == tmp_path / "checkpoint-7"
+    resumed = micro_trainer(tmp_path)
+    resumed.train(resume_from_checkpoint=True)
+    assert weights_of(resumed) == whole_run[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"save_strategy": "no"},
+        {"save_strategy": "epoch"},
+        {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss",
+         "learning_rate": 0.0},
+        {"save_total_limit": 1, "load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2},
+    ],
+    ids=["no", "epoch", "best", "best at the end"],
+)
+def test_a_signal_saves_under_every_save_strategy(tmp_path: Path, micro_trainer, rows, options) -> None:
+    trainer = micro_trainer(tmp_path, **options, callbacks=[_Signal(signal.SIGTERM, 4)], eval_dataset=rows(4))
+    with pytest.raises(Stopped):
+        trainer.train()
+    assert newest(tmp_path) == tmp_path / "checkpoint-5"
+
+
+def test_a_signal_to_the_whole_process_group_leaves_the_workers_at_work(tmp_path: Path, micro_trainer) -> None:
+    class Everyone(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 4:
+                children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+                assert len(children) == 2
+                for number in (*children, os.getpid()):
+                    os.kill(int(number), signal.SIGTERM)
+
+    trainer = micro_trainer(tmp_path, dataloader_num_workers=2, callbacks=[Everyone()])
+    with pytest.raises(Stopped):
+        trainer.train()
+    assert newest(tmp_path) == tmp_path / "checkpoint-5"
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_as_before_afterwards() -> None:
+    before = (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+    with StopSignal():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.slow
+def test_a_terminated_script_ends_with_status_143_and_saves_no_final_model(tmp_path: Path) -> None:
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import conftest, os, signal
+from transformers import TrainingArguments
+from arbprob_hf.training.trainer import ArbProbTrainer
+from test_safety import _Signal
+trainer = ArbProbTrainer(model=conftest.micro_model(), train_dataset=conftest.token_rows(24),
+    callbacks=[_Signal(signal.SIGTERM, 4)], args=TrainingArguments(output_dir={str(tmp_path)!r}, **conftest.OPTIONS))
+trainer.train()
+trainer.save_model()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 143, done.stderr
+    assert "saved as checkpoint-5: go on with --resume_from_checkpoint true" in done.stderr
+    assert not (tmp_path / "model.safetensors").exists()
