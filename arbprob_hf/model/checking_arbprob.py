@@ -17,17 +17,13 @@ def check_inputs(config: ArbProbConfig, input_ids: Tensor | None, inputs_embeds:
         _check_embeds(config, inputs_embeds)
         return
     if not isinstance(input_ids, Tensor):
-        raise TypeError(
-            f"input_ids: expected an integer tensor (batch, tokens), got {type(input_ids).__name__}"
-        )
+        raise TypeError(f"input_ids: expected an integer tensor (batch, tokens), got {type(input_ids).__name__}")
     if input_ids.dtype not in (torch.long, torch.int):
         raise TypeError(
             f"input_ids: expected dtype torch.int64 or torch.int32, got {input_ids.dtype}; convert with .long()"
         )
     if input_ids.dim() != 2 or input_ids.numel() == 0:
-        raise ValueError(
-            f"input_ids: expected shape (batch, tokens), not empty, got {tuple(input_ids.shape)}"
-        )
+        raise ValueError(f"input_ids: expected shape (batch, tokens), not empty, got {tuple(input_ids.shape)}")
     _check_range("input_ids", input_ids, config.vocab_size, "the vocabulary (vocab_size)")
 
 
@@ -36,13 +32,10 @@ def check_positions(config: ArbProbConfig, position_ids: Tensor, sizes: Sizes) -
     if not isinstance(position_ids, Tensor) or position_ids.dtype not in (torch.long, torch.int):
         got = position_ids.dtype if isinstance(position_ids, Tensor) else type(position_ids).__name__
         raise TypeError(f"position_ids: expected an integer tensor (batch or 1, tokens), got {got}")
-    if (
-        position_ids.dim() != 2
-        or position_ids.shape[0] not in (1, sizes.batch)
-        or position_ids.shape[1] != sizes.q_len
-    ):
+    if position_ids.dim() != 2 or position_ids.shape[0] not in (1, sizes.batch) or position_ids.shape[1] != sizes.q_len:
         raise ValueError(
-            f"position_ids: expected shape (batch or 1, tokens) = ({sizes.batch}, {sizes.q_len}), got {tuple(position_ids.shape)}"
+            f"position_ids: expected shape (batch or 1, tokens) = ({sizes.batch}, {sizes.q_len}), "
+            f"got {tuple(position_ids.shape)}"
         )
     _check_range(
         "position_ids",
@@ -66,9 +59,7 @@ def check_bias(bias: Tensor, sizes: Sizes) -> None:
             f"attention_bias: expected shape (batch, heads, queries, keys) = {expected} or 1, got {tuple(bias.shape)}"
         )
     if bias.device != sizes.device:
-        raise ValueError(
-            f"attention_bias: expected device {sizes.device}, got {bias.device}; move it with .to()"
-        )
+        raise ValueError(f"attention_bias: expected device {sizes.device}, got {bias.device}; move it with .to()")
     if not torch.compiler.is_compiling() and not bool(bias.isfinite().all()):
         raise ValueError(
             "attention_bias: expected finite values, got inf or nan; forbid keys with a mask, not with a bias"

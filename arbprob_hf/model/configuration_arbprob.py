@@ -186,9 +186,7 @@ def _check_mask(config: ArbProbConfig) -> None:
             "masks made of tensors are passed to forward, not kept in a config"
         )
     if not isinstance(config.mask, str) and len(texts) != config.n_layer:
-        raise ValueError(
-            f"mask: expected one text or one per layer (n_layer={config.n_layer}), got {len(texts)}"
-        )
+        raise ValueError(f"mask: expected one text or one per layer (n_layer={config.n_layer}), got {len(texts)}")
 
 
 ArbProbConfig.register_for_auto_class()

@@ -21,6 +21,8 @@ class ArbProbGenerationMixin(GenerationMixin):
     token sees what the last prompt row sees, and every token generated since.
     """
 
+    config: Any
+
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """As transformers' `generate`; also takes `mask=`, and a 3-D or 4-D `attention_mask` for the prompt.
@@ -30,9 +32,7 @@ class ArbProbGenerationMixin(GenerationMixin):
         """
         for name in ("ranks", "limits", "document_ids", "attention_bias"):
             if kwargs.get(name) is not None:
-                raise ValueError(
-                    f"{name}: not taken by generate, where the sequence grows; pass a mask= instead"
-                )
+                raise ValueError(f"{name}: not taken by generate, where the sequence grows; pass a mask= instead")
         _reroute(kwargs)
         prompt = next(
             (x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None
@@ -40,13 +40,17 @@ class ArbProbGenerationMixin(GenerationMixin):
         if prompt is not None:
             self._prepare_mask(prompt, kwargs)
         self._stop_at_the_last_position(kwargs)
-        return super().generate(inputs, *args, **kwargs)
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """As transformers', with the prompt's mask tensor extended to the rows of this step."""
-        prepared = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        prepared: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids,  # type: ignore[arg-type]
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
         mask = prepared.get("mask")
         if isinstance(mask, Tensor):
             step = prepared["inputs_embeds"] if prepared.get("input_ids") is None else prepared["input_ids"]
@@ -63,9 +67,7 @@ class ArbProbGenerationMixin(GenerationMixin):
         mask = kwargs.get("mask")
         mask = Mask.parse(mask) if isinstance(mask, str) else mask
         if isinstance(mask, Mask) and _holds_tensors(mask):
-            mask = mask.dense(
-                prompt.shape[1], batch=prompt.shape[0], heads=count_heads(mask), device=prompt.device
-            )
+            mask = mask.dense(prompt.shape[1], batch=prompt.shape[0], heads=count_heads(mask), device=prompt.device)
         if isinstance(mask, Tensor):
             kwargs["mask"] = _prompt_mask(mask, prompt, self.config.n_head)
             return
@@ -73,8 +75,7 @@ class ArbProbGenerationMixin(GenerationMixin):
             kwargs["mask"] = mask
         patterns = [mask] if mask is not None else [Mask.parse(t) for t in _texts(self.config.mask)]
         if any(
-            looks_ahead(pattern, prompt.shape[1], self.config.n_positions, self.config.n_head)
-            for pattern in patterns
+            looks_ahead(pattern, prompt.shape[1], self.config.n_positions, self.config.n_head) for pattern in patterns
         ):
             logger.warning_once(
                 f"mask {' / '.join(map(str, patterns))} lets earlier tokens see later ones: generating without a cache"
@@ -98,7 +99,7 @@ class LastPosition(StoppingCriteria):
 
 
 def extend_prompt_mask(mask: Tensor, offset: int, q_len: int) -> Tensor:
-    """Rows `offset … offset + q_len - 1` of a prompt's mask continued over generated tokens.
+    """Rows `offset` to `offset + q_len - 1` of a prompt's mask continued over generated tokens.
 
     Args:
         mask: bool (B, H or 1, P, P), the prompt's.
@@ -143,9 +144,7 @@ def _reroute(kwargs: dict[str, Any]) -> None:
     if value is None or (isinstance(value, Tensor) and value.dim() == 2):
         return
     if kwargs.get("mask") is not None:
-        raise ValueError(
-            "mask: given together with an attention_mask that is a mask itself; combine them and pass one"
-        )
+        raise ValueError("mask: given together with an attention_mask that is a mask itself; combine them and pass one")
     kwargs["mask"] = kwargs.pop("attention_mask")
 
 
@@ -153,15 +152,11 @@ def _prompt_mask(mask: Tensor, prompt: Tensor, heads: int) -> Tensor:
     keep = keep_mask(mask, "mask", dims=(2, 3, 4))
     keep = keep[None, None] if keep.dim() == 2 else keep[:, None] if keep.dim() == 3 else keep
     batch, length = prompt.shape[:2]
-    fits = (
-        keep.shape[0] in (1, batch)
-        and keep.shape[1] in (1, heads)
-        and tuple(keep.shape[2:]) == (length, length)
-    )
+    fits = keep.shape[0] in (1, batch) and keep.shape[1] in (1, heads) and tuple(keep.shape[2:]) == (length, length)
     if not fits:
         raise ValueError(
-            f"mask: expected shape ({length}, {length}), (batch or 1, …) or (batch or 1, heads or 1, …) for a prompt of "
-            f"{batch} x {length} tokens, got {tuple(mask.shape)}"
+            f"mask: expected ({length}, {length}), ({batch} or 1, {length}, {length}) or ({batch} or 1, {heads} or 1, "
+            f"{length}, {length}) for this prompt, got shape {tuple(mask.shape)}"
         )
     # beams repeat rows of the batch, so every row needs its own
     return keep.expand(batch, -1, -1, -1)

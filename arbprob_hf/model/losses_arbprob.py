@@ -85,8 +85,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "the chunked loss is differentiable once: for second derivatives ask for logits with return_logits=True "
-                "and compute the loss from them"
+                "the chunked loss is differentiable once: for second derivatives ask for logits with "
+                "return_logits=True and compute the loss from them"
             )
         hidden_gradient, weight_gradient = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes

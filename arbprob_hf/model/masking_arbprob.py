@@ -74,7 +74,7 @@ class Mask(ABC):
         """Write the mask out as a tensor.
 
         Args:
-            q_len: number of queries; they are the tokens `offset … offset + q_len - 1`.
+            q_len: number of queries; they are the tokens `offset` to `offset + q_len - 1`.
             kv_len: number of keys, from token 0; `offset + q_len` when None.
             batch, heads: leading sizes of the result.
 
@@ -348,18 +348,14 @@ def _refuse_hostile(text: str) -> None:
     if not text.isascii():
         raise ValueError(f"mask: expected ASCII text, got {_quote(text)}")
     if "<tensor" in text:
-        raise ValueError(
-            f"mask: {_quote(text)} holds a tensor, which has no text form; pass it to forward as mask="
-        )
+        raise ValueError(f"mask: {_quote(text)} holds a tensor, which has no text form; pass it to forward as mask=")
     depth = 0
     for sign in text:
         depth += (sign == "(") - (sign == ")")
         if depth > MAX_DEPTH:
             raise ValueError(f"mask: expected at most {MAX_DEPTH} nested brackets in {_quote(text)}")
     if text.count("~") > MAX_DEPTH * 2 or re.search(r"\d{11}", text):
-        raise ValueError(
-            f"mask: too many ~ or too large an integer in {_quote(text)}; integers go up to {MAX_INTEGER}"
-        )
+        raise ValueError(f"mask: too many ~ or too large an integer in {_quote(text)}; integers go up to {MAX_INTEGER}")
 
 
 def _build(node: ast.expr, text: str) -> Mask:
@@ -385,22 +381,16 @@ def _argument(node: ast.expr, text: str) -> int | Mask:
     if not isinstance(node, ast.Constant):
         return _build(node, text)
     if type(node.value) is not int or node.value > MAX_INTEGER:
-        raise ValueError(
-            f"mask: expected an integer up to {MAX_INTEGER} in {_quote(text)}, got {node.value!r:.40}"
-        )
+        raise ValueError(f"mask: expected an integer up to {MAX_INTEGER} in {_quote(text)}, got {node.value!r:.40}")
     return node.value
 
 
 def _leaf(name: str, positional: list[int | Mask], named: dict[str, int | Mask], text: str) -> Mask:
     if name not in PATTERNS:
-        raise ValueError(
-            f"mask: unknown pattern {name!r:.40} in {_quote(text)}; known: {', '.join(sorted(PATTERNS))}"
-        )
+        raise ValueError(f"mask: unknown pattern {name!r:.40} in {_quote(text)}; known: {', '.join(sorted(PATTERNS))}")
     kind = PATTERNS[name]
     if issubclass(kind, TensorMask):
-        raise ValueError(
-            f"mask: {name} needs a tensor, which has no text form; pass {name}(...) to forward as mask="
-        )
+        raise ValueError(f"mask: {name} needs a tensor, which has no text form; pass {name}(...) to forward as mask=")
     try:
         return kind(*positional, **named)
     except TypeError as error:

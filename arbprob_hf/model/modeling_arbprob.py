@@ -65,9 +65,7 @@ class ArbProbMLP(nn.Module):
         super().__init__()
         inner = config.n_inner or 4 * config.n_embd
         # transformers spells this function out in eight kernels; torch has it as one
-        fused = (
-            "gelu_pytorch_tanh" if config.activation_function == "gelu_new" else config.activation_function
-        )
+        fused = "gelu_pytorch_tanh" if config.activation_function == "gelu_new" else config.activation_function
         self.c_fc = Conv1D(inner, config.n_embd)
         self.c_proj = Conv1D(config.n_embd, inner)
         self.act = ACT2FN[fused]
@@ -98,6 +96,7 @@ class ArbProbBlock(GradientCheckpointingLayer):
 class ArbProbPreTrainedModel(PreTrainedModel):
     """What transformers needs to know of the network."""
 
+    config: ArbProbConfig
     config_class = ArbProbConfig
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
@@ -306,9 +305,7 @@ class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
         is_scored = labels is not None or shift_labels is not None
         loss, logits = None, None
         if is_scored:
-            loss = self._loss(
-                hidden_states, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch
-            )
+            loss = self._loss(hidden_states, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch)
         asked = not is_scored or isinstance(logits_to_keep, Tensor) or logits_to_keep > 0
         if asked if return_logits is None else return_logits:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -323,11 +320,7 @@ class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
 
     def _loss(self, hidden_states: Tensor, labels: Tensor | None, **kwargs: Any) -> Tensor:
         # a head that an adapter has wrapped, or a compiler that cannot select rows, takes the plain way
-        if (
-            type(self.lm_head) is nn.Linear
-            and self.lm_head.bias is None
-            and not torch.compiler.is_compiling()
-        ):
+        if type(self.lm_head) is nn.Linear and self.lm_head.bias is None and not torch.compiler.is_compiling():
             return causal_loss(hidden_states, self.lm_head.weight, labels, **kwargs)
         return self.loss_function(
             logits=self.lm_head(hidden_states), labels=labels, vocab_size=self.config.vocab_size, **kwargs

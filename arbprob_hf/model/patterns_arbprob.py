@@ -174,7 +174,7 @@ class Padding(TensorMask):
 @registered("order")
 @dataclass(frozen=True, eq=False, repr=False)
 class Order(TensorMask):
-    """Query q sees key k when k == q or rank[k] <= limit[q]. Any-order attention (Yang et al. 2019, XLNet, section 2.3).
+    """Query q sees key k when k == q or rank[k] <= limit[q]. Any order (Yang et al. 2019, XLNet, section 2.3).
 
     `rank`, `limit`: integer (T,) or (B, T); `limit` is `rank` when None. A key of rank HIDDEN is seen by no other
     slot. Drawn for rank 0 3 1 2 5 4:
@@ -202,9 +202,7 @@ class Order(TensorMask):
         return (q == k) | ((rank <= limit) & (rank < HIDDEN))
 
     def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int) -> None:
-        _check_rows(
-            "order", "rank", self.rank, batch, kv_len if self.limit is not None else max(q_len, kv_len)
-        )
+        _check_rows("order", "rank", self.rank, batch, kv_len if self.limit is not None else max(q_len, kv_len))
         if self.limit is not None:
             _check_rows("order", "limit", self.limit, batch, q_len)
 
@@ -231,14 +229,13 @@ def _rows(pattern: str, name: str, value: Tensor) -> Tensor:
 def _check_rows(pattern: str, name: str, table: Tensor, batch: int, length: int) -> None:
     if table.shape[0] not in (1, batch) or table.shape[1] < length:
         raise ValueError(
-            f"{pattern}({name}): expected {batch} rows (or 1) of at least {length} tokens, got shape {tuple(table.shape)}"
+            f"{pattern}({name}): expected {batch} rows (or 1) of at least {length} tokens, "
+            f"got shape {tuple(table.shape)}"
         )
 
 
 def _check_count(pattern: str, name: str, value: object, *, low: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(
-            f"{pattern}({name}): expected an integer, got {str(value)!r:.40} ({type(value).__name__})"
-        )
+        raise TypeError(f"{pattern}({name}): expected an integer, got {str(value)!r:.40} ({type(value).__name__})")
     if value < low:
         raise ValueError(f"{pattern}({name}): expected at least {low}, got {value}")

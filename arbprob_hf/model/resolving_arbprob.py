@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .masking_arbprob import And, Mask, index_grid, keep_mask
-from .patterns_arbprob import Causal, Documents, Full, Order
+from .patterns_arbprob import Causal, Full, Order
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,9 @@ def write_out(resolved: ResolvedMask, sizes: Sizes) -> Tensor:
         parts.append(_evaluate(resolved, sizes, columns))
     if resolved.table is not None:
         parts.append(resolved.table)
+    if resolved.restarts is not None:
+        document = resolved.restarts.cumsum(1)  # (B, T)
+        parts.append((document[:, :, None] == document[:, None, :])[:, None])  # (B, 1, T, T)
     if resolved.keep is not None:
         keep = torch.nn.functional.pad(resolved.keep, (0, columns - resolved.keep.shape[1]))
         parts.append(keep[:, None, None, :])  # (B, 1, 1, T_kv)
@@ -116,9 +119,7 @@ def is_open(resolved: ResolvedMask, sizes: Sizes) -> bool:
     return resolved.is_plain and rule and every_column
 
 
-def _split_attention_mask(
-    given: MaskArguments, sizes: Sizes
-) -> tuple[Tensor | None, Tensor | Mask | str | None]:
+def _split_attention_mask(given: MaskArguments, sizes: Sizes) -> tuple[Tensor | None, Tensor | Mask | str | None]:
     # -> (keep (B, T_kv), the whole truth)
     value = given.attention_mask
     if value is None:
@@ -129,33 +130,23 @@ def _split_attention_mask(
         raise ValueError(
             "mask: given together with an attention_mask that is a mask itself; combine them with & and pass one"
         )
-    if isinstance(value, Tensor) and any(
-        x is not None for x in (given.ranks, given.limits, given.document_ids)
-    ):
+    if isinstance(value, Tensor) and any(x is not None for x in (given.ranks, given.limits, given.document_ids)):
         raise ValueError(
             f"attention_mask: a mask of shape {tuple(value.shape)} is the whole truth; pass it as mask= to AND it with "
             "ranks, limits or document_ids"
         )
     if not isinstance(value, Tensor | Mask | str):
-        raise TypeError(
-            f"attention_mask: expected a tensor, a Mask, its text or None, got {type(value).__name__}"
-        )
+        raise TypeError(f"attention_mask: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
     return None, value
 
 
 def _keep(value: Tensor, sizes: Sizes) -> Tensor | None:
     shape, expected = tuple(value.shape), (sizes.batch, sizes.filled)
-    fits = shape == expected or (
-        not isinstance(sizes.offset, int) and shape[0] == sizes.batch and shape[1] <= sizes.kv_len
-    )
+    # inside a compiled static cache the number of filled columns is not known
+    fits = shape == expected if isinstance(sizes.offset, int) else shape[0] == sizes.batch
     if not fits:
-        hint = (
-            "; a (T, T) tensor goes in as mask="
-            if shape[0] == shape[1]
-            else "; it covers cached tokens too"
-            if sizes.filled > sizes.q_len
-            else ""
-        )
+        hint = "; is it a mask of queries and keys? pass it as mask=" if shape[0] == shape[1] else ""
+        hint = hint or ("; it covers the cached tokens too" if sizes.filled > sizes.q_len else "")
         raise ValueError(f"attention_mask: expected shape (batch, keys) = {expected}, got {shape}{hint}")
     _check_device("attention_mask", value, sizes)
     keep = keep_mask(value, "attention_mask", dims=(2,))
@@ -163,9 +154,7 @@ def _keep(value: Tensor, sizes: Sizes) -> Tensor | None:
     return None if not torch.compiler.is_compiling() and bool(keep.all()) else keep
 
 
-def _explicit(
-    value: Tensor | Mask | str | None, sizes: Sizes, name: str
-) -> tuple[Mask | None, Tensor | None]:
+def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> tuple[Mask | None, Tensor | None]:
     # -> (pattern, table)
     if value is None:
         return None, None
@@ -181,28 +170,21 @@ def _explicit(
     return None, _table(value, sizes, name)
 
 
+_AXES = {2: "(queries, keys)", 3: "(batch or 1, queries, keys)", 4: "(batch or 1, heads or 1, queries, keys)"}
+
+
 def _table(value: Tensor, sizes: Sizes, name: str) -> Tensor:
     keep = keep_mask(value, name, dims=(3, 4) if name == "attention_mask" else (2, 3, 4))
-    lead = {2: (), 3: (sizes.batch,), 4: (sizes.batch, sizes.heads)}[keep.dim()]
+    lead = (sizes.batch, sizes.heads)[: keep.dim() - 2]
     expected = (*lead, sizes.q_len, sizes.filled)
-    fits = all(
-        got == want or (axis < len(lead) and got == 1)
-        for axis, (got, want) in enumerate(zip(keep.shape, expected, strict=True))
-    )
-    if not fits:
-        axes = (
-            "(batch or 1, heads or 1, queries, keys)"
-            if len(lead) == 2
-            else "(batch or 1, queries, keys)"
-            if lead
-            else "(queries, keys)"
-        )
-        raise ValueError(f"{name}: expected shape {axes} = {expected}, got {tuple(value.shape)}")
+    fits_lead = all(got in (1, want) for got, want in zip(keep.shape, lead, strict=False))
+    if not fits_lead or tuple(keep.shape[-2:]) != expected[-2:]:
+        raise ValueError(f"{name}: expected shape {_AXES[keep.dim()]} = {expected}, got {tuple(value.shape)}")
     _check_device(name, value, sizes)
     # the head axis is inserted by hand: torch would read (B, T, T) as per head when B = H
-    return (
-        keep[None, None] if keep.dim() == 2 else keep[:, None] if keep.dim() == 3 else keep
-    )  # (B or 1, H or 1, T_q, T_kv)
+    if keep.dim() == 2:
+        return keep[None, None]  # (1, 1, T_q, T_kv)
+    return keep[:, None] if keep.dim() == 3 else keep  # (B or 1, H or 1, T_q, T_kv)
 
 
 def _order(given: MaskArguments, sizes: Sizes) -> Mask:
@@ -225,18 +207,14 @@ def _restarts(ids: Tensor, sizes: Sizes) -> Tensor:
     return torch.cat([first, ids[:, 1:] != ids[:, :-1]], dim=1)  # (B, T)
 
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
 def _check_tokens(name: str, value: Tensor, sizes: Sizes) -> None:
     expected = (sizes.batch, sizes.filled)
-    if (
-        not isinstance(value, Tensor)
-        or value.dtype.is_floating_point
-        or value.is_complex()
-        or value.dtype == torch.bool
-    ):
+    if not isinstance(value, Tensor) or value.dtype not in _INTEGERS:
         got = f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(
-            f"{name}: expected an integer tensor of shape (batch, tokens) = {expected}, got {got}"
-        )
+        raise TypeError(f"{name}: expected an integer tensor of shape (batch, tokens) = {expected}, got {got}")
     if tuple(value.shape) != expected:
         raise ValueError(f"{name}: expected shape (batch, tokens) = {expected}, got {tuple(value.shape)}")
     _check_device(name, value, sizes)
@@ -254,11 +232,7 @@ def _evaluate(resolved: ResolvedMask, sizes: Sizes, columns: int) -> Tensor:
     assert pattern is not None
     if resolved.keep is not None or resolved.restarts is not None:
         pattern = pattern.shifted(_starts(resolved, sizes, columns))
-    if resolved.restarts is not None:
-        pattern = And(pattern, Documents(resolved.restarts.long().cumsum(1)))
-    grid = index_grid(
-        sizes.batch, sizes.heads, sizes.q_len, columns, offset=sizes.offset, device=sizes.device
-    )
+    grid = index_grid(sizes.batch, sizes.heads, sizes.q_len, columns, offset=sizes.offset, device=sizes.device)
     allowed = pattern.allowed(*grid)
     return allowed.expand(*allowed.shape[:-2], sizes.q_len, columns)
 
