@@ -287,6 +287,9 @@ class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
         """
         shift_labels = kwargs.pop("shift_labels", None)
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        is_scored = labels is not None or shift_labels is not None
+        # a loss needs no keys and values afterwards: they are kept only when asked for
+        use_cache = False if is_scored and use_cache is None and past_key_values is None else use_cache
         outputs = self.transformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -302,7 +305,6 @@ class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        is_scored = labels is not None or shift_labels is not None
         loss, logits = None, None
         if is_scored:
             loss = self._loss(hidden_states, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch)
