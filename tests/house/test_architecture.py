@@ -80,9 +80,7 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 
 
 def test_every_file_of_the_package_is_in_a_known_room() -> None:
-    entries = {
-        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
-    }
+    entries = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert entries == set(ARROWS)
 
 
@@ -131,9 +129,7 @@ def test_model_files_import_only_earlier_siblings(path: Path) -> None:
 
 
 def test_only_the_network_sees_attention() -> None:
-    users = {
-        path.stem for path in MODEL_FILES for _, module in imports(path) if ".attention_arbprob." in module
-    }
+    users = {path.stem for path in MODEL_FILES for _, module in imports(path) if ".attention_arbprob." in module}
     assert users == {"modeling_arbprob"}
 
 
@@ -178,9 +174,7 @@ def test_importing_only_defines() -> None:
         "    __import__(name)\n"
         "sys.exit('an import changed global state' if state() != before else 0)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

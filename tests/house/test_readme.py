@@ -46,11 +46,7 @@ def commands() -> list[list[str]]:
     """The words of each shell command, without leading environment settings."""
     lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
     parsed = [shlex.split(line, comments=True) for line in lines]
-    return [
-        words[next(i for i, w in enumerate(words) if not re.match(r"[A-Z_]+=", w)) :]
-        for words in parsed
-        if words
-    ]
+    return [words[next(i for i, w in enumerate(words) if not re.match(r"[A-Z_]+=", w)) :] for words in parsed if words]
 
 
 def tables() -> Iterator[list[list[str]]]:
@@ -129,9 +125,7 @@ def test_classic_names_map_as_the_table_says() -> None:
 def test_presets_have_the_sizes_of_the_table() -> None:
     for name, *cells in table("preset"):
         config = ArbProbConfig.preset(name.strip("`"))
-        assert [str(n) for n in (config.n_layer, config.n_head, config.n_embd, config.n_positions)] == cells[
-            :4
-        ]
+        assert [str(n) for n in (config.n_layer, config.n_head, config.n_embd, config.n_positions)] == cells[:4]
 
 
 @pytest.mark.parametrize("name", ["nano", "tiny"])
