@@ -2,9 +2,7 @@
 
 import typer
 
-app = typer.Typer(
-    help="Language models under arbitrary attention masks.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(help="Language models under arbitrary attention masks.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -22,12 +20,12 @@ def sanity() -> None:
     """Check model, masks, text and a short training run; one line each, about a minute."""
     from arbprob_hf.sanity import run_checks
 
-    failed = 0
+    passed = []
     for result in run_checks():
-        failed += not result.passed
+        passed.append(result.passed)
         typer.echo(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}: {result.figure}")
-    if failed:
-        typer.echo(f"{failed} of the checks failed", err=True)
+    if not all(passed):
+        typer.echo(f"{passed.count(False)} of {len(passed)} checks failed", err=True)
         raise typer.Exit(1)
 
 

@@ -38,9 +38,7 @@ def run_checks() -> Iterator[Result]:
 
 def _model(mask: str = "causal", *, backend: str = "sdpa") -> ArbProbForCausalLM:
     torch.manual_seed(0)
-    config = ArbProbConfig.preset(
-        "nano", n_layer=2, vocab_size=512, mask=mask, bos_token_id=0, eos_token_id=0
-    )
+    config = ArbProbConfig.preset("nano", n_layer=2, vocab_size=512, mask=mask, bos_token_id=0, eos_token_id=0)
     return ArbProbForCausalLM._from_config(config, attn_implementation=backend).eval()
 
 
@@ -68,9 +66,7 @@ def _masked_forward_agrees() -> tuple[bool, str]:
     # a query with nothing to see must output zero, not the mean of what is forbidden
     allowed[:, 3] = False
     expected = _reference(_model().double(), ids, allowed)
-    logits = [
-        _model(backend=backend)(input_ids=ids, attention_mask=allowed).logits for backend in ("sdpa", "eager")
-    ]
+    logits = [_model(backend=backend)(input_ids=ids, attention_mask=allowed).logits for backend in ("sdpa", "eager")]
     gaps = [float((found - expected).abs().max()) for found in logits]
     return max(
         gaps
@@ -132,18 +128,14 @@ def _tokenizer_is_gpt2s() -> tuple[bool, str]:
     ids = tokenizer.encode("Hello world")
     text = "Any mask, any order: \u00e4\u00f6\u00fc \u2014 \U0001f600\n\tx = 1"
     same = tokenizer.decode(tokenizer.encode(text)) == text
-    return ids == [15496, 995] and len(
-        tokenizer
-    ) == 50257 and same, f"{len(tokenizer)} tokens, 'Hello world' -> {ids}"
+    return ids == [15496, 995] and len(tokenizer) == 50257 and same, f"{len(tokenizer)} tokens, 'Hello world' -> {ids}"
 
 
 def _blocks_hold_documents() -> tuple[bool, str]:
     from arbprob_hf.data import BlockCollator, DataArguments, load_blocks, load_tokenizer
 
     tokenizer = load_tokenizer("gpt2")
-    blocks = load_blocks(
-        DataArguments(num_train_samples=64, num_val_samples=16), tokenizer, block_size=64, seed=0
-    )
+    blocks = load_blocks(DataArguments(num_train_samples=64, num_val_samples=16), tokenizer, block_size=64, seed=0)
     batch = BlockCollator()([blocks.train[i] for i in range(8)])
     ids, documents, positions = batch["input_ids"], batch["document_ids"], batch["position_ids"]  # (8, 64)
     starts = torch.ones_like(ids, dtype=torch.bool)

@@ -22,9 +22,7 @@ from arbprob_hf.training.helping import help_text
 class ModelArguments:
     """The network a run trains. Raises ValueError where two options contradict each other."""
 
-    preset: str | None = field(
-        default=None, metadata={"help": "size: nano, tiny, distilgpt2 or gpt2 (default nano)"}
-    )
+    preset: str | None = field(default=None, metadata={"help": "size: nano, tiny, distilgpt2 or gpt2 (default nano)"})
     mask: str | list[str] | None = field(
         default=None,
         metadata={"help": "attention mask, such as 'causal & window(32)', or a list of one per layer"},
@@ -33,9 +31,7 @@ class ModelArguments:
         default=None,
         metadata={"help": "folder or Hub name of GPT-2 weights to start from, instead of a preset"},
     )
-    init_revision: str | None = field(
-        default=None, metadata={"help": "branch, tag or commit of init_from on the Hub"}
-    )
+    init_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of init_from on the Hub"})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager or sdpa (default: sdpa)"})
     n_layer: int | None = field(default=None, metadata={"help": "number of blocks, instead of the preset's"})
     n_head: int | None = field(default=None, metadata={"help": "attention heads, instead of the preset's"})
@@ -48,9 +44,7 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if self.init_from is None:
             if self.init_revision is not None:
-                raise ValueError(
-                    f"init_revision: got {self.init_revision!r} without init_from; name its weights"
-                )
+                raise ValueError(f"init_revision: got {self.init_revision!r} without init_from; name its weights")
             return
         for name in ("preset", "n_layer", "n_head", "n_embd", "n_positions"):
             if getattr(self, name) is not None:
@@ -140,24 +134,17 @@ def parse(argv: Sequence[str]) -> Arguments:
         sys.stdout.write(help_text(GROUPS, withheld=_WITHHELD))
         raise SystemExit(0)
     fields = {
-        f.name: group
-        for group in GROUPS
-        for f in dataclasses.fields(group)
-        if f.init and f.name not in _WITHHELD
+        f.name: group for group in GROUPS for f in dataclasses.fields(group) if f.init and f.name not in _WITHHELD
     }
     options = read_options(argv, fields)
     _refuse_idle_epochs(options)
-    return Arguments(
-        *(_group(group, {n: o for n, o in options.items() if fields[n] is group}) for group in GROUPS)
-    )
+    return Arguments(*(_group(group, {n: o for n, o in options.items() if fields[n] is group}) for group in GROUPS))
 
 
 def _group(group: type, options: dict[str, Option]) -> Any:
     hints = _hints(group)
     defaults = {f.name: f.default for f in dataclasses.fields(group)}
-    values = {
-        name: coerce(name, option.value, hints[name], defaults[name]) for name, option in options.items()
-    }
+    values = {name: coerce(name, option.value, hints[name], defaults[name]) for name, option in options.items()}
     try:
         with warnings.catch_warnings():
             # one release tells to use a name that the other does not know yet

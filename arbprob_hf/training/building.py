@@ -48,8 +48,4 @@ def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> A
 
 
 def _attention(model_args: ModelArguments) -> dict[str, Any]:
-    return (
-        {}
-        if model_args.attn_implementation is None
-        else {"attn_implementation": model_args.attn_implementation}
-    )
+    return {} if model_args.attn_implementation is None else {"attn_implementation": model_args.attn_implementation}

@@ -21,11 +21,7 @@ _UNITS = {
 
 def short_title(arguments: Arguments, model: ArbProbForCausalLM) -> str:
     """Name, size and mask in one line."""
-    name = (
-        Path(arguments.model.init_from).name
-        if arguments.model.init_from
-        else arguments.model.preset or "nano"
-    )
+    name = Path(arguments.model.init_from).name if arguments.model.init_from else arguments.model.preset or "nano"
     return f"{name}, {_count(model.num_parameters())} parameters, mask: {_mask(model)}"
 
 
@@ -89,11 +85,7 @@ def _name(choice: str) -> str:
 
 def _warmup(args: TrainingArguments) -> str:
     share = 0 < args.warmup_steps < 1
-    return (
-        f"warm-up over {args.warmup_steps:.0%} of the steps"
-        if share
-        else f"{args.warmup_steps:g} warm-up steps"
-    )
+    return f"warm-up over {args.warmup_steps:.0%} of the steps" if share else f"{args.warmup_steps:g} warm-up steps"
 
 
 def _hub_name(source: str | None) -> str | None:

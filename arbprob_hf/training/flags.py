@@ -71,9 +71,7 @@ def parse_yaml(text: str, name: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise UsageError(
-            f"{name}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}"
-        ) from None
+        raise UsageError(f"{name}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
     finally:
         loader.dispose()
 
@@ -125,13 +123,15 @@ def _file_pairs(path: Path) -> list[tuple[str, Any]]:
 
 def _named(pairs: Sequence[tuple[str, Any]], known: Collection[str], *, where: str) -> dict[str, Option]:
     options: dict[str, Option] = {}
+    names: dict[str, str] = {}
     for given, value in pairs:
         name = ALIASES.get(given, given)
         if name not in known:
             raise UsageError(f"{given}: unknown option {where}; {_advice(given, known)}")
-        if name in options:
-            also = f" ({given} means the same)" if given != name else ""
-            raise UsageError(f"{name}: given twice {where}{also}; keep one")
+        if name in names:
+            both = f", as {names[name]} and {given}" if names[name] != given else ""
+            raise UsageError(f"{name}: given twice {where}{both}; keep one")
+        names[name] = given
         options[name] = Option(_use_cpu(value) if given == "device" else value, where)
     return options
 

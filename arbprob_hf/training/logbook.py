@@ -116,9 +116,7 @@ class LogbookCallback(TrainerCallback):
         self._tokens = state.num_input_tokens_seen
         self._stopwatch.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._stopwatch.lap()
         if control.should_save or state.global_step >= state.max_steps:
             control.should_log = True
@@ -142,15 +140,11 @@ class LogbookCallback(TrainerCallback):
             self.book.append(row)
         self._stopwatch.start()
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._draw(state)
         self._stopwatch.start()
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._stopwatch.start()
 
     def on_train_end(

@@ -52,9 +52,7 @@ def train(
     arguments = Arguments(model_args, data_args, training_args, run_args)
     resume = resume_choice(training_args.resume_from_checkpoint)
     # held to the end: the model, the card and the logs are written after training
-    with hold_run_folder(
-        arguments.folder, resume=resume is not False, is_main=training_args.process_index == 0
-    ):
+    with hold_run_folder(arguments.folder, resume=resume is not False, is_main=training_args.process_index == 0):
         set_seed(training_args.seed)
         tokenizer = load_tokenizer(data_args.tokenizer)
         model = build_model(model_args, tokenizer)

@@ -1,0 +1,230 @@
+"""Options of a run: types, names, files, and the one line each mistake is told in."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.trainer_utils import IntervalStrategy
+
+from arbprob_hf import Mask
+from arbprob_hf.training.arguments import GROUPS, ModelArguments, RunArguments, TrainingArguments, parse
+from arbprob_hf.training.coercion import coerce
+from arbprob_hf.training.flags import ALIASES, MOVED, UsageError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def options_in(folder: Path, text: str) -> list[str]:
+    file = folder / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    return ["--config", str(file)]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("1e-4", float, 1e-4),
+        ("3", float, 3.0),
+        ("3", str, "3"),
+        ("1e-4", str, "1e-4"),
+        ("007", str | None, "007"),
+        ("1e3", int, 1000),
+        ("-1", int, -1),
+        ("123456789012345678901", int, 123456789012345678901),
+        ("yes", bool, True),
+        ("off", bool, False),
+        ("0", bool, False),
+        ("true", str | bool | None, True),
+        ("yes", str | bool | None, "yes"),
+        ("null", float | None, None),
+        ("", str | None, None),
+        ("", str, ""),
+        ("no", IntervalStrategy | str, "no"),
+        ("{min_lr: 1e-5, name: x}", dict | str | None, {"min_lr": 1e-5, "name": "x"}),
+        ("[causal, window(3)]", str | list[str] | None, ["causal", "window(3)"]),
+        (["1", "2e-1"], list[float], [1.0, 0.2]),
+        ({"a": {"b": ["1", "null", "true", "x"]}}, dict[str, Any], {"a": {"b": [1, None, True, "x"]}}),
+    ],
+)
+def test_text_becomes_what_the_field_is_annotated_with(text: Any, hint: Any, value: Any) -> None:
+    found = coerce("field", text, hint)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "expected"),
+    [
+        ("fast", float, "expected a finite number, got 'fast'"),
+        ("nan", float, "expected a finite number"),
+        ("2.5", int | None, "expected a whole number or null, got '2.5'"),
+        ("maybe", bool, "expected true or false, got 'maybe'"),
+        ("null", int, "expected a whole number"),
+        ("sometimes", IntervalStrategy | str, "expected one of no, steps, epoch, got 'sometimes'"),
+        (["1"], int, "expected a whole number, got"),
+        ({"a": "1"}, str, "expected text, got"),
+        ("{a: 1", dict | None, "not valid YAML"),
+    ],
+)
+def test_text_of_a_wrong_type_is_refused_naming_field_and_value(text: Any, hint: Any, expected: str) -> None:
+    with pytest.raises(UsageError, match=r"^field") as error:
+        coerce("field", text, hint)
+    assert expected in str(error.value)
+
+
+@given(
+    st.text(max_size=40),
+    st.sampled_from([bool, int, float, int | None, str | None, dict | None, list[int] | None, IntervalStrategy]),
+)
+def test_any_text_is_read_or_refused_in_one_short_line(text: str, hint: Any) -> None:
+    message = "read"
+    try:
+        coerce("field", text, hint)
+    except UsageError as error:
+        message = str(error)
+    assert len(message) <= 300
+    assert len(message.splitlines()) == 1
+
+
+def test_none_stays_a_word_where_it_is_the_default() -> None:
+    assert coerce("report_to", "none", str | list[str] | None, "none") == "none"
+
+
+def test_command_line_wins_over_file(tmp_path: Path) -> None:
+    argv = [*options_in(tmp_path, "learning_rate: 1e-4\nseed: 3"), "--learning-rate=2e-4", "--bf16_full_eval"]
+    found = parse([*argv, "--device", "cpu"]).training
+    assert (found.learning_rate, found.seed, found.bf16_full_eval, found.use_cpu) == (2e-4, 3, True, True)
+
+
+def test_a_mask_may_be_text_or_one_per_layer(tmp_path: Path) -> None:
+    assert parse(options_in(tmp_path, "mask: causal & window(3)")).model.mask == "causal & window(3)"
+    assert parse(options_in(tmp_path, "mask: [causal, full]")).model.mask == ["causal", "full"]
+    assert parse(["--mask", '["causal", "full"]']).model.mask == ["causal", "full"]
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_a_classic_name_means_an_existing_field(alias: str, tmp_path: Path) -> None:
+    fields = {field.name for group in GROUPS for field in dataclasses.fields(group)}
+    assert ALIASES[alias] in fields - set(ALIASES)
+    value = {"device": "cpu", "resume": "false"}.get(alias, "1")
+    assert parse([f"--{alias}", value]) is not None
+    assert parse(options_in(tmp_path, f"{alias}: {value}")) is not None
+
+
+def test_resume_reaches_the_trainer_as_given() -> None:
+    assert parse(["--resume"]).training.resume_from_checkpoint == "true"
+    assert parse(["--resume", "out/checkpoint-3"]).training.resume_from_checkpoint == "out/checkpoint-3"
+    assert parse([]).training.resume_from_checkpoint is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--learnign_rate", "1"],
+            "learnign_rate: unknown option on the command line; did you mean learning_rate",
+        ),
+        (["--bach_size", "1"], "did you mean batch_size"),
+        (["--qqqqqq", "1"], "--help lists them all"),
+        (["--lr", "1", "--learning_rate", "1"], "given twice on the command line"),
+        (["nano.yaml"], "expected an option such as"),
+        (["--config", "a", "--config", "b"], "--config: given twice"),
+        (["--config", "no/such.yaml"], "cannot read no/such.yaml: No such file"),
+        (["--device", "abacus"], "expected one of cpu, auto, cuda, got 'abacus'"),
+        (["--max_steps", "few"], "max_steps: expected a whole number"),
+        (["--warmup_steps", "-1"], "warmup_steps"),
+        (["--validation_share", "2"], "validation_share"),
+        (["--sample_count", "-1"], "sample_count: expected at least 0, got -1"),
+        (["--init_from", "x", "--n_layer", "3"], "n_layer: got 3 together with init_from='x'"),
+        (["--init_revision", "x"], "without init_from"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_in_one_line(argv: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(argv)
+    assert message in str(error.value)
+    assert len(str(error.value)) <= 300
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_name_of_older_versions_is_told_where_it_went(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}: unknown option") as error:
+        parse([f"--{name}", "1"])
+    assert MOVED[name] in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learnign_rate: 1", r"unknown option in .*run\.yaml; did you mean learning_rate"),
+        ("seed: 1\nseed: 2", r"seed: given twice in .*run\.yaml"),
+        ("batch_size: 1\nper_device_train_batch_size: 2", r"given twice in .*, as batch_size and per_device"),
+        ("- seed", "expected lines of `field: value`, got list"),
+        ("just words", "expected lines of `field: value`, got str"),
+        ("a: [1", "line 1: not valid YAML"),
+        ("a: !!python/object/apply:os.getcwd []", "unknown option"),
+    ],
+    ids=["unknown", "twice", "alias twice", "list", "text", "broken", "python tag"],
+)
+def test_a_mistake_in_a_file_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse(options_in(tmp_path, text))
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        parse(["--config", str(tmp_path / "x.yaml")])
+
+
+def test_an_empty_file_leaves_every_default(tmp_path: Path) -> None:
+    assert parse(options_in(tmp_path, "")).model == ModelArguments()
+
+
+def test_epochs_that_max_steps_would_silence_are_refused(tmp_path: Path) -> None:
+    file = options_in(tmp_path, "max_steps: 10\nnum_train_epochs: 1")
+    with pytest.raises(UsageError, match=r"num_train_epochs: no effect beside max_steps 10 in .*add --max_steps -1"):
+        parse([*file, "--max_epochs", "3"])
+    assert parse([*file, "--max_epochs", "3", "--max_steps", "-1"]).training.num_train_epochs == 3
+    assert parse(file).training.max_steps == 10
+
+
+def test_a_token_is_no_option() -> None:
+    # it would be stored in clear in training_args.bin
+    with pytest.raises(UsageError, match="hf auth login"):
+        parse(["--hub_token", "hf_secret"])
+
+
+def test_help_names_every_option_and_leaves_with_success(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        parse(["--config", "x", "--help"])
+    shown = capsys.readouterr().out
+    assert leaving.value.code == 0
+    for group in (ModelArguments, RunArguments, TrainingArguments):
+        for field in dataclasses.fields(group):
+            assert field.name in shown or field.name in ("hub_token", "local_rank")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_configuration_is_understood(config: Path) -> None:
+    arguments = parse(["--config", str(config)])
+    texts = arguments.model.mask if isinstance(arguments.model.mask, list) else [arguments.model.mask]
+    assert [str(Mask.parse(text)) for text in texts] == texts
+    assert arguments.folder == Path("outputs") / config.stem
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_key_of_a_shipped_configuration_has_a_comment_above(config: Path) -> None:
+    lines = config.read_text(encoding="utf-8").splitlines()
+    keys = [i for i, line in enumerate(lines) if line and not line.startswith("#")]
+    assert len(keys) == len(yaml.safe_load(config.read_text(encoding="utf-8")))
+    assert [lines[i] for i in keys if not lines[i - 1].startswith("# ")] == []
+
+
+def test_the_four_configurations_are_there() -> None:
+    assert [path.stem for path in CONFIGS] == ["distilgpt2", "nano", "sliding_window", "tiny"]

@@ -1,0 +1,102 @@
+"""What a user of the command lines sees: one line for a mistake, statuses, versions, the sanity report."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import arbprob_hf
+from arbprob_hf import sanity
+from arbprob_hf.cli import app
+from arbprob_hf.training.checkpoints import CheckpointError
+from arbprob_hf.training.failing import told_in_one_line
+from arbprob_hf.training.flags import UsageError
+from arbprob_hf.training.trainer import NonFiniteError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_misspelt_option_ends_the_script_with_one_line_and_status_two() -> None:
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "train_hf.py"), "--learnign_rate", "1"], capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr == (
+        "train_hf.py: error: learnign_rate: unknown option on the command line; did you mean learning_rate?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UsageError("a: b"), 2, "script: error: a: b\n"),
+        (ValueError("one\ntwo"), 1, "script: error: one two\n"),
+        (OSError(28, "No space left"), 1, "script: error: [Errno 28] No space left\n"),
+        (NonFiniteError("step 3"), 1, "script: error: step 3\n"),
+        (CheckpointError("full"), 1, "script: error: full\n"),
+        (TypeError(), 1, "script: error: TypeError\n"),
+    ],
+    ids=["usage", "value", "system", "loss", "checkpoint", "silent"],
+)
+def test_what_users_can_cause_is_one_line(
+    error: Exception, status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as leaving, told_in_one_line("script"):
+        raise error
+    assert (leaving.value.code, capsys.readouterr().err) == (status, line)
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving, told_in_one_line("script"):
+        raise KeyboardInterrupt
+    assert leaving.value.code == 130
+    assert capsys.readouterr().err.startswith("script: interrupted; ")
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
+def test_traceback_is_shown_on_request(error: BaseException) -> None:
+    with pytest.raises(type(error)), told_in_one_line("script", traceback=True):
+        raise error
+
+
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(KeyError), told_in_one_line("script"):
+        raise KeyError("ours")
+
+
+def test_the_version_is_the_packages() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"arbprob-hf {arbprob_hf.__version__}\n"
+
+
+def test_help_lists_the_commands() -> None:
+    shown = CliRunner().invoke(app, ["--help"])
+    assert shown.exit_code == 0
+    assert "sanity" in shown.stdout
+
+
+def test_a_failed_check_fails_the_command_and_the_others_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> tuple[bool, str]:
+        raise RuntimeError("no\nluck")
+
+    checks = {"first": broken, "second": lambda: (False, "0.5"), "third": lambda: (True, "1.0")}
+    monkeypatch.setattr(sanity, "CHECKS", checks)
+    ran = CliRunner().invoke(app, ["sanity"])
+    assert ran.exit_code == 1
+    assert ran.stdout == "FAIL  first: RuntimeError: no luck\nFAIL  second: 0.5\nok    third: 1.0\n"
+    assert "2 of 3 checks failed" in ran.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in sanity.CHECKS if name.startswith(("M0", "M1"))])
+def test_a_sanity_check_holds_here(name: str) -> None:
+    passed, figure = sanity.CHECKS[name]()
+    assert passed, figure
+
+
+@pytest.mark.slow
+def test_sanity_reports_every_check_and_succeeds() -> None:
+    ran = subprocess.run([sys.executable, "-m", "arbprob_hf", "sanity"], capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == 0, ran.stdout
+    assert [line[:8] for line in ran.stdout.splitlines()] == ["ok    M0"] * 3 + ["ok    M1"] * 2 + ["ok    M2"]

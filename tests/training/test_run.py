@@ -1,0 +1,256 @@
+"""A whole run, small: what it leaves, and that an interruption leaves the same."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from arbprob_hf import ArbProbForCausalLM
+from arbprob_hf.publishing import template
+from arbprob_hf.training.arguments import parse
+from arbprob_hf.training.logbook import COLUMNS, read_log
+from arbprob_hf.training.run import Outcome, train
+
+ROOT = Path(__file__).parents[2]
+PROSE = "a mask says which key a query may see and no other so that nothing leaks from what comes later"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of forty documents of regular prose."""
+    folder = tmp_path_factory.mktemp("text")
+    words = PROSE.split()
+    for number in range(40):
+        turned = words[number % 7 :] + words[: number % 7]
+        (folder / f"{number:02}.txt").write_text(" ".join(turned * 6), encoding="utf-8")
+    return folder
+
+
+def options(text: Path, output: Path, **changes: object) -> list[str]:
+    """Command line of a run of 12 steps: a line every 2, an evaluation every 4, a checkpoint every 6."""
+    fields = {
+        "source": text,
+        "output_dir": output,
+        "mask": "causal & window(8)",
+        "n_embd": 16,
+        "n_positions": 32,
+        "validation_share": 0.2,
+        "max_steps": 12,
+        "batch_size": 4,
+        "learning_rate": "3e-2",
+        "logging_steps": 2,
+        "eval_steps": 4,
+        "save_steps": 6,
+        "sample_count": 2,
+        "sample_tokens": 8,
+        "use_cpu": "true",
+        "disable_tqdm": "true",
+        **changes,
+    }
+    return [f"--{name}={value}" for name, value in fields.items()]
+
+
+def run(text: Path, output: Path, **changes: object) -> Outcome:
+    return train(*parse(options(text, output, **changes)))
+
+
+@pytest.fixture(scope="module")
+def done(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A finished run; nobody changes its folder."""
+    return run(text, tmp_path_factory.mktemp("runs") / "done")
+
+
+def comparable(folder: Path) -> list[dict[str, float | None]]:
+    """The log without the one column that depends on the clock."""
+    return [{**row, "tokens_per_second": None} for row in read_log(folder / "logs" / "training_log.csv")]
+
+
+def test_the_folder_holds_everything_promised(done: Outcome) -> None:
+    names = {path.relative_to(done.folder).as_posix() for path in done.folder.rglob("*")}
+    assert names >= {
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "modeling_arbprob.py",
+        "configuration_arbprob.py",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+        "checkpoint-6",
+        "checkpoint-12",
+        "logs/training_log.csv",
+        "logs/training_curves.png",
+        "logs/samples.txt",
+    }
+    assert [name for name in names if name.endswith(".tmp")] == []
+
+
+def test_the_loss_falls(done: Outcome) -> None:
+    losses = [row["loss"] for row in read_log(done.folder / "logs" / "training_log.csv") if row["loss"]]
+    assert losses[0] > 10
+    assert losses[-1] < 8
+
+
+def test_the_log_has_a_line_per_log_step_and_evaluation(done: Outcome) -> None:
+    log = read_log(done.folder / "logs" / "training_log.csv")
+    assert [row["step"] for row in log if row["loss"] is not None] == [1, 2, 4, 6, 8, 10, 12]
+    assert [row["step"] for row in log if row["eval_loss"] is not None] == [4, 8, 12]
+    trained, evaluated = log[-2], log[-1]
+    assert [name for name in COLUMNS if trained[name] is None] == ["eval_loss", "perplexity", "bits_per_byte"]
+    assert evaluated["tokens_seen"] == 12 * 4 * 32
+
+
+def test_the_outcome_is_the_last_evaluation(done: Outcome) -> None:
+    last = read_log(done.folder / "logs" / "training_log.csv")[-1]
+    assert (done.steps, done.eval_loss, done.perplexity) == (12, last["eval_loss"], last["perplexity"])
+    assert f"perplexity {done.perplexity:.1f}" in str(done)
+
+
+def test_the_saved_model_is_the_trained_one_under_its_mask(done: Outcome) -> None:
+    model = ArbProbForCausalLM.from_pretrained(done.folder)
+    assert model.config.mask == "causal & window(8)"
+    last = load_file(done.folder / "checkpoint-12" / "model.safetensors")
+    saved = load_file(done.folder / "model.safetensors")
+    assert saved.keys() == last.keys()
+    assert all(saved[name].equal(last[name]) for name in last)
+
+
+def test_samples_are_written_and_returned(done: Outcome) -> None:
+    written = (done.folder / "logs" / "samples.txt").read_text(encoding="utf-8")
+    assert len(done.samples) == 2
+    assert all(sample in written and sample.startswith("The") for sample in done.samples)
+
+
+def test_an_interrupted_run_leaves_the_same_log_model_and_samples(text: Path, done: Outcome, tmp_path: Path) -> None:
+    # killed after step 12 was logged and before it was saved, in the middle of a line
+    shutil.copytree(done.folder, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoint-12")
+    (tmp_path / "again" / "README.md").unlink()
+    with (tmp_path / "again" / "logs" / "training_log.csv").open("a") as log:
+        log.write("13,0.5,3.1")
+    again = run(text, tmp_path / "again", resume="true")
+    assert comparable(again.folder) == comparable(done.folder)
+    assert (again.samples, again.eval_loss) == (done.samples, done.eval_loss)
+    first, second = (load_file(folder / "model.safetensors") for folder in (done.folder, again.folder))
+    assert all(first[name].equal(second[name]) for name in first)
+    assert (again.folder / "README.md").exists()
+
+
+def test_a_folder_with_another_run_is_refused_before_anything_is_loaded(text: Path, done: Outcome) -> None:
+    with pytest.raises(ValueError, match=r"already holds a run .*--resume_from_checkpoint true"):
+        run(text, done.folder, tokenizer="/no/such/tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_size": 64}, "block_size: expected at most the model's 32 positions, got 64"),
+        ({"sample_tokens": 100}, r"sample_tokens: 100 after a prompt of 2 tokens .* expected at most 30"),
+        ({"mask": "windo(3)"}, "windo"),
+        ({"preset": "huge"}, "preset: expected one of nano"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    text: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(text, tmp_path / "refused", **changes)
+    assert not (tmp_path / "refused" / "logs").exists()
+
+
+def test_a_run_may_go_on_from_weights_of_another(text: Path, done: Outcome, tmp_path: Path) -> None:
+    argv = options(text, tmp_path / "tuned", init_from=done.folder, max_steps=1, mask="causal", dropout=0.25)
+    kept = [word for word in argv if not word.startswith(("--n_embd", "--n_positions"))]
+    tuned = train(*parse(kept))
+    config = ArbProbForCausalLM.from_pretrained(tuned.folder).config
+    assert (config.mask, config.n_embd, config.resid_pdrop) == ("causal", 16, 0.25)
+    first = read_log(tuned.folder / "logs" / "training_log.csv")[0]["loss"]
+    assert first is not None
+    assert first < 9
+    # a folder of this machine is no base model that others could find
+    assert ModelCard.load(tuned.folder / "README.md").data.base_model is None
+
+
+def test_weights_that_know_fewer_tokens_than_the_tokenizer_are_refused(text: Path, tmp_path: Path) -> None:
+    from arbprob_hf import ArbProbConfig
+
+    config = ArbProbConfig.preset("nano", vocab_size=300, bos_token_id=0, eos_token_id=0)
+    ArbProbForCausalLM(config).save_pretrained(tmp_path / "small")
+    argv = [f"--init_from={tmp_path / 'small'}", f"--source={text}", f"--output_dir={tmp_path / 'out'}"]
+    with pytest.raises(ValueError, match="knows 300 tokens, the tokenizer has 50257"):
+        train(*parse(argv))
+
+
+def test_the_card_is_valid_and_complete(done: Outcome) -> None:
+    card = ModelCard.load(done.folder / "README.md")
+    assert card.data.license == "mit"
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-generation")
+    # text of one's own is no data set of the Hub
+    assert card.data.datasets is None
+    metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert metrics["loss"] == pytest.approx(done.eval_loss, abs=1e-6)
+    assert metrics["perplexity"] == pytest.approx(done.perplexity, abs=1e-6)
+    assert "model-index" in yaml.safe_load(card.content.split("---")[1])
+    for said in ("causal & window(8)", "trust_remote_code=True", "revision", "logs/training_curves.png"):
+        assert said in card.text
+    for unsaid in ("More Information Needed", "{{", "{%", "None", str(done.folder.parent)):
+        assert unsaid not in card.content
+
+
+def test_the_cards_code_runs_without_the_package(done: Outcome, tmp_path: Path) -> None:
+    code = ModelCard.load(done.folder / "README.md").text.split("```python\n")[1].split("```")[0]
+    blocked = "import sys; sys.modules['arbprob_hf'] = None\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", blocked + code],
+        cwd=done.folder,
+        env={"PATH": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("The")
+
+
+def test_the_packaged_card_template_is_the_one_at_the_top() -> None:
+    assert template() == (ROOT / "model_card.md").read_text(encoding="utf-8")
+
+
+def test_tensorboard_gets_the_losses_on_request(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    run(text, tmp_path / "run", report_to="tensorboard", max_steps=2, eval_steps=2)
+    events = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert {"train/loss", "eval/loss"} <= set(events.Tags()["scalars"])
+
+
+def test_without_evaluations_and_samples_the_card_says_so(text: Path, tmp_path: Path) -> None:
+    bare = run(text, tmp_path / "bare", max_steps=1, eval_strategy="no", sample_count=0)
+    assert (bare.eval_loss, bare.samples) == (None, ())
+    assert str(bare).startswith("1 steps; ")
+    card = ModelCard.load(tmp_path / "bare" / "README.md")
+    assert "this run made no evaluation" in card.text
+    assert "samples.txt" not in card.text
+    assert card.data.eval_results is None
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(text: Path, done: Outcome, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(ROOT / "train_hf.py")]
+    argv += options(text, tmp_path / "two", batch_size=2)
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    one, two = (
+        [[-1 if value is None else value for value in row.values()] for row in comparable(folder)]
+        for folder in (done.folder, tmp_path / "two")
+    )
+    assert len(one) == len(two)
+    for single, double in zip(one, two, strict=True):
+        assert double == pytest.approx(single, rel=1e-5)
+    # only the main process talks
+    assert ran.stdout.count("12 steps, validation loss") == 1
