@@ -35,12 +35,8 @@ class DataArguments:
     block_size: int | None = field(
         default=None, metadata={"help": "Tokens a block; none: the n_positions of the model."}
     )
-    num_train_samples: int | None = field(
-        default=None, metadata={"help": "Training blocks to keep; none: all."}
-    )
-    num_val_samples: int | None = field(
-        default=None, metadata={"help": "Validation blocks to keep; none: all."}
-    )
+    num_train_samples: int | None = field(default=None, metadata={"help": "Training blocks to keep; none: all."})
+    num_val_samples: int | None = field(default=None, metadata={"help": "Validation blocks to keep; none: all."})
 
     def __post_init__(self) -> None:
         for name in ("source", "text_column", "train_split", "tokenizer"):

@@ -36,9 +36,7 @@ class Blocks:
     source: str
 
 
-def load_blocks(
-    arguments: DataArguments, tokenizer: PreTrainedTokenizerFast, *, block_size: int, seed: int
-) -> Blocks:
+def load_blocks(arguments: DataArguments, tokenizer: PreTrainedTokenizerFast, *, block_size: int, seed: int) -> Blocks:
     """Blocks of exactly `block_size` tokens of the text that `arguments` name.
 
     The same for the same text, arguments and seed. The seed chooses which training documents are used when
@@ -54,9 +52,7 @@ def load_blocks(
     if arguments.num_train_samples is not None:
         train_texts = train_texts.shuffle(seed=seed, keep_in_memory=True)
     train = _packed(train_texts, tokenizer, block_size, "num_train_samples", arguments.num_train_samples)
-    validation = _packed(
-        texts.validation, tokenizer, block_size, "num_val_samples", arguments.num_val_samples
-    )
+    validation = _packed(texts.validation, tokenizer, block_size, "num_val_samples", arguments.num_val_samples)
     logger.info(
         "text: %s; %s training and %s validation blocks of %s tokens",
         texts.source,
@@ -75,10 +71,11 @@ def _packed(
     blocks = pack(documents, block_size=block_size, separator=tokenizer.eos_token_id, limit=limit)
     found = len(blocks.input_ids)
     if not found:
-        part = "training" if name == "num_train_samples" else "validation"
+        training = name == "num_train_samples"
+        part, more = ("training", "more text") if training else ("validation", "a larger validation_share")
         raise ValueError(
             f"the {part} text has {len(documents.lengths)} document(s) of {len(documents.tokens)} tokens "
-            f"together, less than one block of {block_size}; give more text or a smaller block_size"
+            f"together, less than one block of {block_size}; give {more} or a smaller block_size"
         )
     if limit is not None and found < limit:
         logger.warning("%s is %s, but the text gives %s blocks; all are used", name, limit, found)
@@ -135,7 +132,5 @@ def _flat(rows: Dataset, token_type: npt.DTypeLike) -> TokenDocuments:
 
 def _dataset(blocks: PackedBlocks) -> Dataset:
     columns = {"input_ids": blocks.input_ids, "document_ids": blocks.document_ids}
-    features = Features(
-        {name: List(Value(str(rows.dtype)), length=rows.shape[1]) for name, rows in columns.items()}
-    )
+    features = Features({name: List(Value(str(rows.dtype)), length=rows.shape[1]) for name, rows in columns.items()})
     return Dataset.from_dict(columns, features=features).with_format("numpy")

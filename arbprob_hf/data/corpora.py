@@ -70,8 +70,7 @@ class LocalFiles:
     def split(self, name: str) -> Dataset:
         if name not in self._splits:
             raise ValueError(
-                f"split {brief(name, 40)} is not in source {self._where}, whose file names tell "
-                f"{sorted(self._splits)}"
+                f"split {brief(name, 40)} is not in source {self._where}, whose file names tell {sorted(self._splits)}"
             )
         return read_files(self._splits[name], self._column)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset, Value
 
-from arbprob_hf.data.errors import brief
+from arbprob_hf.data.errors import brief, reason
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
         )
     if getattr(rows.features[column], "dtype", None) not in TEXT_TYPES:
         raise TypeError(
-            f"text_column {brief(column, 40)} of source {where} must hold text, got "
-            f"{brief(rows.features[column])}"
+            f"text_column {brief(column, 40)} of source {where} must hold text, got {brief(rows.features[column])}"
         )
+    _refuse_broken_text(rows, column, where)
     rows = rows.select_columns([column])
     if column != "text":
         rows = rows.rename_column(column, "text")
@@ -44,6 +44,16 @@ def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
         logger.warning("source %s: %s rows have no text (null) and are left out", where, missing)
     # files that are read together must agree on one type
     return rows.cast_column("text", Value("string"))
+
+
+def _refuse_broken_text(rows: Dataset, column: str, where: str) -> None:
+    # readers of JSON pass undecodable bytes on, which would fail much later
+    try:
+        rows.data.column(column).validate(full=True)
+    except ValueError as error:
+        raise ValueError(
+            f"text_column {brief(column, 40)} of source {where} is not UTF-8 text: {reason(error, 80)}"
+        ) from error
 
 
 def cut_at_separators(documents: Dataset) -> Dataset:
@@ -73,13 +83,12 @@ def hold_out(documents: Dataset, share: float) -> tuple[Dataset, Dataset]:
         documents = documents.map(_passage_batch, batched=True, batch_size=16, desc="cutting into passages")
         digests = _digests(documents)
         different = np.unique(digests[digests > 0])
-        logger.info(
-            "the source is one document: cut into %s passages, of which some are held out", len(different)
-        )
+        if len(different) > 1:
+            logger.info("the source is one document, cut into %s passages to hold some out", len(different))
     if len(different) < 2:
         raise ValueError(
-            f"the source holds {len(different)} document(s) of less than two passages, so none can be held "
-            "out; add text, put <|endoftext|> between documents, or name a validation_split"
+            f"the source holds {len(different) or 'no'} document with text, not enough to hold one out; add "
+            "text, put <|endoftext|> between documents, or name a validation_split"
         )
     count = min(max(1, round(share * len(different))), len(different) - 1)
     held = digests <= different[count - 1]

@@ -50,10 +50,10 @@ def local_splits(source: Path) -> dict[str, list[Path]]:
         return {"train": [source / path for path in paths]}
     splits: dict[str, list[Path]] = {}
     for path, split in named.items():
-        if split is None:
-            logger.warning("source: %s is left out, its name tells no split", path)
-        else:
-            splits.setdefault(split, []).append(source / path)
+        splits.setdefault(split or "", []).append(source / path)
+    nameless = splits.pop("", [])
+    if nameless:
+        logger.warning("source: %s are left out, no split in their names", _where(nameless))
     return splits
 
 

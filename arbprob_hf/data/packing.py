@@ -39,9 +39,7 @@ class PackedBlocks:
         return self.n_bytes / (rows * (block_size - 1))
 
 
-def pack(
-    documents: TokenDocuments, *, block_size: int, separator: int, limit: int | None = None
-) -> PackedBlocks:
+def pack(documents: TokenDocuments, *, block_size: int, separator: int, limit: int | None = None) -> PackedBlocks:
     """Blocks of `block_size` tokens, at most `limit` of them; none when the text is shorter than one.
 
     The text bytes of a document that the last block cuts are counted in proportion to its tokens.

