@@ -22,7 +22,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_arbprob import BACKENDS, AttentionMask, prepare_mask
 from .checking_arbprob import check_bias, check_inputs, check_positions
-from .configuration_arbprob import ArbProbConfig
+from .configuration_arbprob import ArbProbConfig, check_mask
 from .generating_arbprob import ArbProbGenerationMixin
 from .losses_arbprob import causal_loss
 from .masking_arbprob import Mask
@@ -40,7 +40,7 @@ class ArbProbAttention(nn.Module):
         if config.scale_attn_by_inverse_layer_idx:
             self.scaling /= layer_idx + 1
         self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
-        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+        self.c_proj = _residual(Conv1D(config.n_embd, config.n_embd), config)
         self.attn_dropout = nn.Dropout(config.attn_pdrop)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
@@ -67,7 +67,7 @@ class ArbProbMLP(nn.Module):
         # transformers spells this function out in eight kernels; torch has it as one
         fused = "gelu_pytorch_tanh" if config.activation_function == "gelu_new" else config.activation_function
         self.c_fc = Conv1D(inner, config.n_embd)
-        self.c_proj = Conv1D(config.n_embd, inner)
+        self.c_proj = _residual(Conv1D(config.n_embd, inner), config)
         self.act = ACT2FN[fused]
         self.dropout = nn.Dropout(config.resid_pdrop)
 
@@ -108,6 +108,8 @@ class ArbProbPreTrainedModel(PreTrainedModel):
     # a backend that transformers offers but that may drop the mask is refused
     _supports_attention_backend = False
     _supports_context_parallel = False
+    # `set_attn_implementation` works; transformers would guess from the source that it does not
+    _can_set_attn_implementation_cached_value = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": ArbProbBlock,
@@ -121,11 +123,15 @@ class ArbProbPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, Conv1D):
-            init.normal_(module.weight, mean=0.0, std=std)
+            init.normal_(module.weight, mean=0.0, std=std * getattr(module, "initial_scale", 1.0))
             init.zeros_(module.bias)
-        if isinstance(module, ArbProbAttention | ArbProbMLP):
-            # each block adds to the residual stream twice (Radford et al. 2019, section 2.3)
-            init.normal_(module.c_proj.weight, mean=0.0, std=std / math.sqrt(2 * self.config.n_layer))
+
+
+def _residual(projection: Conv1D, config: ArbProbConfig) -> Conv1D:
+    # each block adds to the residual stream twice (Radford et al. 2019, section 2.3); told to the projection itself, since
+    # transformers calls `_init_weights` of code outside its own package only on modules that own parameters
+    projection.initial_scale = 1 / math.sqrt(2 * config.n_layer)  # type: ignore[assignment]
+    return projection
 
 
 class ArbProbModel(ArbProbPreTrainedModel):
@@ -139,7 +145,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
         self.h = nn.ModuleList(ArbProbBlock(config, layer_idx) for layer_idx in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.gradient_checkpointing = False
-        self._parsed: tuple[str | list[str], dict[str, Mask]] = ("", {})
+        self._parsed: tuple[str | list[str], dict[str, Mask]] = ([], {})
         self._default_masks()  # a mask that cannot be read is refused here, not at the first batch
         self.post_init()
 
@@ -208,11 +214,13 @@ class ArbProbModel(ArbProbPreTrainedModel):
         )
 
     def _default_masks(self) -> dict[str, Mask]:
-        # parsed once; a text assigned to the config later is parsed at its first use
+        # parsed once; a text assigned to the config later is checked and parsed at its first use
         text = self.config.mask
         if self._parsed[0] != text:
-            texts = [text] if isinstance(text, str) else text
-            self._parsed = (text, {one: Mask.parse(one) for one in texts})
+            check_mask(self.config)
+            texts = [text] if isinstance(text, str) else list(text)
+            # a copy: an entry of the config's own list may be replaced in place
+            self._parsed = (text if isinstance(text, str) else texts, {one: Mask.parse(one) for one in texts})
         return self._parsed[1]
 
     def _sizes(self, embeds: Tensor, past_key_values: Cache | None) -> Sizes:

@@ -1,0 +1,65 @@
+"""Fresh weights are distributed as GPT-2's, and the same seed gives the same ones."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel, set_seed
+
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+
+SIZES: dict[str, Any] = dict(n_embd=96, vocab_size=500, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+
+
+def test_initial_weights_spread_as_gpt2s() -> None:
+    ours = ArbProbForCausalLM(ArbProbConfig(**SIZES)).state_dict()
+    theirs = GPT2LMHeadModel(GPT2Config(**SIZES)).state_dict()
+    assert ours.keys() == theirs.keys()
+    spreads = {name: float(weight.std()) for name, weight in theirs.items()}
+    assert {name: float(ours[name].std()) for name in spreads} == pytest.approx(spreads, rel=0.1)
+
+
+@pytest.mark.parametrize("projection", ["attn", "mlp"])
+def test_residual_projections_start_smaller_by_the_root_of_their_number(projection: str) -> None:
+    model = ArbProbForCausalLM(ArbProbConfig(**SIZES))
+    for block in model.transformer.h:
+        spread = float(getattr(block, projection).c_proj.weight.detach().std())
+        assert spread == pytest.approx(0.02 / (2 * SIZES["n_layer"]) ** 0.5, rel=0.05)
+
+
+def test_biases_start_at_zero_and_gains_at_one() -> None:
+    weights = ArbProbForCausalLM(ArbProbConfig(**SIZES)).state_dict()
+    gains = [name for name in weights if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight"))]
+    biases = [name for name in weights if name.endswith(".bias")]
+    assert (len(gains), len(biases)) == (5, 13)
+    assert all(bool((weights[name] == 1).all()) for name in gains)
+    assert all(bool((weights[name] == 0).all()) for name in biases)
+
+
+def test_initializer_range_is_the_standard_deviation() -> None:
+    model = ArbProbForCausalLM(ArbProbConfig(**SIZES, initializer_range=0.3))
+    assert float(model.transformer.wte.weight.detach().std()) == pytest.approx(0.3, rel=0.02)
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    weights = []
+    for _ in range(2):
+        set_seed(7)
+        weights.append(ArbProbForCausalLM(ArbProbConfig(**SIZES)).state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_only_what_a_checkpoint_lacks_is_drawn(tmp_path: Path) -> None:
+    model = ArbProbForCausalLM(ArbProbConfig(**SIZES))
+    model.save_pretrained(tmp_path)
+    kept = load_file(tmp_path / "model.safetensors")
+    lacking = "transformer.h.1.mlp.c_proj.weight"
+    del kept[lacking]
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded, info = ArbProbForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {lacking}
+    weights = loaded.state_dict()
+    assert all(torch.equal(weights[name], kept[name]) for name in kept)
+    assert float(weights[lacking].std()) == pytest.approx(0.01, rel=0.05)
