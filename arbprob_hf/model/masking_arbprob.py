@@ -16,6 +16,8 @@ from torch import Tensor
 # hostile text is refused before it reaches the parser
 MAX_TEXT = 2_000
 MAX_DEPTH = 50
+# deeper trees would exhaust the stack where they are printed and evaluated
+MAX_OPERATORS = 100
 MAX_INTEGER = 2**31 - 1
 
 
@@ -354,8 +356,16 @@ def _refuse_hostile(text: str) -> None:
         depth += (sign == "(") - (sign == ")")
         if depth > MAX_DEPTH:
             raise ValueError(f"mask: expected at most {MAX_DEPTH} nested brackets in {_quote(text)}")
-    if text.count("~") > MAX_DEPTH * 2 or re.search(r"\d{11}", text):
-        raise ValueError(f"mask: too many ~ or too large an integer in {_quote(text)}; integers go up to {MAX_INTEGER}")
+    # the parser warns of stray escapes and of letters after a digit: they are refused before it
+    odd = re.search(r"[^\w\s&|~(),=]|\b\d+[A-Za-z]\w*", text)
+    if odd:
+        raise ValueError(
+            f"mask: unexpected {odd.group()!r:.40} in {_quote(text)}; only patterns, integers and & | ~ ( ) are read"
+        )
+    if len(re.findall(r"[&|~]", text)) > MAX_OPERATORS:
+        raise ValueError(f"mask: expected at most {MAX_OPERATORS} operators & | ~ in {_quote(text)}")
+    if re.search(r"\d{11}", text):
+        raise ValueError(f"mask: too large an integer in {_quote(text)}; integers go up to {MAX_INTEGER}")
 
 
 def _build(node: ast.expr, text: str) -> Mask:
@@ -400,4 +410,6 @@ def _leaf(name: str, positional: list[int | Mask], named: dict[str, int | Mask],
 
 
 def _quote(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    # cut after quoting: an escaped character takes up to ten
+    quoted = repr(text)
+    return quoted if len(quoted) <= 62 else f"{quoted[:58]}...{quoted[-1]}"
