@@ -145,7 +145,7 @@ class Documents(TensorMask):
 @registered("padding")
 @dataclass(frozen=True, eq=False, repr=False)
 class Padding(TensorMask):
-    """Query q sees key k when keep[k]: padded tokens are seen by nobody.
+    """Query q sees key k when keep[k]: padded tokens are seen by nobody. transformers' 2-D mask (Wolf et al. 2020).
 
     `keep`: bool or 0-1, (T,) or (B, T), 1 for a real token. Drawn for keep 0 0 1 1 1 1 (left padding):
 
