@@ -161,7 +161,7 @@ def _check(config: ArbProbConfig) -> None:
         raise ValueError(
             f"activation_function: expected one of {', '.join(_ACTIVATIONS)}, got {config.activation_function!r:.60}"
         )
-    _check_mask(config)
+    check_mask(config)
 
 
 def _check_integer(name: str, value: Any, low: int, high: int) -> None:
@@ -178,7 +178,8 @@ def _check_number(name: str, value: Any, expected: str, is_legal: Any) -> None:
         raise ValueError(f"{name}: expected {expected}, got {value!r:.60}")
 
 
-def _check_mask(config: ArbProbConfig) -> None:
+def check_mask(config: ArbProbConfig) -> None:
+    """Raise unless `mask` is one text or one per layer; the texts themselves are read by `Mask.parse`."""
     texts = [config.mask] if isinstance(config.mask, str) else config.mask
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise TypeError(
