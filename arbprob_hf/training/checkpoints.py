@@ -56,7 +56,7 @@ def seal(staged: Path, output_dir: Path) -> Path:
 
 
 def verify(checkpoint: Path) -> str | None:
-    """Compare every file of `checkpoint` with its manifest; None when all is well, else one line saying what is wrong."""
+    """Compare every file of `checkpoint` with its manifest: None when all is well, else what is wrong."""
     try:
         listed = _read_manifest(checkpoint)
         if not isinstance(listed, dict):

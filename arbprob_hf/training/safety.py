@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import signal
 import socket
@@ -19,15 +20,16 @@ from .checkpoints import PRIVATE_NAME, numbered, sweep
 _RUN_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "training_args.bin",
               "logs/training_log.csv")
 
-_held: set[Path] = set()
+# folder -> descriptor of its lock, for every folder that this process holds
+_held: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
 def hold_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> Iterator[None]:
     """Hold the output folder `path` for this process while the block runs.
 
-    The folder is made if need be. The lock is the operating system's (POSIX record lock): it ends with the process,
-    however that ends, and is not inherited by data loader workers. What a killed run left half-done is removed.
+    The folder is made if need be. The lock is the operating system's (`flock`): it ends with the process, however
+    that ends, and data loader workers do not inherit it. What a killed run left half-done is removed.
     Within one process the block may be nested; with `is_main=False` (the other processes of a run) it does nothing.
 
     Raises ValueError when another process holds the folder, or when it holds another run and `resume` is False.
@@ -36,16 +38,14 @@ def hold_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> 
     if not is_main or folder in _held:
         yield
         return
-    descriptor = _lock(folder)
-    _held.add(folder)
+    _held[folder] = _lock(folder)
     try:
         sweep(folder)
         if not resume:
             _refuse_another_run(folder)
         yield
     finally:
-        _held.discard(folder)
-        _unlock(folder, descriptor)
+        _unlock(folder, _held.pop(folder))
 
 
 def _refuse_another_run(folder: Path) -> None:
@@ -57,7 +57,19 @@ def _refuse_another_run(folder: Path) -> None:
         )
 
 
+@functools.cache
+def _close_locks_in_forks() -> None:
+    # a worker that outlives its killed parent would otherwise keep the folder locked for seconds
+    os.register_at_fork(after_in_child=_close_locks)
+
+
+def _close_locks() -> None:
+    while _held:
+        os.close(_held.popitem()[1])
+
+
 def _lock(folder: Path) -> int:
+    _close_locks_in_forks()
     lock = folder / PRIVATE_NAME / "lock"
     while True:
         try:
@@ -68,8 +80,8 @@ def _lock(folder: Path) -> int:
         except (FileExistsError, NotADirectoryError):
             raise ValueError(f"output_dir must be a folder, got {folder}: a file is in the way") from None
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             owner = os.read(descriptor, 200).decode("utf-8", "replace")
             os.close(descriptor)
             raise ValueError(

@@ -81,7 +81,7 @@ class ArbProbTrainer(Trainer):
         and CheckpointError with the last good checkpoint intact, and SystemExit after a signal.
         """
         choice = resume_choice(resume_from_checkpoint)
-        output_dir = Path(self.args.output_dir)
+        output_dir = Path(str(self.args.output_dir))
         with contextlib.ExitStack() as held:
 
             def begin() -> Path | None:
@@ -93,11 +93,14 @@ class ArbProbTrainer(Trainer):
             self._step_loss = None
             if source is not None:
                 self._warn_of_other_world(source)
-            return super().train(
+            output = super().train(
                 resume_from_checkpoint=None if source is None else str(source),
                 trial=trial,
                 ignore_keys_for_eval=ignore_keys_for_eval,
             )
+        if self._stop.number:
+            logger.warning("the signal came after the last step: the training is complete, nothing was cut short")
+        return output
 
     # data
 
@@ -154,7 +157,10 @@ class ArbProbTrainer(Trainer):
             torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
         bad_loss, bad_norm, signal_number = flags.tolist()
         if bad_loss or bad_norm:
-            what = f"the loss is {float(loss):g}" if bad_loss and loss is not None else "the gradient is not finite"
+            value = 0.0 if loss is None else float(loss)
+            what = "the gradient is not finite"
+            if bad_loss:
+                what = "the loss of another process is not finite" if math.isfinite(value) else f"the loss is {value:g}"
             raise NonFiniteError(f"step {self.state.global_step + 1}: {what}; {self._how_it_was_left()}")
         self._stop.agreed = int(signal_number)
 
@@ -179,7 +185,9 @@ class ArbProbTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         tokens = _scored_tokens(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs).detach().mean()
+            loss = self.compute_loss(model, inputs)
+            assert isinstance(loss, torch.Tensor), "outputs were not asked for"
+            loss = loss.detach().mean()
         self._scored.append(torch.stack([torch.where(tokens > 0, loss.double() * tokens, 0.0), tokens.double()]))
         return None, None, None
 
@@ -198,13 +206,14 @@ class ArbProbTrainer(Trainer):
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
         self._scored = []
         output = super().evaluation_loop(dataloader, description, loss_only, ignore_keys, metric_key_prefix)
-        if loss_only:
-            nothing = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-            total = torch.stack([nothing, *self._scored]).sum(0)
-            nats, tokens = self.accelerator.reduce(total, reduction="sum").tolist()
-            output.metrics[f"{metric_key_prefix}_loss"] = nats / tokens if tokens else math.nan
-            output.metrics[f"{metric_key_prefix}_scored_tokens"] = int(tokens)
-        return output
+        if not loss_only:
+            return output
+        nothing = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        total = torch.stack([nothing, *self._scored]).sum(0)
+        nats, tokens = self.accelerator.reduce(total, reduction="sum").tolist()
+        exact = {"loss": nats / tokens if tokens else math.nan, "scored_tokens": int(tokens)}
+        named = {f"{metric_key_prefix}_{name}": value for name, value in exact.items()}
+        return output._replace(metrics={**(output.metrics or {}), **named})
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # save_strategy "best" saves only where this is true; a run that stops must save whatever the metric
@@ -258,7 +267,7 @@ class ArbProbTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write weights, config, tokenizer and arguments; outside a checkpoint through a stage, file by whole file."""
-        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        folder = Path(str(self.args.output_dir if output_dir is None else output_dir))
         if self._stage is not None or not self.args.should_save:
             with self._without_token():
                 super()._save(output_dir, state_dict)
@@ -293,6 +302,7 @@ class ArbProbTrainer(Trainer):
             self.args.hub_token = token
 
     def _refuse_non_finite_weights(self) -> None:
+        assert self.model is not None, "a trainer has a model once it trains or saves"
         parameters = dict(self.model.named_parameters())
         finite = torch.stack([torch.isfinite(value).all() for value in parameters.values()])
         if not bool(finite.all()):
@@ -308,7 +318,10 @@ class ArbProbTrainer(Trainer):
         best = Path(str(self.state.best_model_checkpoint))
         problem = self._from_main(lambda: verify(best))
         if problem is not None:
-            raise ValueError(f"the best checkpoint {best} does not verify: {problem}; the weights of the last step are kept")
+            raise ValueError(
+                f"the best checkpoint {best} does not verify: {problem}; name another metric, or train without "
+                "load_best_model_at_end (the later checkpoints are as they were)"
+            )
         super()._load_best_model()
 
     def _warn_of_other_world(self, source: Path) -> None:
@@ -356,7 +369,8 @@ class _StepBoundary(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.stop.agreed:
-            logger.warning(
+            logger.log(
+                logging.WARNING if state.is_world_process_zero else logging.DEBUG,
                 "stopped after step %d, saved as checkpoint-%d: go on with --resume_from_checkpoint true",
                 state.global_step,
                 state.global_step,

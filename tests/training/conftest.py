@@ -50,7 +50,8 @@ def micro_trainer() -> Callable[..., ArbProbTrainer]:
     """
 
     def build(output_dir: Path, **given: Any) -> ArbProbTrainer:
-        parts = {name: given.pop(name) for name in ("eval_dataset", "callbacks", "data_collator", "compute_metrics") if name in given}
+        names = ("eval_dataset", "callbacks", "compute_metrics")
+        parts = {name: given.pop(name) for name in names if name in given}
         return ArbProbTrainer(
             model=given.pop("model", None) or micro_model(),
             train_dataset=given.pop("train_dataset", None) or token_rows(24),

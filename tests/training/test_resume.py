@@ -82,14 +82,14 @@ def test_a_folder_of_checkpoints_means_its_newest_that_verifies(cut: Path, tmp_p
 
 def test_a_named_checkpoint_that_is_damaged_is_an_error(cut: Path, micro_trainer) -> None:
     (cut / "checkpoint-8" / "optimizer.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"checkpoint-8 does not verify: optimizer.pt has 0 bytes, sealed with \d+; name"):
+    with pytest.raises(ValueError, match=r"checkpoint-8 does not verify: optimizer.pt has 0 bytes, .*; name"):
         micro_trainer(cut).train(resume_from_checkpoint=str(cut / "checkpoint-8"))
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("")])
 def test_a_path_without_a_checkpoint_is_an_error(tmp_path: Path, make) -> None:
     make(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="nothing does not verify: it (does not exist|was never sealed|is not a folder)"):
+    with pytest.raises(ValueError, match="does not verify: it (does not exist|was never sealed|is not a folder)"):
         choose_checkpoint(str(tmp_path / "nothing"), tmp_path)
 
 

@@ -54,9 +54,9 @@ def holder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subproces
 
 
 def test_a_second_process_is_refused(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(ValueError, match=rf"is in use by another run \(process {holder.pid} on .*\): wait"):
-        with hold_run_folder(tmp_path, resume=True):
-            raise AssertionError("held twice")
+    refused = pytest.raises(ValueError, match=rf"is in use by another run \(process {holder.pid} on .*\): wait")
+    with refused, hold_run_folder(tmp_path, resume=True):
+        raise AssertionError("held twice")
 
 
 def test_a_second_trainer_is_refused_and_changes_nothing(tmp_path: Path, holder, micro_trainer) -> None:
@@ -80,6 +80,15 @@ def test_the_folder_is_free_and_clean_afterwards(tmp_path: Path) -> None:
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_reading_the_lock_file_does_not_open_the_lock(tmp_path: Path) -> None:
+    with hold_run_folder(tmp_path, resume=True):
+        (tmp_path / PRIVATE_NAME / "lock").read_text()  # as an upload of the folder would
+        code = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        command = [sys.executable, "-c", code, str(tmp_path / PRIVATE_NAME / "lock")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "BlockingIOError" in done.stderr
+
+
 def test_one_process_may_nest(tmp_path: Path) -> None:
     with hold_run_folder(tmp_path, resume=False):
         (tmp_path / "config.json").write_text("{}")
@@ -95,18 +104,18 @@ def test_other_processes_of_a_run_do_not_lock(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ValueError, match="output_dir must be a folder, got .*/out: a file is in the way"):
-        with hold_run_folder(tmp_path / "out", resume=False):
-            raise AssertionError("held a file")
+    refused = pytest.raises(ValueError, match="output_dir must be a folder, got .*/out: a file is in the way")
+    with refused, hold_run_folder(tmp_path / "out", resume=False):
+        raise AssertionError("held a file")
 
 
 @pytest.mark.parametrize("trace", ["checkpoint-7", "config.json", "model.safetensors", "logs/training_log.csv"])
 def test_a_folder_with_another_run_is_refused_unless_resuming(tmp_path: Path, trace: str) -> None:
     (tmp_path / trace).parent.mkdir(exist_ok=True)
     (tmp_path / trace).write_text("")
-    with pytest.raises(ValueError, match=f"already holds a run .it has {trace}.: resume it with"):
-        with hold_run_folder(tmp_path, resume=False):
-            raise AssertionError("held another run's folder")
+    refused = pytest.raises(ValueError, match=f"already holds a run .it has {trace}.: resume it with")
+    with refused, hold_run_folder(tmp_path, resume=False):
+        raise AssertionError("held another run's folder")
     with hold_run_folder(tmp_path, resume=True):
         assert (tmp_path / trace).exists()
 
@@ -178,6 +187,17 @@ def test_a_signal_to_the_whole_process_group_leaves_the_workers_at_work(tmp_path
     with pytest.raises(Stopped):
         trainer.train()
     assert newest(tmp_path) == tmp_path / "checkpoint-5"
+
+
+def test_a_signal_after_the_last_step_cuts_nothing_short(tmp_path: Path, micro_trainer, whole_run, weights_of, caplog):
+    class Last(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = micro_trainer(tmp_path, callbacks=[Last()])
+    trainer.train()
+    assert weights_of(trainer) == whole_run[1]
+    assert "the signal came after the last step" in caplog.text
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
