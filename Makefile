@@ -51,10 +51,10 @@ train: $(READY)
 	fi
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(JOBS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m 'not slow'
 
 quality: $(READY)
 	$(BIN)/python -m ruff check .

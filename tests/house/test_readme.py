@@ -122,6 +122,17 @@ def test_classic_names_map_as_the_table_says() -> None:
     assert rows == {name: ALIASES.get(name, name) for name in CLASSIC}
 
 
+def test_a_command_in_classic_names_alone_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    values = ["configs/tiny.yaml", "2", "64", "8", "4", "1e-3", "0.01", "10", "5", "20", "20", "0", "cpu", "true"]
+    options = [word for name, value in zip(CLASSIC, values, strict=True) for word in (f"--{name}", value)]
+    training = parse(options).training
+    assert (training.num_train_epochs, training.per_device_train_batch_size) == (2, 4)
+    assert (training.logging_steps, training.eval_steps, training.save_steps) == (5, 20, 20)
+    assert training.use_cpu
+    assert training.resume_from_checkpoint in (True, "true")
+
+
 def test_presets_have_the_sizes_of_the_table() -> None:
     for name, *cells in table("preset"):
         config = ArbProbConfig.preset(name.strip("`"))
