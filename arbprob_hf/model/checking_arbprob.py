@@ -2,19 +2,25 @@
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from .configuration_arbprob import ArbProbConfig
 from .resolving_arbprob import Sizes
 
 
-def check_inputs(config: ArbProbConfig, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
-    """Raise unless exactly one input is given, of the right shape and dtype, with ids inside the vocabulary."""
+def check_inputs(
+    config: ArbProbConfig, input_ids: Tensor | None, inputs_embeds: Tensor | None, *, dtype: torch.dtype
+) -> None:
+    """Raise unless exactly one input is given, of the right shape, with ids inside the vocabulary.
+
+    `dtype` is that of the weights; embeddings of a wider one do not go through them.
+    """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError(
             f"input_ids, inputs_embeds: expected exactly one of them, got {'none' if input_ids is None else 'both'}"
         )
     if inputs_embeds is not None:
-        _check_embeds(config, inputs_embeds)
+        _check_embeds(config, inputs_embeds, dtype)
         return
     if not isinstance(input_ids, Tensor):
         raise TypeError(f"input_ids: expected an integer tensor (batch, tokens), got {type(input_ids).__name__}")
@@ -37,12 +43,32 @@ def check_positions(config: ArbProbConfig, position_ids: Tensor, sizes: Sizes) -
             f"position_ids: expected shape (batch or 1, tokens) = ({sizes.batch}, {sizes.q_len}), "
             f"got {tuple(position_ids.shape)}"
         )
+    if position_ids.device != sizes.device:
+        raise ValueError(f"position_ids: expected device {sizes.device}, got {position_ids.device}; move it with .to()")
     _check_range(
         "position_ids",
         position_ids,
         config.n_positions,
         "n_positions, the longest sequence; shorten the input",
     )
+
+
+def check_labels(name: str, labels: Tensor, hidden: Tensor) -> None:
+    """Raise unless labels are integers, one per slot of `hidden` (B, T, D); their values are checked by the loss."""
+    expected = tuple(hidden.shape[:-1])
+    if not isinstance(labels, Tensor) or labels.dtype not in (torch.long, torch.int):
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"{name}: expected a tensor of torch.int64 (batch, tokens) = {expected}, got {got}")
+    if tuple(labels.shape) != expected:
+        raise ValueError(f"{name}: expected shape (batch, tokens) = {expected}, got {tuple(labels.shape)}")
+
+
+def check_cache(past_key_values: object) -> None:
+    """Raise unless keys and values of earlier tokens come as a transformers `Cache`."""
+    if past_key_values is not None and not isinstance(past_key_values, Cache):
+        raise TypeError(
+            f"past_key_values: expected a transformers Cache such as DynamicCache, got {type(past_key_values).__name__}"
+        )
 
 
 def check_bias(bias: Tensor, sizes: Sizes) -> None:
@@ -66,13 +92,17 @@ def check_bias(bias: Tensor, sizes: Sizes) -> None:
         )
 
 
-def _check_embeds(config: ArbProbConfig, embeds: Tensor) -> None:
+def _check_embeds(config: ArbProbConfig, embeds: Tensor, dtype: torch.dtype) -> None:
     if not isinstance(embeds, Tensor) or not embeds.dtype.is_floating_point:
         got = embeds.dtype if isinstance(embeds, Tensor) else type(embeds).__name__
         raise TypeError(f"inputs_embeds: expected a float tensor (batch, tokens, {config.n_embd}), got {got}")
     if embeds.dim() != 3 or embeds.shape[-1] != config.n_embd or embeds.numel() == 0:
         raise ValueError(
             f"inputs_embeds: expected shape (batch, tokens, n_embd={config.n_embd}), got {tuple(embeds.shape)}"
+        )
+    if torch.promote_types(embeds.dtype, dtype) != dtype:
+        raise TypeError(
+            f"inputs_embeds: expected the dtype of the weights, {dtype}, got {embeds.dtype}; convert with .to()"
         )
 
 

@@ -65,6 +65,8 @@ class ArbProbGenerationMixin(GenerationMixin):
 
     def _prepare_mask(self, prompt: Tensor, kwargs: dict[str, Any]) -> None:
         mask = kwargs.get("mask")
+        if mask is not None:
+            _check_kind("mask", mask)
         mask = Mask.parse(mask) if isinstance(mask, str) else mask
         if isinstance(mask, Mask) and _holds_tensors(mask):
             mask = mask.dense(prompt.shape[1], batch=prompt.shape[0], heads=count_heads(mask), device=prompt.device)
@@ -143,9 +145,17 @@ def _reroute(kwargs: dict[str, Any]) -> None:
     value = kwargs.get("attention_mask")
     if value is None or (isinstance(value, Tensor) and value.dim() == 2):
         return
+    if isinstance(value, Tensor) and value.dim() not in (3, 4):
+        raise ValueError(f"attention_mask: expected 2, 3 or 4 dimensions, got shape {tuple(value.shape)}")
+    _check_kind("attention_mask", value)
     if kwargs.get("mask") is not None:
         raise ValueError("mask: given together with an attention_mask that is a mask itself; combine them and pass one")
     kwargs["mask"] = kwargs.pop("attention_mask")
+
+
+def _check_kind(name: str, value: object) -> None:
+    if not isinstance(value, Tensor | Mask | str):
+        raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
 
 
 def _prompt_mask(mask: Tensor, prompt: Tensor, heads: int) -> Tensor:

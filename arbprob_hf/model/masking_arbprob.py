@@ -167,8 +167,9 @@ def keep_mask(tensor: Tensor, name: str, *, dims: tuple[int, ...]) -> Tensor:
         raise ValueError(f"{name}: expected at least one element, got shape {tuple(tensor.shape)}")
     if tensor.dtype == torch.bool:
         return tensor
-    if tensor.is_complex():
-        raise TypeError(f"{name}: expected bool or 0-1, got dtype {tensor.dtype}; convert it with .bool()")
+    if tensor.is_complex() or tensor.layout != torch.strided:
+        got = tensor.dtype if tensor.is_complex() else tensor.layout
+        raise TypeError(f"{name}: expected a dense tensor of bool or 0-1, got {got}; convert it first")
     if not torch.compiler.is_compiling():
         _check_zero_one(tensor, name)
     return tensor != 0

@@ -21,7 +21,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_arbprob import BACKENDS, AttentionMask, prepare_mask
-from .checking_arbprob import check_bias, check_inputs, check_positions
+from .checking_arbprob import check_bias, check_cache, check_inputs, check_labels, check_positions
 from .configuration_arbprob import ArbProbConfig, check_mask
 from .generating_arbprob import ArbProbGenerationMixin
 from .losses_arbprob import causal_loss
@@ -193,7 +193,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
         Returns:
             `last_hidden_state` (B, T, D), `past_key_values`, and what else was asked for.
         """
-        check_inputs(self.config, input_ids, inputs_embeds)
+        check_inputs(self.config, input_ids, inputs_embeds, dtype=self.wte.weight.dtype)
         embeds = self.wte(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, D)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -224,6 +224,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
         return self._parsed[1]
 
     def _sizes(self, embeds: Tensor, past_key_values: Cache | None) -> Sizes:
+        check_cache(past_key_values)
         batch, q_len = embeds.shape[:2]
         offset = 0 if past_key_values is None else past_key_values.get_seq_length()
         if isinstance(offset, Tensor) and offset.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -329,6 +330,9 @@ class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
         )
 
     def _loss(self, hidden_states: Tensor, labels: Tensor | None, **kwargs: Any) -> Tensor:
+        for name, given in (("labels", labels), ("shift_labels", kwargs.get("shift_labels"))):
+            if given is not None:
+                check_labels(name, given, hidden_states)
         # a head that an adapter has wrapped, or a compiler that cannot select rows, takes the plain way
         if type(self.lm_head) is nn.Linear and self.lm_head.bias is None and not torch.compiler.is_compiling():
             return causal_loss(hidden_states, self.lm_head.weight, labels, **kwargs)

@@ -174,13 +174,14 @@ _AXES = {2: "(queries, keys)", 3: "(batch or 1, queries, keys)", 4: "(batch or 1
 
 
 def _table(value: Tensor, sizes: Sizes, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        _check_device(name, value, sizes)
     keep = keep_mask(value, name, dims=(3, 4) if name == "attention_mask" else (2, 3, 4))
     lead = (sizes.batch, sizes.heads)[: keep.dim() - 2]
     expected = (*lead, sizes.q_len, sizes.filled)
     fits_lead = all(got in (1, want) for got, want in zip(keep.shape, lead, strict=False))
     if not fits_lead or tuple(keep.shape[-2:]) != expected[-2:]:
         raise ValueError(f"{name}: expected shape {_AXES[keep.dim()]} = {expected}, got {tuple(value.shape)}")
-    _check_device(name, value, sizes)
     # the head axis is inserted by hand: torch would read (B, T, T) as per head when B = H
     if keep.dim() == 2:
         return keep[None, None]  # (1, 1, T_q, T_kv)
