@@ -97,6 +97,8 @@ class TrainingArguments(transformers.TrainingArguments):
     # a loss that is not finite must be seen, not averaged away
     logging_nan_inf_filter: bool = False
     include_num_input_tokens_seen: str | bool = "all"
+    # every parameter takes part in every step; looking for idle ones costs time and warns
+    ddp_find_unused_parameters: bool | None = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
