@@ -154,28 +154,28 @@ def _check(config: ArbProbConfig) -> None:
         _check_number(name, getattr(config, name), "a finite number above 0", lambda x: x > 0)
     for name in _BOOLEANS:
         if not isinstance(getattr(config, name), bool):
-            raise TypeError(f"{name}: expected true or false, got {getattr(config, name)!r:.60}")
+            raise TypeError(f"{name}: expected true or false, got {_shown(getattr(config, name))}")
     if config.n_embd % config.n_head:
         raise ValueError(f"n_embd: expected a multiple of n_head={config.n_head}, got {config.n_embd}")
     if config.activation_function not in _ACTIVATIONS:
         raise ValueError(
-            f"activation_function: expected one of {', '.join(_ACTIVATIONS)}, got {config.activation_function!r:.60}"
+            f"activation_function: expected one of {', '.join(_ACTIVATIONS)}, got {_shown(config.activation_function)}"
         )
     check_mask(config)
 
 
 def _check_integer(name: str, value: Any, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, got {value!r:.60} ({type(value).__name__})")
+        raise TypeError(f"{name}: expected an integer, got {_shown(value)} ({type(value).__name__})")
     if not low <= value <= high:
         raise ValueError(f"{name}: expected {low} to {high}, got {value!s:.60}")
 
 
 def _check_number(name: str, value: Any, expected: str, is_legal: Any) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected {expected}, got {value!r:.60} ({type(value).__name__})")
+        raise TypeError(f"{name}: expected {expected}, got {_shown(value)} ({type(value).__name__})")
     if not (math.isfinite(value) and is_legal(value)):
-        raise ValueError(f"{name}: expected {expected}, got {value!r:.60}")
+        raise ValueError(f"{name}: expected {expected}, got {_shown(value)}")
 
 
 def check_mask(config: ArbProbConfig) -> None:
@@ -183,11 +183,16 @@ def check_mask(config: ArbProbConfig) -> None:
     texts = [config.mask] if isinstance(config.mask, str) else config.mask
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise TypeError(
-            f"mask: expected the text of a mask or a list of texts, one per layer, got {config.mask!r:.60}; "
+            f"mask: expected the text of a mask or a list of texts, one per layer, got {_shown(config.mask)}; "
             "masks made of tensors are passed to forward, not kept in a config"
         )
     if not isinstance(config.mask, str) and len(texts) != config.n_layer:
         raise ValueError(f"mask: expected one text or one per layer (n_layer={config.n_layer}), got {len(texts)}")
+
+
+def _shown(value: object) -> str:
+    # arrays print over many lines
+    return " ".join(repr(value).split())[:60]
 
 
 ArbProbConfig.register_for_auto_class()
