@@ -34,11 +34,10 @@ class ArbProbGenerationMixin(GenerationMixin):
             if kwargs.get(name) is not None:
                 raise ValueError(f"{name}: not taken by generate, where the sequence grows; pass a mask= instead")
         _reroute(kwargs)
-        prompt = next(
-            (x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None
-        )
-        if prompt is not None:
-            self._prepare_mask(prompt, kwargs)
+        given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        # without a prompt transformers starts from one token, <bos>
+        bos = torch.zeros(1, 1, dtype=torch.long, device=self.device)  # type: ignore[attr-defined]
+        self._prepare_mask(next((x for x in given if x is not None), bos), kwargs)
         self._stop_at_the_last_position(kwargs)
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
@@ -76,13 +75,21 @@ class ArbProbGenerationMixin(GenerationMixin):
         if mask is not None:
             kwargs["mask"] = mask
         patterns = [mask] if mask is not None else [Mask.parse(t) for t in _texts(self.config.mask)]
-        if any(
-            looks_ahead(pattern, prompt.shape[1], self.config.n_positions, self.config.n_head) for pattern in patterns
-        ):
+        shortest = self._shortest(prompt, kwargs)
+        if any(looks_ahead(pattern, shortest, self.config.n_positions, self.config.n_head) for pattern in patterns):
             logger.warning_once(
                 f"mask {' / '.join(map(str, patterns))} lets earlier tokens see later ones: generating without a cache"
             )
             kwargs["use_cache"] = False
+
+    def _shortest(self, prompt: Tensor, kwargs: dict[str, Any]) -> int:
+        # patterns count real tokens: the row with most padding meets a later one first
+        keep = kwargs.get("attention_mask")
+        options = kwargs.get("generation_config") or self.generation_config
+        padding = kwargs.get("pad_token_id", options.pad_token_id)
+        if keep is None and padding is not None and prompt.dim() == 2:
+            keep = prompt != padding  # as transformers will infer
+        return prompt.shape[1] if keep is None else max(1, int(keep.sum(1).min()))
 
     def _stop_at_the_last_position(self, kwargs: dict[str, Any]) -> None:
         given = list(kwargs.get("stopping_criteria") or [])

@@ -1,0 +1,200 @@
+"""generate under any mask: cached equals uncached, and a prompt's own mask goes on as documented."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from twins import far, left_padded, ours_alone, tokens
+
+from arbprob_hf import ArbProbForCausalLM, Mask
+from arbprob_hf.model import generating_arbprob
+
+NEW = 7
+PATTERNS: dict[str, str | list[str]] = {
+    "window": "causal & window(4)",
+    "prefix in the prompt": "causal | prefix(3)",
+    "prefix beyond the prompt": "causal | prefix(8)",
+    "full": "full",
+    "sink": "causal & (window(3) | prefix(1))",
+    "hole": "causal & ~(prefix(2) & ~prefix(1))",
+    "per layer": ["causal", "causal & window(2)", "causal & window(5)"],
+    "per layer, one looks ahead": ["causal", "full", "causal & window(5)"],
+}
+CACHES: dict[str, dict[str, Any]] = {"dynamic": dict(), "static": dict(cache_implementation="static")}
+patterns = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+caches = pytest.mark.parametrize("cache", CACHES.values(), ids=CACHES)
+
+
+def model_with(mask: str | list[str] = "causal", **fields: Any) -> ArbProbForCausalLM:
+    model = ours_alone(mask=mask, **fields)
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def run(model: ArbProbForCausalLM, ids: Tensor | None, **options: Any) -> Any:
+    torch.manual_seed(3)
+    given = {"max_new_tokens": NEW, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    return model.generate(ids, **{**given, **options})
+
+
+def assert_same(first: Any, second: Any) -> None:
+    assert torch.equal(first.sequences, second.sequences)
+    assert max(far(a, b) for a, b in zip(first.logits, second.logits, strict=True)) <= 1e-10
+
+
+def continued(mask: Tensor, length: int) -> Tensor:
+    """The documented rule, spelt out: bool (B, H, P, P) -> (B, H, length, length)."""
+    batch, heads, prompt, _ = mask.shape
+    out = torch.zeros(batch, heads, length, length, dtype=torch.bool)
+    for q in range(length):
+        for k in range(length):
+            if q < prompt and k < prompt:
+                out[:, :, q, k] = mask[:, :, q, k]
+            elif q >= prompt and k < prompt:
+                out[:, :, q, k] = mask[:, :, prompt - 1, k]
+            elif q >= prompt:
+                out[:, :, q, k] = k <= q
+    return out
+
+
+def step_by_step(model: ArbProbForCausalLM, ids: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Greedy decoding without a cache and without `generate`, under the continued mask."""
+    keep = torch.ones_like(ids) if keep is None else keep
+    for _ in range(NEW):
+        positions = (keep.cumsum(1) - 1).clamp(min=0)
+        whole = continued(mask, ids.shape[1])
+        logits = model(ids, attention_mask=keep, mask=whole, position_ids=positions).logits
+        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+        keep = torch.nn.functional.pad(keep, (0, 1), value=1)
+    return ids
+
+
+def random_mask(*shape: int) -> Tensor:
+    """Bool, half True, every query seeing at least itself."""
+    return (torch.rand(shape) < 0.5) | torch.eye(shape[-1], dtype=torch.bool)
+
+
+@patterns
+@caches
+def test_cached_is_uncached(pattern: Any, cache: dict[str, Any]) -> None:
+    model, ids = model_with(pattern), tokens(2, 6)
+    assert_same(run(model, ids, **cache), run(model, ids, use_cache=False))
+
+
+@patterns
+@caches
+def test_cached_is_uncached_in_left_padded_batches(pattern: Any, cache: dict[str, Any]) -> None:
+    model = model_with(pattern)
+    ids, keep = left_padded((2, 6, 4), 6)
+    assert_same(run(model, ids, attention_mask=keep, **cache), run(model, ids, attention_mask=keep, use_cache=False))
+
+
+@patterns
+def test_cached_is_uncached_where_padding_is_inferred_from_the_pad_token(pattern: Any) -> None:
+    model = model_with(pattern)
+    ids, keep = left_padded((2, 6), 6)
+    assert_same(run(model, ids), run(model, ids, attention_mask=keep, use_cache=False))
+
+
+@patterns
+def test_cached_is_uncached_without_a_prompt(pattern: Any) -> None:
+    model = model_with(pattern)
+    assert_same(run(model, None), run(model, None, use_cache=False))
+
+
+@patterns
+@pytest.mark.parametrize(
+    "way", [dict(num_beams=3), dict(do_sample=True, num_return_sequences=2)], ids=["beams", "sampled"]
+)
+def test_cached_is_uncached_however_it_decodes(pattern: Any, way: dict[str, Any]) -> None:
+    model = model_with(pattern)
+    ids, keep = left_padded((2, 6), 6)
+    cached, uncached = (
+        run(model, ids, attention_mask=keep, use_cache=use_cache, **way).sequences for use_cache in (True, False)
+    )
+    assert torch.equal(cached, uncached)
+
+
+@patterns
+def test_a_left_padded_row_continues_as_it_does_alone(pattern: Any) -> None:
+    model = model_with(pattern)
+    ids, keep = left_padded((3, 6), 6)
+    batch, alone = run(model, ids, attention_mask=keep), run(model, ids[:1, -3:])
+    assert torch.equal(batch.sequences[:1, -NEW:], alone.sequences[:, -NEW:])
+    assert max(far(a[:1], b) for a, b in zip(batch.logits, alone.logits, strict=True)) <= 1e-10
+
+
+@pytest.mark.parametrize("form", ["text", "mask"])
+def test_a_mask_given_to_generate_replaces_the_configurations(form: str) -> None:
+    text, ids = "causal & window(3)", tokens(2, 6)
+    given = text if form == "text" else Mask.parse(text)
+    plain, windowed = model_with("causal"), model_with(text)
+    assert_same(run(plain, ids, mask=given), run(windowed, ids))
+    assert_same(run(plain, ids, attention_mask=given), run(windowed, ids))
+    assert far(run(plain, ids).logits[0], run(windowed, ids).logits[0]) > 1e-3
+
+
+def test_a_mask_that_looks_ahead_is_said_to_be_uncached(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(generating_arbprob.logger, "warning_once", said.append)
+    assert run(model_with("full"), tokens(2, 6)).past_key_values is None
+    assert said == ["mask full lets earlier tokens see later ones: generating without a cache"]
+    assert run(model_with("causal & window(3)"), tokens(2, 6)).past_key_values is not None
+    assert len(said) == 1
+
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "2-D": (6, 6),
+    "one row for all": (1, 6, 6),
+    "3-D": (2, 6, 6),
+    "per head": (2, 3, 6, 6),
+    "per head, one row": (1, 3, 6, 6),
+}
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def four_dimensional(mask: Tensor) -> Tensor:
+    return mask[None, None] if mask.dim() == 2 else mask[:, None] if mask.dim() == 3 else mask
+
+
+@shapes
+@pytest.mark.parametrize("cache", [*CACHES.values(), dict(use_cache=False)], ids=[*CACHES, "uncached"])
+def test_a_prompts_mask_goes_on_as_documented(shape: tuple[int, ...], cache: dict[str, Any]) -> None:
+    model, ids, mask = model_with(), tokens(2, 6), random_mask(*shape)
+    expected = step_by_step(model, ids, four_dimensional(mask))
+    assert torch.equal(run(model, ids, mask=mask, **cache).sequences, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 6), (2, 3, 6, 6)], ids=["3-D", "per head"])
+@pytest.mark.parametrize("kind", [torch.bool, torch.long, torch.float32])
+def test_the_attention_mask_may_be_the_prompts_mask(shape: tuple[int, ...], kind: torch.dtype) -> None:
+    model, ids, mask = model_with(), tokens(2, 6), random_mask(*shape)
+    assert_same(run(model, ids, attention_mask=mask.to(kind)), run(model, ids, mask=mask))
+
+
+def test_a_prompts_mask_is_anded_with_padding() -> None:
+    model, mask = model_with(), random_mask(2, 6, 6)
+    ids, keep = left_padded((3, 6), 6)
+    expected = step_by_step(model, ids, mask[:, None], keep)
+    assert torch.equal(run(model, ids, attention_mask=keep, mask=mask).sequences, expected)
+
+
+def test_every_beam_keeps_its_rows_mask() -> None:
+    model, ids, mask = model_with(), tokens(2, 6), random_mask(2, 6, 6)
+    both = run(model, ids, mask=mask, num_beams=3).sequences
+    each = [run(model, ids[row : row + 1], mask=mask[row : row + 1], num_beams=3).sequences for row in range(2)]
+    assert torch.equal(both, torch.cat(each))
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 6, 6), (2, 2, 6, 6), (2, 6, 7)])
+def test_a_prompts_mask_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"mask: expected \(6, 6\), .* got shape") as raised:
+        run(model_with(), tokens(2, 6), mask=torch.ones(shape, dtype=torch.bool))
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) <= 300
+
+
+def test_two_masks_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match="mask: given together with an attention_mask that is a mask itself"):
+        run(model_with(), tokens(2, 6), mask="causal", attention_mask=torch.ones(2, 6, 6, dtype=torch.bool))
