@@ -34,6 +34,9 @@ _FOREIGN_KEYS = (
     "reorder_and_upcast_attn",
     "add_cross_attention",
     "_num_labels",
+    "n_special",
+    "output_past",
+    "predict_special_tokens",
 )
 
 
