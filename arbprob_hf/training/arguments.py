@@ -42,6 +42,8 @@ class ModelArguments:
     dropout: float | None = field(default=None, metadata={"help": "all three dropout probabilities"})
 
     def __post_init__(self) -> None:
+        if self.attn_implementation not in (None, "eager", "sdpa"):
+            raise ValueError(f"attn_implementation: expected eager or sdpa, got {self.attn_implementation!r:.60}")
         if self.init_from is None:
             if self.init_revision is not None:
                 raise ValueError(f"init_revision: got {self.init_revision!r} without init_from; name its weights")

@@ -1,13 +1,17 @@
 """The network of a run: a preset with random weights, or GPT-2 weights to go on from."""
 
+import logging
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from arbprob_hf.model.configuration_arbprob import ArbProbConfig
+from arbprob_hf.model.masking_arbprob import Mask
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.training.arguments import ModelArguments
+
+logger = logging.getLogger(__name__)
 
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
@@ -25,6 +29,17 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) 
     special = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = ArbProbConfig.preset(model_args.preset or "nano", vocab_size=len(tokenizer), **special, **given)
     return ArbProbForCausalLM._from_config(config, dtype=torch.float32, **_attention(model_args))
+
+
+def warn_of_visible_answers(model: ArbProbForCausalLM, length: int) -> None:
+    """Say so when the model's mask shows a token what it has to predict: its loss would mean little.
+
+    Slot t predicts token t + 1, so what matters is whether any query sees a later key, in blocks of `length` tokens.
+    """
+    texts = [model.config.mask] if isinstance(model.config.mask, str) else model.config.mask
+    for text in dict.fromkeys(texts):
+        if bool(Mask.parse(text).dense(length).triu(1).any()):
+            logger.warning("mask %s lets tokens see later ones, so the losses count answers that were shown", text)
 
 
 def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> ArbProbForCausalLM:

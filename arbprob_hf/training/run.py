@@ -9,7 +9,7 @@ from arbprob_hf.data import BlockCollator, Blocks, DataArguments, load_blocks, l
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.publishing import write_card
 from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
-from arbprob_hf.training.building import build_model
+from arbprob_hf.training.building import build_model, warn_of_visible_answers
 from arbprob_hf.training.describing import describe, short_title
 from arbprob_hf.training.logbook import LogbookCallback, read_log
 from arbprob_hf.training.resuming import resume_choice
@@ -74,6 +74,8 @@ def _blocks(arguments: Arguments, tokenizer: PreTrainedTokenizerFast, *, n_posit
 def _trainer(
     arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast, blocks: Blocks
 ) -> ArbProbTrainer:
+    if arguments.training.process_index == 0:
+        warn_of_visible_answers(model, len(blocks.train[0]["input_ids"]))
     _say(arguments, f"{short_title(arguments, model)}; {len(blocks.train)} blocks of {blocks.source}")
     logbook = LogbookCallback(
         arguments.folder / "logs",

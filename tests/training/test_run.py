@@ -10,9 +10,10 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from arbprob_hf import ArbProbForCausalLM
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.publishing import template
 from arbprob_hf.training.arguments import parse
+from arbprob_hf.training.building import warn_of_visible_answers
 from arbprob_hf.training.logbook import COLUMNS, read_log
 from arbprob_hf.training.run import Outcome, train
 
@@ -163,6 +164,19 @@ def test_what_cannot_work_is_refused_before_training(
     assert not (tmp_path / "refused" / "logs").exists()
 
 
+@pytest.mark.parametrize(
+    ("mask", "warned"),
+    [("causal", []), ("window(4)", ["window(4)"]), (["causal", "full"], ["full"]), ("causal | prefix(5)", ["causal"])],
+    ids=["causal", "window", "one layer", "prefix"],
+)
+def test_a_mask_that_shows_the_answers_is_warned_of(
+    mask: str | list[str], warned: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ArbProbForCausalLM(ArbProbConfig.preset("nano", vocab_size=8, n_layer=2, mask=mask))
+    warn_of_visible_answers(model, 8)
+    assert [record.getMessage().split()[1] for record in caplog.records] == warned
+
+
 def test_a_run_may_go_on_from_weights_of_another(text: Path, done: Outcome, tmp_path: Path) -> None:
     argv = options(text, tmp_path / "tuned", init_from=done.folder, max_steps=1, mask="causal", dropout=0.25)
     kept = [word for word in argv if not word.startswith(("--n_embd", "--n_positions"))]
@@ -177,8 +191,6 @@ def test_a_run_may_go_on_from_weights_of_another(text: Path, done: Outcome, tmp_
 
 
 def test_weights_that_know_fewer_tokens_than_the_tokenizer_are_refused(text: Path, tmp_path: Path) -> None:
-    from arbprob_hf import ArbProbConfig
-
     config = ArbProbConfig.preset("nano", vocab_size=300, bos_token_id=0, eos_token_id=0)
     ArbProbForCausalLM(config).save_pretrained(tmp_path / "small")
     argv = [f"--init_from={tmp_path / 'small'}", f"--source={text}", f"--output_dir={tmp_path / 'out'}"]
