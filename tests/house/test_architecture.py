@@ -1,6 +1,7 @@
 """The rooms of the package and the arrows between them, read from the import statements."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,6 +127,11 @@ def test_model_files_import_only_earlier_siblings(path: Path) -> None:
     used = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     later = MODEL_ORDER[MODEL_ORDER.index(path.stem) :]
     assert [name for name in used if name in later] == []
+
+
+def test_the_tour_lists_the_files_of_model_in_order() -> None:
+    tour = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+_arbprob)\.py`", tour, flags=re.MULTILINE) == MODEL_ORDER
 
 
 def test_only_the_network_sees_attention() -> None:
