@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import transformers
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
@@ -103,10 +104,10 @@ class TrainingArguments(transformers.TrainingArguments):
     ddp_find_unused_parameters: bool | None = False
 
     def __post_init__(self) -> None:
+        # transformers refuses bfloat16, pins memory and picks a backend for GPUs unless told that there are none
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
         super().__post_init__()
-        # pinned memory serves the copy to a GPU; without one torch warns
-        if self.device.type == "cpu":
-            self.dataloader_pin_memory = False
 
 
 class Arguments(NamedTuple):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,6 +114,18 @@ def test_a_classic_name_means_an_existing_field(alias: str, tmp_path: Path) -> N
     value = {"device": "cpu", "resume": "false"}.get(alias, "1")
     assert parse([f"--{alias}", value]) is not None
     assert parse(options_in(tmp_path, f"{alias}: {value}")) is not None
+
+
+def test_a_gpu_that_is_not_there_is_not_replaced_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="device: cuda asked for, but torch finds no CUDA device"):
+        parse(["--device", "cuda"])
+
+
+def test_bfloat16_needs_no_word_about_the_cpu_where_there_is_nothing_else() -> None:
+    arguments = parse(["--bf16"]).training
+    assert arguments.use_cpu is not torch.accelerator.is_available()
+    assert arguments.bf16
 
 
 def test_resume_reaches_the_trainer_as_given() -> None:
