@@ -114,9 +114,10 @@ def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> 
         scores, probabilities = logits[: rows.shape[0]], likelihoods[: rows.shape[0]]  # (rows, V)
         torch.mm(rows, weight.t(), out=scores)
         torch.softmax(scores, dim=-1, dtype=accurate, out=probabilities)
-        # log of the sum of exponentials, from the likeliest token: its probability never underflows
-        normaliser = scores.amax(1).to(accurate) - probabilities.amax(1).log()
-        total += (normaliser - scores.gather(1, answers[:, None]).squeeze(1)).sum()
+        # -log p[answer] = (peak - answer) - log p[peak]: p[peak] never underflows, and the difference of two large
+        # logits is taken before a small logarithm is added to it
+        peak, answer = scores.amax(1), scores.gather(1, answers[:, None]).squeeze(1)
+        total += (peak.to(accurate) - answer.to(accurate) - probabilities.amax(1).log()).sum()
         if hidden_gradient is not None and weight_gradient is not None:
             # the answer's own "- 1" is taken off the products, not off the probabilities
             error = probabilities if probabilities.dtype == scores.dtype else scores.copy_(probabilities)
