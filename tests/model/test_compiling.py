@@ -1,0 +1,120 @@
+"""torch.compile traces the network as one graph, for every kind of mask, and changes no number."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import StaticCache
+from twins import far, left_padded, ours_alone, tokens
+
+from arbprob_hf import Mask, documents, padding
+
+LENGTH = 12
+IDS, KEEP = left_padded((7, LENGTH), LENGTH)
+RANDOM = torch.rand(2, 3, LENGTH, LENGTH, generator=torch.Generator().manual_seed(0)) < 0.5
+RANKS = torch.arange(LENGTH).flip(0).expand(2, -1)
+DOCUMENTS = (torch.arange(LENGTH) // 5).expand(2, -1)
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "nothing": dict(),
+    "padding": dict(attention_mask=KEEP),
+    "bool padding": dict(attention_mask=KEEP.bool()),
+    "3-D": dict(attention_mask=RANDOM[:, 0]),
+    "3-D of floats": dict(attention_mask=RANDOM[:, 0].float()),
+    "per head": dict(attention_mask=RANDOM),
+    "mask tensor": dict(mask=RANDOM[0, 0]),
+    "mask tensor and padding": dict(mask=RANDOM, attention_mask=KEEP),
+    "pattern": dict(mask=Mask.parse("causal & (window(3) | prefix(2))")),
+    "pattern as attention mask": dict(attention_mask=Mask.parse("full")),
+    "pattern with tensors": dict(mask=Mask.parse("causal") & documents(DOCUMENTS) & padding(KEEP)),
+    "ranks": dict(ranks=RANKS),
+    "ranks and limits": dict(ranks=RANKS, limits=RANKS - 1),
+    "ranks and padding": dict(ranks=RANKS, attention_mask=KEEP),
+    "documents": dict(document_ids=DOCUMENTS),
+    "bias": dict(attention_bias=torch.linspace(-1, 1, LENGTH, dtype=torch.float64).expand(1, 1, LENGTH, LENGTH)),
+    "positions": dict(position_ids=torch.arange(LENGTH).flip(0)[None]),
+    "labels": dict(labels=IDS, return_logits=True),
+    "shifted labels": dict(shift_labels=IDS, num_items_in_batch=torch.tensor(9), return_logits=True),
+    "kept logits": dict(logits_to_keep=2),
+}
+# tracing takes a second: the other backend only where it makes something else of the mask
+EAGER = ["nothing", "padding", "per head", "bias"]
+CASES = [(name, "sdpa") for name in ARGUMENTS] + [(name, "eager") for name in EAGER]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(("name", "backend"), CASES)
+def test_one_graph_gives_the_same_logits(name: str, backend: str) -> None:
+    model, given = ours_alone(backend=backend, n_layer=1), ARGUMENTS[name]
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    own, expected = compiled(IDS, use_cache=False, **given), model(IDS, use_cache=False, **given)
+    assert far(own.logits, expected.logits) <= 1e-10
+    if expected.loss is not None:
+        # transformers' loss, which a compiled graph takes, rounds the logits to fp32
+        assert far(own.loss, expected.loss) <= 1e-5
+
+
+@pytest.mark.parametrize("mask", ["causal & window(3)", ["causal", "causal & window(2)"]], ids=["one", "layers"])
+def test_the_configurations_mask_is_traced(mask: Any) -> None:
+    model = ours_alone(mask=mask, n_layer=2)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert far(compiled(IDS, use_cache=False).logits, model(IDS, use_cache=False).logits) <= 1e-10
+
+
+def test_a_query_that_sees_nothing_is_traced() -> None:
+    model, mask = ours_alone(n_layer=1), RANDOM.clone()
+    mask[:, :, 4] = False
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert far(compiled(IDS, mask=mask, use_cache=False).logits, model(IDS, mask=mask, use_cache=False).logits) <= 1e-10
+
+
+@pytest.mark.parametrize(
+    "given", [dict(), dict(mask=RANDOM), dict(document_ids=DOCUMENTS)], ids=["plain", "3-D", "packed"]
+)
+def test_gradients_of_a_compiled_step_are_the_same(given: dict[str, Any]) -> None:
+    gradients = []
+    for wrap in (lambda m: m, lambda m: torch.compile(m, fullgraph=True, backend="aot_eager")):
+        model = ours_alone(dtype=torch.float32, n_layer=1)
+        wrap(model)(IDS, labels=IDS, **given).loss.backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert max(far(gradients[0][name], gradients[1][name]) for name in gradients[0]) <= 1e-5
+
+
+def test_one_graph_serves_every_step_of_a_static_cache() -> None:
+    model, ids = ours_alone(n_layer=1), tokens(2, 8)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    with torch.no_grad():
+        made = [model(ids[:, :4], past_key_values=cache, use_cache=True).logits]
+        for t in range(4, 8):
+            step = dict(past_key_values=cache, use_cache=True, position_ids=torch.tensor([[t]]))
+            made.append(compiled(ids[:, t : t + 1], **step).logits)
+        assert far(torch.cat(made, dim=1), model(ids).logits) <= 1e-10
+
+
+def test_text_is_refused_with_the_way_out() -> None:
+    compiled = torch.compile(ours_alone(n_layer=1), fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match=r"pass Mask\.parse\('causal'\) instead"):
+        compiled(IDS, mask="causal", use_cache=False)
+
+
+# torch's own compiler still imports what torch has deprecated
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.slow
+def test_the_real_compiler_gives_the_same_numbers() -> None:
+    model = ours_alone(dtype=torch.float32, n_layer=1)
+    compiled = torch.compile(model, fullgraph=True)
+    own, expected = (m(IDS, mask=RANDOM, labels=IDS, return_logits=True) for m in (compiled, model))
+    own.loss.backward()
+    compiled_gradient = model.transformer.h[0].attn.c_attn.weight.grad.clone()
+    model.zero_grad()
+    expected.loss.backward()
+    assert far(own.logits, expected.logits) <= 1e-4
+    assert far(own.loss, expected.loss) <= 1e-5
+    assert far(compiled_gradient, model.transformer.h[0].attn.c_attn.weight.grad) <= 1e-5

@@ -1,0 +1,59 @@
+"""Tokens, embeddings and positions that the network cannot take are refused in one line that says what to do."""
+
+from typing import Any
+
+import pytest
+import torch
+from twins import ours_alone, tokens
+
+IDS = tokens()
+EMBEDS = torch.zeros(2, 12, 24, dtype=torch.float64)
+
+
+def with_one(value: int) -> torch.Tensor:
+    ids = IDS.clone()
+    ids[1, 3] = value
+    return ids
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no input": (dict(), "input_ids, inputs_embeds: expected exactly one of them, got none"),
+    "both inputs": (dict(input_ids=IDS, inputs_embeds=EMBEDS), "input_ids, inputs_embeds: .* got both"),
+    "id above": (dict(input_ids=with_one(101)), r"input_ids: expected 0 to 100, got 101; .*vocab_size"),
+    "id below": (dict(input_ids=with_one(-1)), "input_ids: expected 0 to 100, got -1"),
+    "padding label as id": (dict(input_ids=with_one(-100)), "input_ids: expected 0 to 100, got -100"),
+    "float ids": (dict(input_ids=IDS.float()), r"input_ids: expected dtype torch\.int64 or .* convert with \.long\(\)"),
+    "bool ids": (dict(input_ids=IDS > 3), r"input_ids: expected dtype torch\.int64"),
+    "list of ids": (dict(input_ids=[[1, 2]]), "input_ids: expected an integer tensor .* got list"),
+    "one row without batch": (dict(input_ids=IDS[0]), r"input_ids: expected shape \(batch, tokens\).* got \(12,\)"),
+    "no token": (dict(input_ids=IDS[:, :0]), r"input_ids: expected shape .* not empty, got \(2, 0\)"),
+    "too long": (dict(input_ids=tokens(2, 33)), r"position_ids: expected 0 to 31, got 32; .*n_positions.*shorten"),
+    "position above": (
+        dict(input_ids=IDS, position_ids=torch.arange(12)[None] + 21),
+        "position_ids: expected 0 to 31, got 32",
+    ),
+    "position below": (dict(input_ids=IDS, position_ids=torch.arange(12)[None] - 1), "position_ids: .* got -1"),
+    "float positions": (
+        dict(input_ids=IDS, position_ids=torch.zeros(1, 12)),
+        "position_ids: expected an integer tensor",
+    ),
+    "positions of three rows": (
+        dict(input_ids=IDS, position_ids=torch.zeros(3, 12, dtype=torch.long)),
+        r"position_ids: expected shape \(batch or 1, tokens\) = \(2, 12\), got \(3, 12\)",
+    ),
+    "narrow embeddings": (dict(inputs_embeds=EMBEDS[..., :8]), r"inputs_embeds: expected shape .*n_embd=24"),
+    "integer embeddings": (dict(inputs_embeds=EMBEDS.long()), r"inputs_embeds: expected a .*got torch\.int64"),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), WRONG.values(), ids=WRONG)
+def test_it_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^{message}") as raised:
+        ours_alone()(**given)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) <= 300
+
+
+def test_the_longest_sequence_and_the_last_token_are_taken() -> None:
+    ids = torch.full((1, 32), 100)
+    assert ours_alone()(ids, labels=ids).loss.isfinite()
