@@ -19,7 +19,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,8 @@ def _options() -> argparse.Namespace:
 @dataclass
 class _Row:
     case: str
-    runs: int
+    wanted: int
+    runs: int = 0
     kills: int = 0
     resumed: int = 0
     equal: int = 0
@@ -78,40 +81,55 @@ class _Row:
 
 
 def _series(row: _Row, chain: int, how: str, draw: random.Random, whole: _Seen) -> _Row:
-    for number in range(row.runs):
-        folder = whole.folder.parent / f"{how}-{number}"
-        reached = 0
-        resumed = True
-        for kill in range(chain + 1):
-            plan = _plan(how if how != "both" else draw.choice(["time", "save"]), draw, whole, reached)
-            seen = _Run(folder, keep=1 if chain > 1 else None, resume=kill > 0).watch(plan if kill < chain else None)
-            if seen.begun is not None:
-                row.lost = max(row.lost, reached - seen.begun)
-                reached = seen.reached
-            row.kills += seen.killed
-            if seen.failed:
-                resumed = False
-                print(f"{row.case}, run {number}, start {kill}: died by itself\n{seen.log}", file=sys.stderr)
-                break
-        row.resumed += resumed
-        row.equal += resumed and seen.digest == whole.digest
+    number = 0
+    while row.runs < row.wanted:
+        number += 1
+        starts = _one(whole.folder.parent / f"{how}-{number}", chain, how, draw, whole)
+        last = starts[-1]
+        if last.failed:
+            print(f"{row.case}, run {number}: died by itself\n{last.log}", file=sys.stderr)
+        elif not all(seen.killed for seen in starts[:-1]):
+            continue  # the run was faster than its killer: it does not count
+        row.runs += 1
+        row.kills += chain
+        row.resumed += not last.failed
+        row.equal += last.digest == whole.digest
+        before = [seen for seen in starts if seen.begun is not None]
+        row.lost = max([row.lost, *(one.reached - next_.begun for one, next_ in pairwise(before))])
     return row
+
+
+def _one(folder: Path, chain: int, how: str, draw: random.Random, whole: _Seen) -> list[_Seen]:
+    """Start a run and kill it, `chain` times over, then let it end; all that was seen, up to a run's own death."""
+    starts: list[_Seen] = []
+    for kill in range(chain + 1):
+        reached = max((seen.reached for seen in starts), default=0)
+        plan = _plan(draw.choice(["time", "save"]) if how == "both" else how, draw, whole, reached)
+        run = _Run(folder, keep=1 if chain > 1 else None, resume=kill > 0)
+        starts.append(run.watch(plan if kill < chain else None))
+        if starts[-1].failed or (kill < chain and not starts[-1].killed):
+            break
+    return starts
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Kill `delay` seconds after the start, or after the beginning of the save number `save` (from 1)."""
+    """Kill `delay` seconds after the start, or after the report of the given kind ("step 5", or the 2nd "save")."""
 
     delay: float
-    save: int = 0
+    kind: str = "start"
+    count: int = 1
 
 
 def _plan(how: str, draw: random.Random, whole: _Seen, reached: int) -> _Plan:
     if how == "save":
         left = max(1, (STEPS - reached) // INTERVAL)
-        return _Plan(draw.uniform(0, 1.2 * whole.save_seconds), draw.randint(1, left))
+        return _Plan(draw.uniform(0, 1.1 * whole.save_seconds), "save", draw.randint(1, left))
     # before its first step a fresh run has nothing to lose; a resumed one is busy with the checkpoint
-    return _Plan(draw.uniform(0 if reached else whole.begin_seconds, whole.seconds))
+    if reached and draw.random() < 0.25:
+        return _Plan(draw.uniform(0, whole.begin_seconds))
+    step_seconds = (whole.seconds - whole.begin_seconds) / STEPS
+    return _Plan(draw.uniform(0, step_seconds), "step", draw.randint(1, max(1, STEPS - 1 - reached)))
 
 
 class _Seen:
@@ -121,7 +139,8 @@ class _Seen:
         self.folder = folder
         self.plan = plan
         self.start = self.save_start = time.monotonic()
-        self.due = self.start + plan.delay if plan is not None and plan.save == 0 else float("inf")
+        self.due = self.start + plan.delay if plan is not None and plan.kind == "start" else float("inf")
+        self.kinds: Counter[str] = Counter()
         self.seconds = self.begin_seconds = 0.0
         self.begun: int | None = None
         self.reached = 0
@@ -137,6 +156,9 @@ class _Seen:
     def note(self, line: str) -> None:
         kind, _, value = line.partition(" ")
         now = time.monotonic()
+        self.kinds[kind] += 1
+        if self.plan is not None and (kind, self.kinds[kind]) == (self.plan.kind, self.plan.count):
+            self.due = now + self.plan.delay
         if kind == "begin":
             self.begun = self.reached = int(value)
             self.begin_seconds = now - self.start
@@ -144,8 +166,6 @@ class _Seen:
             self.reached = int(value)
         elif kind == "save":
             self.save_start = now
-            if self.plan is not None and len(self.saves) + 1 == self.plan.save:
-                self.due = now + self.plan.delay
         elif kind == "saved":
             self.saves.append(now - self.save_start)
         elif kind == "digest":

@@ -106,7 +106,7 @@ class ArbProbTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The training loader; it leaves the global random stream alone."""
-        return isolate(super().get_train_dataloader(), self._train_random)
+        return isolate(super().get_train_dataloader(), self._train_random, self._stop)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The evaluation loader; over all processes it gives every row exactly once."""
@@ -121,7 +121,7 @@ class ArbProbTrainer(Trainer):
                 "eval_dataset must have a length when several processes evaluate, got a stream: "
                 "rows would count twice; take the first rows of it as a list"
             )
-        return isolate(loader, torch.Generator().manual_seed(self.args.seed))
+        return isolate(loader, torch.Generator().manual_seed(self.args.seed), self._stop)
 
     # steps
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -200,6 +201,16 @@ def test_a_signal_after_the_last_step_cuts_nothing_short(tmp_path: Path, micro_t
     assert "the signal came after the last step" in caplog.text
 
 
+def test_a_worker_that_alone_is_terminated_ends_when_no_run_is_on(tmp_path: Path, micro_trainer, rows) -> None:
+    loader = micro_trainer(tmp_path, dataloader_num_workers=1).get_eval_dataloader(rows(80))
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    worker.join(timeout=20)
+    assert worker.exitcode == -signal.SIGTERM
+
+
 def test_a_second_interrupt_does_not_wait() -> None:
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
@@ -216,7 +227,8 @@ def test_handlers_are_as_before_afterwards() -> None:
 
 
 @pytest.mark.slow
-def test_a_terminated_script_ends_with_status_143_and_saves_no_final_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_terminated_script_ends_with_status_143_and_saves_no_final_model(tmp_path: Path, workers: int) -> None:
     script = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 import conftest, os, signal
@@ -224,11 +236,13 @@ from transformers import TrainingArguments
 from arbprob_hf.training.trainer import ArbProbTrainer
 from test_safety import _Signal
 trainer = ArbProbTrainer(model=conftest.micro_model(), train_dataset=conftest.token_rows(24),
-    callbacks=[_Signal(signal.SIGTERM, 4)], args=TrainingArguments(output_dir={str(tmp_path)!r}, **conftest.OPTIONS))
+    callbacks=[_Signal(signal.SIGTERM, 4)], args=TrainingArguments(output_dir={str(tmp_path)!r},
+        dataloader_num_workers={workers},
+        dataloader_persistent_workers={workers > 0}, **conftest.OPTIONS))
 trainer.train()
 trainer.save_model()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 143, done.stderr
     assert "saved as checkpoint-5: go on with --resume_from_checkpoint true" in done.stderr
     assert not (tmp_path / "model.safetensors").exists()
