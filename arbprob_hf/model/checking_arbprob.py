@@ -98,7 +98,8 @@ def _check_embeds(config: ArbProbConfig, embeds: Tensor, dtype: torch.dtype) -> 
         raise TypeError(f"inputs_embeds: expected a float tensor (batch, tokens, {config.n_embd}), got {got}")
     if embeds.dim() != 3 or embeds.shape[-1] != config.n_embd or embeds.numel() == 0:
         raise ValueError(
-            f"inputs_embeds: expected shape (batch, tokens, n_embd={config.n_embd}), got {tuple(embeds.shape)}"
+            f"inputs_embeds: expected shape (batch, tokens, n_embd={config.n_embd}), not empty, "
+            f"got {tuple(embeds.shape)}"
         )
     if torch.promote_types(embeds.dtype, dtype) != dtype:
         raise TypeError(

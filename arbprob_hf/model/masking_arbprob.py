@@ -161,7 +161,7 @@ def keep_mask(tensor: Tensor, name: str, *, dims: tuple[int, ...]) -> Tensor:
             f"{name}: expected a tensor of bool or 0-1, got {type(tensor).__name__}; wrap it in torch.tensor(...)"
         )
     if tensor.dim() not in dims:
-        expected = " or ".join(f"{d}" for d in dims)
+        expected = " or ".join(f"{d}" for d in dims).replace(" or ", ", ", len(dims) - 2)
         raise ValueError(f"{name}: expected {expected} dimensions, got shape {tuple(tensor.shape)}")
     if tensor.numel() == 0:
         raise ValueError(f"{name}: expected at least one element, got shape {tuple(tensor.shape)}")
@@ -180,7 +180,7 @@ def _check_zero_one(tensor: Tensor, name: str) -> None:
         found = tensor[(tensor != 0) & (tensor != 1)].flatten()[0].item()
         raise ValueError(
             f"{name}: expected only 0 and 1 (1 = may attend), got {found}; an additive mask becomes a keep-mask by "
-            "`mask == 0`, a score bias is not a mask"
+            "`mask == 0`, a score bias goes in as attention_bias="
         )
     if tensor.dtype.is_floating_point and not bool(tensor.any()):
         raise ValueError(

@@ -135,8 +135,6 @@ def _split_attention_mask(given: MaskArguments, sizes: Sizes) -> tuple[Tensor | 
             f"attention_mask: a mask of shape {tuple(value.shape)} is the whole truth; pass it as mask= to AND it with "
             "ranks, limits or document_ids"
         )
-    if not isinstance(value, Tensor | Mask | str):
-        raise TypeError(f"attention_mask: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
     return None, value
 
 
@@ -167,6 +165,8 @@ def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> tup
     if isinstance(value, Mask):
         value.check_fits(batch=sizes.batch, heads=sizes.heads, q_len=sizes.filled, kv_len=sizes.filled)
         return value, None
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
     return None, _table(value, sizes, name)
 
 
@@ -174,14 +174,15 @@ _AXES = {2: "(queries, keys)", 3: "(batch or 1, queries, keys)", 4: "(batch or 1
 
 
 def _table(value: Tensor, sizes: Sizes, name: str) -> Tensor:
-    if isinstance(value, Tensor):
-        _check_device(name, value, sizes)
-    keep = keep_mask(value, name, dims=(3, 4) if name == "attention_mask" else (2, 3, 4))
+    _check_device(name, value, sizes)
+    keep = keep_mask(value, name, dims=(2, 3, 4))
     lead = (sizes.batch, sizes.heads)[: keep.dim() - 2]
     expected = (*lead, sizes.q_len, sizes.filled)
     fits_lead = all(got in (1, want) for got, want in zip(keep.shape, lead, strict=False))
     if not fits_lead or tuple(keep.shape[-2:]) != expected[-2:]:
-        raise ValueError(f"{name}: expected shape {_AXES[keep.dim()]} = {expected}, got {tuple(value.shape)}")
+        is_padding = tuple(keep.shape) == (sizes.batch, sizes.filled)
+        hint = "; which tokens exist goes in as attention_mask=" if is_padding else ""
+        raise ValueError(f"{name}: expected shape {_AXES[keep.dim()]} = {expected}, got {tuple(value.shape)}{hint}")
     # the head axis is inserted by hand: torch would read (B, T, T) as per head when B = H
     if keep.dim() == 2:
         return keep[None, None]  # (1, 1, T_q, T_kv)

@@ -1,56 +1,11 @@
-"""A table of malformed inputs: what is wrong, the argument at fault, and the words that the message must hold."""
-
-from collections.abc import Callable
-from typing import NamedTuple
+"""The table of malformed inputs, argument by argument."""
 
 import torch
 
-from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, causal, documents, order, padding
+from arbprob_hf import Mask, causal, documents, order, padding
 
 from .oracles import VOCABULARY, random_ids
-
-B, T, H, D = 2, 6, 2, 16  # of the model that `oracles.micro` makes
-
-
-class Case(NamedTuple):
-    """`call` receives the model and valid ids (B, T); the message names `argument` and matches `words`."""
-
-    name: str
-    argument: str
-    words: str
-    call: Callable[[ArbProbForCausalLM, torch.Tensor], object]
-
-
-CASES: list[Case] = []
-
-
-def forward(argument: str, words: str, **values: object) -> None:
-    """One case a value: the name says what is wrong with it, the value goes in as `argument`."""
-    for name, value in values.items():
-        label = f"{argument}: {name.replace('_', ' ')}"
-        CASES.append(Case(label, argument, words, lambda model, ids, v=value: model(ids, **{argument: v})))
-
-
-def together(argument: str, words: str, name: str, **values: object) -> None:
-    """One case: arguments that do not go together."""
-    CASES.append(Case(f"{argument}: {name}", argument, words, lambda model, ids: model(**{"input_ids": ids, **values})))
-
-
-def generate(argument: str, words: str, **values: object) -> None:
-    """As `forward`, through generate."""
-    for name, value in values.items():
-        label = f"generate {argument}: {name.replace('_', ' ')}"
-        CASES.append(
-            Case(label, argument, words, lambda m, ids, v=value: m.generate(ids, max_new_tokens=1, **{argument: v}))
-        )
-
-
-def config(argument: str, words: str, **values: object) -> None:
-    """A configuration that cannot be."""
-    for name, value in values.items():
-        label = f"config {argument}: {name.replace('_', ' ')}"
-        CASES.append(Case(label, argument, words, lambda _, __, v=value: ArbProbConfig(**{argument: v})))
-
+from .refusals import CASES, B, Case, D, H, T, config, forward, generate, together
 
 ones3, ones4 = torch.ones(B, T, T), torch.ones(B, H, T, T)
 tril = ones3.tril()
@@ -141,7 +96,8 @@ forward("attention_mask", "expected only 0 and 1", padding_of_nan=torch.ones(B, 
 forward("attention_mask", "all zeros", padding_of_zeros=torch.zeros(B, T))
 forward("attention_mask", "expected device cpu", padding_on_meta=torch.ones(B, T, device="meta"))
 forward("attention_mask", "expected a dense tensor", complex_padding=torch.ones(B, T).cfloat())
-forward("mask", "expected shape \\(queries, keys\\)", wrong_square=torch.ones(5, 5), a_padding_mask=torch.ones(B, T))
+forward("mask", "expected shape \\(queries, keys\\)", wrong_square=torch.ones(5, 5))
+forward("mask", "which tokens exist goes in as attention_mask=", padding=torch.ones(B, T))
 
 together("mask", "combine them", "with a 3-D attention_mask", attention_mask=ones3, mask="causal")
 together("mask", "combine them", "with a text attention_mask", attention_mask="full", mask=ones3)

@@ -13,8 +13,8 @@ from arbprob_hf.model.resolving_arbprob import ResolvedMask, Sizes
 
 from .oracles import masked_attention, micro, random_ids, reference_hidden, reference_logits, whole
 
-# bf16 keeps 8 bits: logits of size 10 through two layers differ by up to a few hundredths of that
-BF16_TOLERANCE = 0.06
+# relative to the largest logit; bf16 keeps 8 bits, and 0.017 was measured
+BF16_TOLERANCE = 0.04
 CASES = 150
 
 
@@ -154,7 +154,11 @@ def kernel_calls(model: ArbProbForCausalLM, ids: Tensor, **arguments: object) ->
     return [call.kwargs for call in kernel.call_args_list]
 
 
-@pytest.mark.parametrize("arguments", [{}, {"attention_mask": torch.ones(2, 6)}, {"mask": "causal"}], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"attention_mask": torch.ones(2, 6)}, {"mask": "causal"}],
+    ids=["nothing given", "all tokens exist", "text"],
+)
 def test_plain_causal_takes_the_causal_path_of_the_kernel(arguments: dict[str, object]) -> None:
     calls = kernel_calls(micro(layers=3), random_ids(2, 6), **arguments)
     assert [(call["is_causal"], call["attn_mask"]) for call in calls] == [(True, None)] * 3

@@ -4,8 +4,9 @@ import pytest
 
 from arbprob_hf import ArbProbForCausalLM
 
-from .malformed_cases import CASES, B, Case, T
+from .malformed_cases import CASES
 from .oracles import micro, random_ids
+from .refusals import B, Case, T
 
 AT_LEAST = 111
 

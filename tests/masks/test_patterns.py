@@ -146,7 +146,7 @@ def test_a_tensor_is_a_mask_as_it_stands(shape: tuple[int, ...]) -> None:
         (lambda: order(torch.zeros(1, 1, 1).long()), ValueError, "order(rank): expected shape (T,) or (B, T)"),
         (lambda: padding(torch.tensor([0, 2])), ValueError, "padding(keep): expected only 0 and 1"),
         (lambda: padding([1, 1]), TypeError, "padding(keep): expected a tensor of bool or 0-1, got list"),
-        (lambda: Mask.of(torch.ones(3)), ValueError, "tensor: expected 2 or 3 or 4 dimensions, got shape (3,)"),
+        (lambda: Mask.of(torch.ones(3)), ValueError, "tensor: expected 2, 3 or 4 dimensions, got shape (3,)"),
         (lambda: Mask.of(torch.zeros(0, 0)), ValueError, "tensor: expected at least one element"),
         (lambda: Mask.of(torch.zeros(2, 2)), ValueError, "tensor: all zeros in torch.float32"),
         (lambda: Mask.of(torch.full((2, 2), -1.0)), ValueError, "tensor: expected only 0 and 1"),
