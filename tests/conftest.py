@@ -18,15 +18,21 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
-import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
 torch.set_num_threads(1)
-# the first example of a test may include an import or a compilation
-hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("house")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the same examples every time, whatever they take: the first may include an import or a compilation."""
+    # without hypothesis installed, the tests that do not use it still run
+    if config.pluginmanager.hasplugin("hypothesispytest"):
+        import hypothesis
+
+        hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
+        hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True)
