@@ -128,7 +128,7 @@ class ArbProbPreTrainedModel(PreTrainedModel):
 
 
 def _residual(projection: Conv1D, config: ArbProbConfig) -> Conv1D:
-    # each block adds to the residual stream twice (Radford et al. 2019, section 2.3); told to the projection itself, since
+    # each block adds to the residual stream twice (Radford et al. 2019, section 2.3); noted on the projection itself:
     # transformers calls `_init_weights` of code outside its own package only on modules that own parameters
     projection.initial_scale = 1 / math.sqrt(2 * config.n_layer)  # type: ignore[assignment]
     return projection
