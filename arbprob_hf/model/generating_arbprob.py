@@ -71,16 +71,28 @@ class ArbProbGenerationMixin(GenerationMixin):
             mask = mask.dense(prompt.shape[1], batch=prompt.shape[0], heads=count_heads(mask), device=prompt.device)
         if isinstance(mask, Tensor):
             kwargs["mask"] = _prompt_mask(mask, prompt, self.config.n_head)
+            self._refuse_parts(kwargs, bool(kwargs["mask"].triu(1).any()))
             return
         if mask is not None:
             kwargs["mask"] = mask
         patterns = [mask] if mask is not None else [Mask.parse(t) for t in _texts(self.config.mask)]
+        length, heads = self.config.n_positions, self.config.n_head
+        self._refuse_parts(kwargs, any(looks_ahead(pattern, 1, length, heads) for pattern in patterns))
         shortest = self._shortest(prompt, kwargs)
-        if any(looks_ahead(pattern, shortest, self.config.n_positions, self.config.n_head) for pattern in patterns):
+        if any(looks_ahead(pattern, shortest, length, heads) for pattern in patterns):
             logger.warning_once(
                 f"mask {' / '.join(map(str, patterns))} lets earlier tokens see later ones: generating without a cache"
             )
             kwargs["use_cache"] = False
+
+    def _refuse_parts(self, kwargs: dict[str, Any], is_ahead: bool) -> None:
+        options = kwargs.get("generation_config") or self.generation_config
+        size = kwargs.get("prefill_chunk_size", options.prefill_chunk_size)
+        if is_ahead and size is not None:
+            raise ValueError(
+                f"prefill_chunk_size: expected None under a mask that lets prompt tokens see later ones, got {size}; "
+                "such a prompt is read at once"
+            )
 
     def _shortest(self, prompt: Tensor, kwargs: dict[str, Any]) -> int:
         # patterns count real tokens: the row with most padding meets a later one first

@@ -198,3 +198,22 @@ def test_a_prompts_mask_of_another_shape_is_refused(shape: tuple[int, ...]) -> N
 def test_two_masks_at_once_are_refused() -> None:
     with pytest.raises(ValueError, match="mask: given together with an attention_mask that is a mask itself"):
         run(model_with(), tokens(2, 6), mask="causal", attention_mask=torch.ones(2, 6, 6, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    "way", [dict(prefill_chunk_size=4), dict(prompt_lookup_num_tokens=3)], ids=["chunks", "drafts"]
+)
+def test_a_windowed_prompt_may_be_read_in_chunks_and_drafted(way: dict[str, Any]) -> None:
+    model, ids = model_with("causal & window(4)"), tokens(1, 5).repeat(1, 2)
+    assert_same(run(model, ids, **way), run(model, ids, use_cache=False))
+
+
+def test_a_prompt_that_looks_ahead_may_be_drafted() -> None:
+    model, ids, mask = model_with(), tokens(1, 5).repeat(1, 2), random_mask(1, 10, 10)
+    assert_same(run(model, ids, mask=mask, prompt_lookup_num_tokens=3), run(model, ids, mask=mask, use_cache=False))
+
+
+@pytest.mark.parametrize("mask", ["causal | prefix(4)", torch.ones(6, 6, dtype=torch.bool)], ids=["pattern", "tensor"])
+def test_a_prompt_that_looks_ahead_is_not_read_in_chunks(mask: Any) -> None:
+    with pytest.raises(ValueError, match=r"^prefill_chunk_size: expected None .* got 3; .* read at once$"):
+        run(model_with(), tokens(2, 6), mask=mask, prefill_chunk_size=3)
