@@ -1,11 +1,39 @@
 """One-line errors for inputs that the network cannot take, where looking does not stall an accelerator."""
 
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
+from transformers.utils import logging
 
 from .configuration_arbprob import ArbProbConfig
 from .resolving_arbprob import Sizes
+
+logger = logging.get_logger(__name__)
+
+# what transformers passes along without the network using it
+_PASSED_ALONG = ("output_hidden_states", "output_attentions", "return_dict", "num_items_in_batch", "shift_labels")
+
+
+def check_options(options: dict[str, Any], forward: Callable[..., Any]) -> None:
+    """Raise for a keyword that is a misspelt argument of `forward`; warn once of a tensor that would be ignored."""
+    if torch.compiler.is_compiling() or not options:
+        return
+    if "is_causal" in options:
+        raise TypeError("is_causal: not an argument of forward; say mask='full' or mask='causal'")
+    known = [*inspect.signature(forward).parameters, *_PASSED_ALONG]
+    for name, value in options.items():
+        if name in known or value is None:
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.82)
+        if near:
+            raise TypeError(f"{name}: not an argument of forward; did you mean {near[0]}?")
+        if isinstance(value, Tensor):
+            logger.warning_once(f"{name}: not an argument of this network, so it is ignored")
 
 
 def check_inputs(
@@ -31,6 +59,16 @@ def check_inputs(
     if input_ids.dim() != 2 or input_ids.numel() == 0:
         raise ValueError(f"input_ids: expected shape (batch, tokens), not empty, got {tuple(input_ids.shape)}")
     _check_range("input_ids", input_ids, config.vocab_size, "the vocabulary (vocab_size)")
+
+
+def check_length(config: ArbProbConfig, sizes: Sizes) -> None:
+    """Raise where tokens, cached ones included, outnumber the position embeddings."""
+    if isinstance(sizes.offset, int) and sizes.filled > config.n_positions:
+        cached = f", {sizes.offset} of them cached" if sizes.offset else ""
+        raise ValueError(
+            f"input_ids: expected at most n_positions={config.n_positions} tokens, got {sizes.filled}{cached}; "
+            "shorten the input"
+        )
 
 
 def check_positions(config: ArbProbConfig, position_ids: Tensor, sizes: Sizes) -> None:
@@ -63,8 +101,22 @@ def check_labels(name: str, labels: Tensor, hidden: Tensor) -> None:
         raise ValueError(f"{name}: expected shape (batch, tokens) = {expected}, got {tuple(labels.shape)}")
 
 
-def check_cache(past_key_values: object) -> None:
-    """Raise unless keys and values of earlier tokens come as a transformers `Cache`."""
+def check_kept(logits_to_keep: int | Tensor) -> None:
+    """Raise unless `logits_to_keep` is a count from 0 or a 1-D tensor of slot indices."""
+    is_count = isinstance(logits_to_keep, int) and not isinstance(logits_to_keep, bool) and logits_to_keep >= 0
+    is_index = isinstance(logits_to_keep, Tensor) and logits_to_keep.dim() == 1
+    if not (is_count or is_index):
+        got = tuple(logits_to_keep.shape) if isinstance(logits_to_keep, Tensor) else repr(logits_to_keep)[:40]
+        raise ValueError(f"logits_to_keep: expected a count from 0 or a 1-D tensor of slot indices, got {got}")
+
+
+def check_cache(past_key_values: object, *, is_recomputed: bool) -> None:
+    """Raise unless earlier keys and values come as a transformers `Cache`, and not while layers are recomputed."""
+    if past_key_values is not None and is_recomputed:
+        raise ValueError(
+            "past_key_values: cannot be used while gradient checkpointing recomputes the layers; leave it out, or "
+            "call model.eval()"
+        )
     if past_key_values is not None and not isinstance(past_key_values, Cache):
         raise TypeError(
             f"past_key_values: expected a transformers Cache such as DynamicCache, got {type(past_key_values).__name__}"

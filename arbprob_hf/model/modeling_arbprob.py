@@ -21,7 +21,16 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_arbprob import BACKENDS, AttentionMask, prepare_mask
-from .checking_arbprob import check_bias, check_cache, check_inputs, check_labels, check_positions
+from .checking_arbprob import (
+    check_bias,
+    check_cache,
+    check_inputs,
+    check_kept,
+    check_labels,
+    check_length,
+    check_options,
+    check_positions,
+)
 from .configuration_arbprob import ArbProbConfig, check_mask
 from .generating_arbprob import ArbProbGenerationMixin
 from .losses_arbprob import causal_loss
@@ -193,22 +202,25 @@ class ArbProbModel(ArbProbPreTrainedModel):
         Returns:
             `last_hidden_state` (B, T, D), `past_key_values`, and what else was asked for.
         """
+        check_options(kwargs, type(self).forward)
         check_inputs(self.config, input_ids, inputs_embeds, dtype=self.wte.weight.dtype)
+        check_cache(past_key_values, is_recomputed=self.gradient_checkpointing and self.training)
         embeds = self.wte(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, D)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         sizes = self._sizes(embeds, past_key_values)
         if position_ids is None:
+            check_length(self.config, sizes)
             position_ids = (torch.arange(sizes.q_len, device=embeds.device) + sizes.offset)[None]  # (1, T)
-        check_positions(self.config, position_ids, sizes)
+        else:
+            check_positions(self.config, position_ids, sizes)
         hidden_states = self.drop(embeds + self.wpe(position_ids))
 
         backend = "eager" if kwargs.get("output_attentions") else self.config._attn_implementation
         arguments = MaskArguments(attention_mask, mask, ranks, limits, document_ids)
         masks = self._layer_masks(arguments, sizes, backend, hidden_states.dtype, attention_bias)
-        cache = None if self.gradient_checkpointing and self.training else past_key_values
         for block, layer_mask in zip(self.h, masks, strict=True):
-            hidden_states = block(hidden_states, layer_mask, backend, cache)
+            hidden_states = block(hidden_states, layer_mask, backend, past_key_values)
         return BaseModelOutputWithPast(
             last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
         )
@@ -224,7 +236,6 @@ class ArbProbModel(ArbProbPreTrainedModel):
         return self._parsed[1]
 
     def _sizes(self, embeds: Tensor, past_key_values: Cache | None) -> Sizes:
-        check_cache(past_key_values)
         batch, q_len = embeds.shape[:2]
         offset = 0 if past_key_values is None else past_key_values.get_seq_length()
         if isinstance(offset, Tensor) and offset.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -319,6 +330,7 @@ class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
             loss = self._loss(hidden_states, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch)
         asked = not is_scored or isinstance(logits_to_keep, Tensor) or logits_to_keep > 0
         if asked if return_logits is None else return_logits:
+            check_kept(logits_to_keep)
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, kept, :])  # (B, T or fewer, V)
         return CausalLMOutputWithPast(

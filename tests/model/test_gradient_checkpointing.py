@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 from twins import far, left_padded, ours_alone, tokens
 
 from arbprob_hf import ArbProbForCausalLM
@@ -65,6 +66,13 @@ def test_no_cache_is_kept_while_checkpointing() -> None:
     model = ours_alone().train()
     switch(model, "enable", use_reentrant=False)
     assert model(tokens(), use_cache=True).past_key_values is None
+
+
+def test_a_given_cache_is_refused_while_checkpointing() -> None:
+    model = ours_alone().train()
+    switch(model, "enable", use_reentrant=False)
+    with pytest.raises(ValueError, match="past_key_values: cannot be used while gradient checkpointing"):
+        model(tokens(), past_key_values=DynamicCache(), use_cache=False)
 
 
 def test_it_can_be_switched_off_again() -> None:

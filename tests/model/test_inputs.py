@@ -1,5 +1,6 @@
 """Tokens, embeddings and positions that the network cannot take are refused in one line that says what to do."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "list of ids": (dict(input_ids=[[1, 2]]), "input_ids: expected an integer tensor .* got list"),
     "one row without batch": (dict(input_ids=IDS[0]), r"input_ids: expected shape \(batch, tokens\).* got \(12,\)"),
     "no token": (dict(input_ids=IDS[:, :0]), r"input_ids: expected shape .* not empty, got \(2, 0\)"),
-    "too long": (dict(input_ids=tokens(2, 33)), r"position_ids: expected 0 to 31, got 32; .*n_positions.*shorten"),
+    "too long": (dict(input_ids=tokens(2, 33)), r"input_ids: expected at most n_positions=32 tokens, got 33; shorten"),
     "position above": (
         dict(input_ids=IDS, position_ids=torch.arange(12)[None] + 21),
         "position_ids: expected 0 to 31, got 32",
@@ -52,6 +53,33 @@ def test_it_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:
         ours_alone()(**given)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) <= 300
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(atention_mask=IDS), "atention_mask: not an argument of forward; did you mean attention_mask"),
+        (dict(document_id=IDS), "document_id: not an argument of forward; did you mean document_ids"),
+        (dict(is_causal=False), "is_causal: not an argument of forward; say mask='full'"),
+        (dict(logits_to_keep=-1), "logits_to_keep: expected a count from 0 or a 1-D tensor of slot indices, got -1"),
+        (dict(logits_to_keep=1.5), "logits_to_keep: expected a count from 0 .* got 1.5"),
+        (dict(logits_to_keep=IDS), r"logits_to_keep: expected a count from 0 .* got \(2, 12\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_option_that_would_have_no_effect_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^{message}"):
+        ours_alone()(IDS, **given)
+
+
+def test_a_tensor_that_the_network_ignores_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        ours_alone()(IDS, token_type_ids=IDS)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "token_type_ids: not an argument of this network, so it is ignored" in caplog.text
 
 
 def test_the_longest_sequence_and_the_last_token_are_taken() -> None:
