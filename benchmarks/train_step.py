@@ -52,9 +52,7 @@ def main() -> None:
         f"{arguments.preset}, batch {arguments.batch} x {arguments.length} tokens, {arguments.threads} thread(s), "
         f"torch {torch.__version__}, {arguments.device}"
     )
-    print(
-        "| step | ours / HF speed, same precision [min, max] | against HF fp32 | peak memory HF -> ours, MiB |"
-    )
+    print("| step | ours / HF speed, same precision [min, max] | against HF fp32 | peak memory HF -> ours, MiB |")
     print("|---|---|---|---|")
     for work in WORK:
         print(row(work, arguments), flush=True)
@@ -96,9 +94,7 @@ def make_step(peer: str, work: Work, arguments: argparse.Namespace) -> Callable[
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, preset.vocab_size, (arguments.batch, arguments.length), generator=generator)
-    labels = ids.masked_fill(torch.rand(ids.shape, generator=generator) >= work.scored, -100).to(
-        arguments.device
-    )
+    labels = ids.masked_fill(torch.rand(ids.shape, generator=generator) >= work.scored, -100).to(arguments.device)
     ids = ids.to(arguments.device)
 
     def step() -> float:
@@ -136,9 +132,7 @@ def measured_peak(peer: str, work: Work, arguments: argparse.Namespace) -> float
     for name in ("preset", "batch", "length", "threads"):
         command += [f"--{name}", str(getattr(arguments, name))]
     return float(
-        json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        )
+        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     )
 
 
@@ -161,9 +155,7 @@ def memory(field: str) -> float:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
