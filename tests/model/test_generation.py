@@ -67,7 +67,8 @@ def test_logits_of_every_step_are_gpt2s(pair: Any, cache: dict[str, Any]) -> Non
     ids, keep = left_padded((3, 7), 7)
     options = dict(attention_mask=keep, do_sample=False, output_logits=True, return_dict_in_generate=True, **cache)
     own, reference = (generated(model, ids, **options).logits for model in pair)
-    assert max(far(a, b) for a, b in zip(own, reference, strict=True)) <= 1e-10
+    # generate rounds the logits it reports to fp32
+    assert max(far(a, b) for a, b in zip(own, reference, strict=True)) <= 2e-6
 
 
 def test_a_left_padded_row_continues_as_it_does_alone(pair: Any) -> None:

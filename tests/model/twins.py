@@ -47,9 +47,10 @@ def randomise(model: torch.nn.Module) -> None:
     """Weights that no initialisation gives: a bias that is never zero, a gain that is never one."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator) * 0.15
-            parameter.copy_(noise + (1.0 if parameter.ndim == 1 else 0.0))
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * 0.25
+            is_gain = parameter.ndim == 1 and name.endswith("weight")
+            parameter.copy_(noise + (1.0 if is_gain else 0.0))
 
 
 def tokens(batch: int = 2, length: int = 12, *, seed: int = 0, vocabulary: int = SIZES["vocab_size"]) -> Tensor:
