@@ -314,6 +314,18 @@ class ArbProbTrainer(Trainer):
 
     # loading
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # transformers before 5.23 hands torch.load the device cpu:0 on several CPU processes, which it refuses
+        device = self.args.device
+        if device.type != "cpu":
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        try:
+            self.args.__dict__["_setup_devices"] = torch.device("cpu")
+            super()._load_optimizer_and_scheduler(checkpoint)
+        finally:
+            self.args.__dict__["_setup_devices"] = device
+
     def _load_best_model(self) -> None:
         best = Path(str(self.state.best_model_checkpoint))
         problem = self._from_main(lambda: verify(best))

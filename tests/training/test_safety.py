@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 from transformers import TrainerCallback
 
 from arbprob_hf.training.checkpoints import PRIVATE_NAME, newest
-from arbprob_hf.training.safety import Stopped, StopSignal, hold_run_folder
+from arbprob_hf.training.loaders import _start_worker
+from arbprob_hf.training.safety import IDLE, STOPPING, Stopped, StopSignal, hold_run_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,16 +180,16 @@ def test_a_signal_saves_under_every_save_strategy(tmp_path: Path, micro_trainer,
 def test_a_signal_to_the_whole_process_group_leaves_the_workers_at_work(tmp_path: Path, micro_trainer) -> None:
     class Everyone(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 4:
+            if state.global_step == 1:
                 children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
                 assert len(children) == 2
-                for number in (*children, os.getpid()):
-                    os.kill(int(number), signal.SIGTERM)
+                # by another process: torch's workers end in peace when it is their parent who signals
+                subprocess.run(["kill", "-TERM", *children, str(os.getpid())], check=True)
 
     trainer = micro_trainer(tmp_path, dataloader_num_workers=2, callbacks=[Everyone()])
     with pytest.raises(Stopped):
         trainer.train()
-    assert newest(tmp_path) == tmp_path / "checkpoint-5"
+    assert newest(tmp_path) == tmp_path / "checkpoint-2"
 
 
 def test_a_signal_after_the_last_step_cuts_nothing_short(tmp_path: Path, micro_trainer, whole_run, weights_of, caplog):
@@ -201,14 +203,24 @@ def test_a_signal_after_the_last_step_cuts_nothing_short(tmp_path: Path, micro_t
     assert "the signal came after the last step" in caplog.text
 
 
-def test_a_worker_that_alone_is_terminated_ends_when_no_run_is_on(tmp_path: Path, micro_trainer, rows) -> None:
-    loader = micro_trainer(tmp_path, dataloader_num_workers=1).get_eval_dataloader(rows(80))
-    batches = iter(loader)
-    next(batches)
-    (worker,) = multiprocessing.active_children()
+def _work(started, state) -> None:
+    _start_worker(0, None, state)
+    started.set()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(("state", "lives"), [(IDLE, False), (STOPPING, True)], ids=["no run", "a run that stops"])
+def test_a_worker_obeys_a_sigterm_unless_the_run_is_stopping(state: int, lives: bool) -> None:
+    stop, started = StopSignal(), multiprocessing.Event()
+    worker = multiprocessing.Process(target=_work, args=(started, stop.state), daemon=True)
+    worker.start()
+    started.wait()
+    stop.state.value = state
     worker.terminate()
-    worker.join(timeout=20)
-    assert worker.exitcode == -signal.SIGTERM
+    worker.join(timeout=2 if lives else 60)
+    assert worker.exitcode == (None if lives else -signal.SIGTERM)
+    worker.kill()
+    worker.join()
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
