@@ -245,9 +245,18 @@ class _Reporting(ArbProbTrainer):
         sizes: dict[str, Any] = dict(vocab_size=500, n_positions=16, n_embd=32, n_layer=1, n_head=2)
         rows = torch.randint(500, (32, 16), generator=torch.Generator().manual_seed(0))
         arguments = TrainingArguments(
-            output_dir=str(folder), max_steps=STEPS, save_steps=INTERVAL, save_total_limit=keep, use_cpu=True,
-            per_device_train_batch_size=2, gradient_accumulation_steps=2, learning_rate=1e-2, disable_tqdm=True,
-            logging_strategy="no", report_to="none", seed=1,
+            output_dir=str(folder),
+            max_steps=STEPS,
+            save_steps=INTERVAL,
+            save_total_limit=keep,
+            use_cpu=True,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            learning_rate=1e-2,
+            disable_tqdm=True,
+            logging_strategy="no",
+            report_to="none",
+            seed=1,
         )
         super().__init__(
             model=ArbProbForCausalLM(ArbProbConfig(**sizes)),

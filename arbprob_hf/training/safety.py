@@ -18,8 +18,13 @@ from typing import Any
 from .checkpoints import PRIVATE_NAME, numbered, sweep
 
 # what a run leaves at the top of its output folder, beside checkpoint-<step>
-_RUN_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "training_args.bin",
-              "logs/training_log.csv")
+_RUN_FILES = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "training_args.bin",
+    "logs/training_log.csv",
+)
 
 # folder -> descriptor of its lock, for every folder that this process holds
 _held: dict[Path, int] = {}

@@ -340,9 +340,7 @@ class ArbProbTrainer(Trainer):
         size, index = self.args.world_size, self.args.process_index
         wanted = "rng_state.pth" if size <= 1 else f"rng_state_{index}.pth"
         if wanted not in sealed_names(source):
-            logger.warning(
-                "%s was saved by another number of processes: the run goes on, but not bit for bit", source
-            )
+            logger.warning("%s was saved by another number of processes: the run goes on, but not bit for bit", source)
 
     def _from_main(self, work: Callable[[], T]) -> T:
         """Let the main process `work`; every process returns the result, or raises the error."""
@@ -373,9 +371,7 @@ class _StepBoundary(TrainerCallback):
     ) -> None:
         self.random.manual_seed(epoch_seed(args.seed, int(state.epoch or 0)))
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.stop.agreed:
             control.should_save = control.should_training_stop = True
 

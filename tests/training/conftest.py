@@ -37,8 +37,18 @@ def token_rows(count: int, *, length: int = 12, seed: int = 0) -> list[dict[str,
 def micro_model(dropout: float = 0.1) -> GPT2LMHeadModel:
     set_seed(3)
     return GPT2LMHeadModel(
-        GPT2Config(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=2, resid_pdrop=dropout,
-                   embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=0, eos_token_id=0)
+        GPT2Config(
+            vocab_size=40,
+            n_positions=16,
+            n_embd=8,
+            n_layer=1,
+            n_head=2,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
     )
 
 

@@ -14,8 +14,15 @@ import pytest
 from arbprob_hf.training.checkpoints import MANIFEST_NAME, newest
 
 HERE = Path(__file__).parent
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-          str(HERE / "two_processes.py")]
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc_per_node",
+    "2",
+    str(HERE / "two_processes.py"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +33,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     done = subprocess.run(
         [*LAUNCH, str(root)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return root, json.loads((root / "report.json").read_text())

@@ -32,8 +32,14 @@ class _Crash(TrainerCallback):
         pytest.param({"dataloader_num_workers": 2, "dataloader_persistent_workers": True}, id="persistent workers"),
         pytest.param({"eval_strategy": "steps", "eval_steps": 3}, id="evaluations between"),
         pytest.param(
-            {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "eval_strategy": "steps",
-             "eval_steps": 1}, id="persistent evaluation workers"),
+            {
+                "dataloader_num_workers": 1,
+                "dataloader_persistent_workers": True,
+                "eval_strategy": "steps",
+                "eval_steps": 1,
+            },
+            id="persistent evaluation workers",
+        ),
         pytest.param({"lr_scheduler_type": "cosine", "warmup_steps": 3}, id="schedule"),
         pytest.param({"save_steps": 3}, id="at the end of an epoch"),
     ],

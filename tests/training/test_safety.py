@@ -164,8 +164,13 @@ def test_a_signal_in_mid_step_saves_at_the_boundary_and_the_resumed_bits_are_equ
     [
         {"save_strategy": "no"},
         {"save_strategy": "epoch"},
-        {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss",
-         "learning_rate": 0.0},
+        {
+            "save_strategy": "best",
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "metric_for_best_model": "loss",
+            "learning_rate": 0.0,
+        },
         {"save_total_limit": 1, "load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2},
     ],
     ids=["no", "epoch", "best", "best at the end"],

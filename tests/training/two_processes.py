@@ -47,9 +47,7 @@ def poison_one(model):
 def trainer_in(folder: Path, *callbacks: TrainerCallback) -> ArbProbTrainer:
     options = {**OPTIONS, "per_device_train_batch_size": 1, "max_steps": 8, "per_device_eval_batch_size": 2}
     arguments = TrainingArguments(output_dir=str(folder), ddp_backend="gloo", **options)
-    return ArbProbTrainer(
-        model=micro_model(), train_dataset=token_rows(24), args=arguments, callbacks=list(callbacks)
-    )
+    return ArbProbTrainer(model=micro_model(), train_dataset=token_rows(24), args=arguments, callbacks=list(callbacks))
 
 
 def digest(trainer: ArbProbTrainer) -> str:
