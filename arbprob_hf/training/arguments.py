@@ -17,6 +17,7 @@ from arbprob_hf.data.arguments import DataArguments
 from arbprob_hf.training.coercion import coerce
 from arbprob_hf.training.flags import COMMAND_LINE, Option, UsageError, read_options
 from arbprob_hf.training.helping import help_text
+from arbprob_hf.training.refusing import refuse_numbers, refuse_options
 
 
 @dataclass
@@ -107,7 +108,10 @@ class TrainingArguments(transformers.TrainingArguments):
         # transformers refuses bfloat16, pins memory and picks a backend for GPUs unless told that there are none
         if not torch.accelerator.is_available():
             self.use_cpu = True
+        # before transformers replaces eval_steps of 0 by another number
+        refuse_numbers(self)
         super().__post_init__()
+        refuse_options(self)
 
 
 class Arguments(NamedTuple):

@@ -29,6 +29,7 @@ from .checkpoints import (
     verify,
 )
 from .loaders import epoch_seed, isolate
+from .refusing import refuse_numbers, refuse_options, refuse_parts
 from .resuming import choose_checkpoint, resume_choice
 from .safety import Stopped, StopSignal, hold_run_folder
 
@@ -44,7 +45,7 @@ class NonFiniteError(ArithmeticError):
 class ArbProbTrainer(Trainer):
     """A `transformers.Trainer` whose runs survive kills, full disks, signals and bad numbers.
 
-    Takes what Trainer takes, except `compute_metrics`: evaluation keeps no logits. What differs:
+    Takes what Trainer takes, except `compute_metrics` and `compute_loss_func`: no logits are made. What differs:
 
     - checkpoints are sealed (see `checkpoints`), rotated only once the new one is in place, and verified on resume;
     - `train` holds the output folder, refuses one that holds another run unless resuming, and ends with SystemExit
@@ -59,7 +60,9 @@ class ArbProbTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _refuse_unsupported(self)
+        refuse_numbers(self.args)
+        refuse_options(self.args)
+        refuse_parts(self)
         # the check before every step replaces it: the filter would log 0.0 or an average instead of NaN
         self.args.logging_nan_inf_filter = False
         self._stop = StopSignal()
@@ -384,18 +387,6 @@ class _StepBoundary(TrainerCallback):
                 state.global_step,
             )
             raise Stopped(self.stop.agreed)
-
-
-def _refuse_unsupported(trainer: Trainer) -> None:
-    args = trainer.args
-    if trainer.compute_metrics is not None:
-        raise ValueError(
-            "compute_metrics must be None: evaluation keeps no logits, so there would be nothing to compute it from"
-        )
-    if args.save_on_each_node:
-        raise ValueError("save_on_each_node must be false: one main process seals a checkpoint on a shared disk")
-    if getattr(args, "enable_jit_checkpoint", False):
-        raise ValueError("enable_jit_checkpoint must be false: SIGTERM already saves at the end of the step")
 
 
 def _is_bad(value: Any, device: torch.device) -> torch.Tensor:

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from arbprob_hf.training import checkpoints
 from arbprob_hf.training.checkpoints import PRIVATE_NAME, CheckpointError, newest, verify
+from arbprob_hf.training.refusing import refuse_options
 from arbprob_hf.training.trainer import NonFiniteError
 
 
@@ -235,6 +236,8 @@ def test_predictions_are_still_to_be_had(tmp_path: Path, micro_trainer, rows) ->
     ("options", "message"),
     [
         ({"compute_metrics": lambda prediction: {}}, "compute_metrics must be None"),
+        ({"compute_loss_func": lambda outputs, labels: 0}, "compute_loss_func must be None: training makes no logits"),
+        ({"label_smoothing_factor": 0.1}, r"label_smoothing_factor must be 0, got 0\.1"),
         ({"save_on_each_node": True}, "save_on_each_node must be false"),
         ({"enable_jit_checkpoint": True}, "enable_jit_checkpoint must be false"),
     ],
@@ -243,3 +246,10 @@ def test_predictions_are_still_to_be_had(tmp_path: Path, micro_trainer, rows) ->
 def test_options_that_contradict_the_trainer_are_refused(tmp_path: Path, micro_trainer, options, message) -> None:
     with pytest.raises(ValueError, match=message):
         micro_trainer(tmp_path, **options)
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path: Path, micro_trainer) -> None:
+    arguments = micro_trainer(tmp_path).args
+    arguments._n_gpu = 4
+    with pytest.raises(ValueError, match=r"this one process has 4 GPUs.* start it with torchrun --nproc_per_node 4"):
+        refuse_options(arguments)

@@ -1,0 +1,59 @@
+"""Refuses options that could not do what they say, in one line each, before anything is loaded."""
+
+from __future__ import annotations
+
+from transformers import Trainer, TrainingArguments
+
+# option -> the least that means something
+_LEAST: dict[str, float] = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "learning_rate": 0,
+    "weight_decay": 0,
+}
+# the option that sets how often, and the strategy that says whether
+_INTERVALS = {"logging_steps": "logging_strategy", "eval_steps": "eval_strategy", "save_steps": "save_strategy"}
+
+
+def refuse_numbers(args: TrainingArguments) -> None:
+    """Raise ValueError for a number of `args` that has no meaning, such as a batch of 0 blocks."""
+    for name, least in _LEAST.items():
+        if getattr(args, name) < least:
+            raise ValueError(f"{name}: expected at least {least}, got {getattr(args, name)}")
+    for name, strategy in _INTERVALS.items():
+        steps, when = getattr(args, name), getattr(args, strategy)
+        # the other strategies do not look at the number
+        if str(getattr(when, "value", when)) == "steps" and steps is not None and steps <= 0:
+            raise ValueError(f"{name}: expected more than 0 steps, got {steps:g}; to do without, give {strategy} no")
+
+
+def refuse_options(args: TrainingArguments) -> None:
+    """Raise ValueError for an option of `args` that this package's Trainer cannot honour."""
+    if args.label_smoothing_factor != 0:
+        raise ValueError(
+            f"label_smoothing_factor must be 0, got {args.label_smoothing_factor}: the smoothing would be computed "
+            "from logits, which training does not make"
+        )
+    if args.save_on_each_node:
+        raise ValueError("save_on_each_node must be false: one main process seals a checkpoint on a shared disk")
+    if getattr(args, "enable_jit_checkpoint", False):
+        raise ValueError("enable_jit_checkpoint must be false: SIGTERM already saves at the end of the step")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"this one process has {args.n_gpu} GPUs, which it cannot share out: start it with "
+            f"torchrun --nproc_per_node {args.n_gpu}, or let it see one (CUDA_VISIBLE_DEVICES=0)"
+        )
+
+
+def refuse_parts(trainer: Trainer) -> None:
+    """Raise ValueError for something given to `trainer` in code that needs the logits, which are never made."""
+    if trainer.compute_metrics is not None:
+        raise ValueError(
+            "compute_metrics must be None: evaluation keeps no logits, so there would be nothing to compute it from"
+        )
+    if trainer.compute_loss_func is not None:
+        raise ValueError(
+            "compute_loss_func must be None: training makes no logits to compute it from; the loss is the model's own"
+        )
