@@ -43,8 +43,8 @@ def causal_loss(
     scored = (targets != IGNORED).nonzero().squeeze(1)  # (N,)
     rows, targets = rows[scored], targets[scored]
     total = linear_cross_entropy(rows, weight, targets)
-    count = max(scored.numel(), 1) if num_items_in_batch is None else num_items_in_batch
-    return total / (count.to(total.device) if isinstance(count, Tensor) else count)
+    count = scored.numel() if num_items_in_batch is None else num_items_in_batch
+    return total / (count.to(total.device).clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     Matrix products run in the autocast dtype when autocast is on; softmax, sums and the weight's gradient are kept in
     float32 (float64 for float64 input). Differentiable once.
     """
-    if not torch.compiler.is_compiling() and targets.numel():
-        low, high = int(targets.min()), int(targets.max())
+    if targets.device.type == "cpu" and targets.numel():
+        low, high = (int(bound) for bound in torch.aminmax(targets))
         if low < 0 or high >= weight.shape[0]:
             bad = low if low < 0 else high
             raise ValueError(f"labels: expected -100 or 0 to {weight.shape[0] - 1}, got {bad}")
@@ -119,11 +119,11 @@ def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> 
         peak, answer = scores.amax(1), scores.gather(1, answers[:, None]).squeeze(1)
         total += (peak.to(accurate) - answer.to(accurate) - probabilities.amax(1).log()).sum()
         if hidden_gradient is not None and weight_gradient is not None:
-            # the answer's own "- 1" is taken off the products, not off the probabilities
+            # before any rounding: for a token known almost surely, p - 1 is all there is
+            probabilities[torch.arange(rows.shape[0], device=rows.device), answers] -= 1
             error = probabilities if probabilities.dtype == scores.dtype else scores.copy_(probabilities)
-            hidden_gradient[start : start + size] = (error @ weight).to(accurate) - weight[answers]
+            hidden_gradient[start : start + size] = error @ weight
             _accumulate(weight_gradient, error, rows)
-            weight_gradient.index_add_(0, answers, rows.to(accurate), alpha=-1)
     return (total,) if not wants else (total, hidden_gradient, weight_gradient)  # type: ignore[return-value]
 
 

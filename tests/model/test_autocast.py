@@ -5,6 +5,7 @@ import torch
 from twins import far, ours_alone, tokens, twins
 
 from arbprob_hf import ArbProbForCausalLM
+from arbprob_hf.model.losses_arbprob import linear_cross_entropy
 
 backends = pytest.mark.parametrize("backend", ["eager", "sdpa"])
 IDS = tokens(4, 24)
@@ -88,3 +89,32 @@ def test_the_dtype_can_be_chosen_when_loading(tmp_path: pytest.TempPathFactory) 
     ours_alone(dtype=torch.float32).save_pretrained(tmp_path)
     assert ArbProbForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
     assert ArbProbForCausalLM.from_pretrained(tmp_path).dtype == torch.float32
+
+
+def test_gradients_of_confident_tokens_are_not_rounded_away() -> None:
+    # where p is almost 1, p - 1 is all the gradient there is, and bf16 cannot tell p from 1
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(50, 16, generator=generator)
+    targets = torch.randint(0, 50, (64,), generator=generator)
+    hidden = 1.5 * weight[targets] + 0.1 * torch.randn(64, 16, generator=generator)
+    errors = {}
+    exact = head_gradient(hidden.double(), weight.double(), targets, chunked=False)
+    for chunked in (True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = head_gradient(hidden, weight, targets, chunked=chunked)
+        errors[chunked] = float((found - exact).norm() / exact.norm())
+    assert errors[True] <= 1.5 * errors[False]
+    assert errors[True] < 0.2
+
+
+def head_gradient(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *, chunked: bool) -> torch.Tensor:
+    hidden = hidden.clone().requires_grad_()
+    if chunked:
+        loss = linear_cross_entropy(hidden, weight, targets)
+    else:
+        logits = torch.nn.functional.linear(hidden, weight)
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    loss.backward()
+    assert hidden.grad is not None
+    return hidden.grad

@@ -152,3 +152,12 @@ def test_a_head_that_is_no_plain_linear_layer_gives_the_same_loss() -> None:
     model.lm_head = wrapped
     # transformers rounds the logits to fp32 there
     assert far(model(ids, labels=ids).loss, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("count", [0, torch.tensor(0)], ids=["int", "tensor"])
+def test_a_batch_without_items_costs_nothing(count: int | Tensor) -> None:
+    model, ids = ours_alone(), tokens()
+    loss = model(ids, labels=torch.full_like(ids, -100), num_items_in_batch=count).loss
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert all(not gradient.any() for gradient in gradients(model).values())
