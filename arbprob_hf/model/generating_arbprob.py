@@ -1,5 +1,7 @@
 """Generation under masks: what `generate` needs to know beyond transformers' own."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,10 +10,12 @@ from transformers import GenerationMixin
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
-from .masking_arbprob import Mask, TensorMask, count_heads, keep_mask
+from .masking_arbprob import Mask, TensorMask, count_heads, index_grid, keep_mask
 from .patterns_arbprob import Causal
 
 logger = logging.get_logger(__name__)
+
+_ROWS_AT_ONCE = 128
 
 
 class ArbProbGenerationMixin(GenerationMixin):
@@ -67,31 +71,39 @@ class ArbProbGenerationMixin(GenerationMixin):
         if mask is not None:
             _check_kind("mask", mask)
         mask = Mask.parse(mask) if isinstance(mask, str) else mask
-        if isinstance(mask, Mask) and _holds_tensors(mask):
-            mask = mask.dense(prompt.shape[1], batch=prompt.shape[0], heads=count_heads(mask), device=prompt.device)
+        if isinstance(mask, Mask) and _holds(mask, tensors=True):
+            mask = _written_for_prompt(mask, prompt)
         if isinstance(mask, Tensor):
             kwargs["mask"] = _prompt_mask(mask, prompt, self.config.n_head)
-            self._refuse_parts(kwargs, bool(kwargs["mask"].triu(1).any()))
+            self._refuse_parts(kwargs, lambda read: bool(kwargs["mask"][:, :, :read, read:].any()))
             return
         if mask is not None:
             kwargs["mask"] = mask
         patterns = [mask] if mask is not None else [Mask.parse(t) for t in _texts(self.config.mask)]
-        length, heads = self.config.n_positions, self.config.n_head
-        self._refuse_parts(kwargs, any(looks_ahead(pattern, 1, length, heads) for pattern in patterns))
+        sizes = dict(length=self.config.n_positions, heads=self.config.n_head)
+        self._refuse_parts(kwargs, lambda read: any(looks_past(pattern, read, **sizes) for pattern in patterns))
         shortest = self._shortest(prompt, kwargs)
-        if any(looks_ahead(pattern, shortest, length, heads) for pattern in patterns):
+        if any(looks_ahead(pattern, shortest, **sizes) for pattern in patterns):
             logger.warning_once(
                 f"mask {' / '.join(map(str, patterns))} lets earlier tokens see later ones: generating without a cache"
             )
             kwargs["use_cache"] = False
 
-    def _refuse_parts(self, kwargs: dict[str, Any], is_ahead: bool) -> None:
+    def _refuse_parts(self, kwargs: dict[str, Any], is_past: Callable[[int], bool]) -> None:
+        # a prompt read in parts must not let a part see past its end; `is_past` tells that of the first tokens
         options = kwargs.get("generation_config") or self.generation_config
         size = kwargs.get("prefill_chunk_size", options.prefill_chunk_size)
-        if is_ahead and size is not None:
+        if size is not None and any(is_past(read) for read in range(size, self.config.n_positions, size)):
             raise ValueError(
                 f"prefill_chunk_size: expected None under a mask that lets prompt tokens see later ones, got {size}; "
                 "such a prompt is read at once"
+            )
+        cache = kwargs.get("past_key_values")
+        read = 0 if cache is None else int(cache.get_seq_length())
+        if read and is_past(read):
+            raise ValueError(
+                f"past_key_values: holds {read} tokens that, under this mask, see later ones they have not been shown; "
+                "start without it"
             )
 
     def _shortest(self, prompt: Tensor, kwargs: dict[str, Any]) -> int:
@@ -138,25 +150,58 @@ def extend_prompt_mask(mask: Tensor, offset: int, q_len: int) -> Tensor:
     return known | grown
 
 
-def looks_ahead(mask: Mask, prompt: int, length: int, heads: int) -> bool:
-    """Whether a row, once cached, would have had to see a token that came later.
+@functools.lru_cache(maxsize=256)
+def looks_ahead(mask: Mask, prompt: int, *, length: int, heads: int) -> bool:
+    """Whether a row of a pattern, once cached, would have had to see a token that came later.
 
     The prompt's `prompt` rows are computed together, later ones one at a time, up to `length` tokens.
     """
-    if isinstance(mask, Causal) or length <= prompt:
+    if isinstance(mask, Causal):
         return False
-    allowed = mask.dense(length, heads=min(heads, count_heads(mask)))[0]  # (H, T, T)
-    row = torch.arange(length)[:, None]
-    later = torch.arange(length)[None, :] >= (row + 1).clamp(min=prompt)
-    return bool((allowed & later).any())
+    together = _sees_beyond(mask, 0, prompt, at_least=prompt, length=length, heads=heads)
+    return together or _sees_beyond(mask, prompt, length, at_least=0, length=length, heads=heads)
+
+
+@functools.lru_cache(maxsize=256)
+def looks_past(mask: Mask, read: int, *, length: int, heads: int) -> bool:
+    """Whether one of the first `read` rows of a pattern sees one of the tokens after them, up to `length`."""
+    if isinstance(mask, Causal):
+        return False
+    return _sees_beyond(mask, 0, read, at_least=read, length=length, heads=heads)
+
+
+def _sees_beyond(mask: Mask, first: int, last: int, *, at_least: int, length: int, heads: int) -> bool:
+    # whether a row r of first <= r < last sees a column c > r with c >= at_least; a few rows at a time, as a whole
+    # (length, length) mask may not fit
+    for start in range(first, min(last, length), _ROWS_AT_ONCE):
+        rows = min(_ROWS_AT_ONCE, min(last, length) - start)
+        b, h, q, k = index_grid(1, min(heads, count_heads(mask)), rows, length, offset=start)
+        if bool((mask.allowed(b, h, q, k) & (k > q) & (k >= at_least)).any()):
+            return True
+    return False
 
 
 def _texts(mask: str | list[str]) -> list[str]:
     return [mask] if isinstance(mask, str) else list(mask)
 
 
-def _holds_tensors(mask: Mask) -> bool:
-    return isinstance(mask, TensorMask) or any(_holds_tensors(operand) for operand in mask.operands())
+def _holds(mask: Mask, *, tensors: bool) -> bool:
+    # whether a leaf holds tensors, or, with tensors=False, whether one does not
+    if mask.operands():
+        return any(_holds(operand, tensors=tensors) for operand in mask.operands())
+    return isinstance(mask, TensorMask) == tensors
+
+
+def _written_for_prompt(mask: Mask, prompt: Tensor) -> Tensor:
+    if _holds(mask, tensors=False):
+        raise ValueError(
+            f"mask: {str(mask)[:60]} mixes patterns, which go on after the prompt, with tensors, which end with it; "
+            "pass a pattern alone, or the prompt's mask as one tensor: mask.dense(prompt_length, batch=...)"
+        )
+    batch, length = prompt.shape[:2]
+    heads = count_heads(mask)
+    mask.check_fits(batch=batch, heads=heads, q_len=length, kv_len=length, exact=True)
+    return mask.dense(length, batch=batch, heads=heads, device=prompt.device)
 
 
 def _reroute(kwargs: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from twins import far, left_padded, ours_alone, tokens
 
-from arbprob_hf import ArbProbForCausalLM, Mask
+from arbprob_hf import ArbProbForCausalLM, Mask, causal, documents, padding, prefix
 from arbprob_hf.model import generating_arbprob
 
 NEW = 7
@@ -217,3 +217,51 @@ def test_a_prompt_that_looks_ahead_may_be_drafted() -> None:
 def test_a_prompt_that_looks_ahead_is_not_read_in_chunks(mask: Any) -> None:
     with pytest.raises(ValueError, match=r"^prefill_chunk_size: expected None .* got 3; .* read at once$"):
         run(model_with(), tokens(2, 6), mask=mask, prefill_chunk_size=3)
+
+
+MIXED = [
+    causal() & documents(torch.zeros(6, dtype=torch.long)),
+    prefix(3) | ~Mask.of(torch.ones(6, 6)),
+]
+
+
+@pytest.mark.parametrize("mask", MIXED, ids=str)
+def test_patterns_mixed_with_tensors_are_refused_since_only_the_patterns_go_on(mask: Mask) -> None:
+    with pytest.raises(ValueError, match=r"^mask: .* mixes patterns, which go on after the prompt, with tensors"):
+        run(model_with(), tokens(2, 6), mask=mask)
+
+
+def test_tensors_combined_are_the_prompts_mask() -> None:
+    model, ids, table = model_with(), tokens(2, 6), random_mask(2, 6, 6)
+    keep = torch.tensor([[True] * 6, [False] * 2 + [True] * 4])
+    combined = Mask.of(table) & padding(keep)
+    assert_same(run(model, ids, mask=combined), run(model, ids, mask=table & keep[:, None]))
+
+
+@pytest.mark.parametrize("mask", ["causal | prefix(6)", torch.ones(8, 8, dtype=torch.bool)], ids=["pattern", "tensor"])
+def test_a_cache_that_never_saw_what_it_should_is_refused(mask: Any) -> None:
+    model, ids = model_with(), tokens(2, 8)
+    cache = model(ids[:, :4], use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=r"^past_key_values: holds 4 tokens that, under this mask, see later ones"):
+        run(model, ids, mask=mask, past_key_values=cache)
+
+
+def test_a_cache_that_holds_the_whole_prefix_is_gone_on_from() -> None:
+    model, ids = model_with("causal | prefix(4)"), tokens(2, 8)
+    cache = model(ids[:, :4], use_cache=True).past_key_values
+    assert_same(run(model, ids, past_key_values=cache), run(model, ids, use_cache=False))
+
+
+@pytest.mark.parametrize("length", [3, 130, 300])
+@pytest.mark.parametrize(
+    "text", ["full", "causal | prefix(2)", "causal | prefix(200)", "causal & window(9)", "window(2)"]
+)
+def test_looking_ahead_is_what_the_written_mask_shows(text: str, length: int) -> None:
+    mask, rows, columns = Mask.parse(text), torch.arange(length)[:, None], torch.arange(length)
+    allowed = mask.dense(length)[0, 0]
+    for prompt in (1, 2, 129, length):
+        later = columns >= (rows + 1).clamp(min=min(prompt, length))
+        ahead = bool((allowed & later).any())
+        assert generating_arbprob.looks_ahead(mask, min(prompt, length), length=length, heads=1) == ahead
+        past = bool(allowed[:prompt, prompt:].any())
+        assert generating_arbprob.looks_past(mask, prompt, length=length, heads=1) == past
