@@ -27,17 +27,8 @@ _PROBABILITIES = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 _POSITIVE = ("layer_norm_epsilon", "initializer_range")
 _BOOLEANS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "use_cache", "tie_word_embeddings")
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
-# what a GPT-2 config.json may hold that means nothing here
-_FOREIGN_KEYS = (
-    "n_ctx",
-    "task_specific_params",
-    "reorder_and_upcast_attn",
-    "add_cross_attention",
-    "_num_labels",
-    "n_special",
-    "output_past",
-    "predict_special_tokens",
-)
+# fields of transformers' own past, near ours in spelling and no mistake
+_OF_TRANSFORMERS = ("sep_token_id", "cls_token_id", "decoder_start_token_id", "tie_encoder_decoder")
 
 
 class ArbProbConfig(PreTrainedConfig):
@@ -58,7 +49,8 @@ class ArbProbConfig(PreTrainedConfig):
         scale_attn_by_inverse_layer_idx (`bool`): divide scores by the layer's number, from 1, as well.
         use_cache (`bool`): return keys and values by default.
         tie_word_embeddings (`bool`): the output head shares the token embedding.
-        mask (`str` or `list[str]`): text of the default attention mask, or one text per layer.
+        mask (`str` or `list[str]`): text of the default attention mask, or one text per layer; the text is read, and
+            refused where it cannot be, when the network is built.
 
     Raises:
         ValueError, TypeError: a field outside its bounds, named with its value.
@@ -123,7 +115,10 @@ class ArbProbConfig(PreTrainedConfig):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a config.json; an official GPT-2 one is turned into ours, without the fields that mean nothing here."""
         fields, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if fields.get("model_type") == "gpt2":
+        kind = fields.get("model_type", cls.model_type)
+        if kind not in ("gpt2", cls.model_type):
+            raise ValueError(f"model_type: expected gpt2 or {cls.model_type} in config.json, got {kind!r:.60}")
+        if kind == "gpt2":
             fields = _from_gpt2(fields)
         return fields, rest
 
@@ -133,14 +128,15 @@ def _from_gpt2(fields: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             "add_cross_attention: expected false, got true; a decoder without an encoder has nothing to cross to"
         )
-    kept = {k: v for k, v in fields.items() if k not in _FOREIGN_KEYS and not k.startswith("summary_")}
+    known = {field.name for field in dataclass_fields(ArbProbConfig)} | {"torch_dtype", "transformers_version"}
+    kept = {name: value for name, value in fields.items() if name in known}
     return {**kept, "model_type": ArbProbConfig.model_type, "architectures": ["ArbProbForCausalLM"]}
 
 
 def _refuse_misspelt(unknown: dict[str, Any]) -> None:
     # transformers stores whatever it is given; a field one letter off would be silently without effect
     known = [field.name for field in dataclass_fields(ArbProbConfig)]
-    for key in unknown:
+    for key in set(unknown).difference(_OF_TRANSFORMERS):
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.82)
         if near and not hasattr(ArbProbConfig, key):
             raise ValueError(f"{key}: not a field of ArbProbConfig; did you mean {near[0]}?")
@@ -158,6 +154,8 @@ def _check(config: ArbProbConfig) -> None:
     for name in _BOOLEANS:
         if not isinstance(getattr(config, name), bool):
             raise TypeError(f"{name}: expected true or false, got {_shown(getattr(config, name))}")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        _check_token(name, getattr(config, name))
     if config.n_embd % config.n_head:
         raise ValueError(f"n_embd: expected a multiple of n_head={config.n_head}, got {config.n_embd}")
     if config.activation_function not in _ACTIVATIONS:
@@ -172,6 +170,12 @@ def _check_integer(name: str, value: Any, low: int, high: int) -> None:
         raise TypeError(f"{name}: expected an integer, got {_shown(value)} ({type(value).__name__})")
     if not low <= value <= high:
         raise ValueError(f"{name}: expected {low} to {high}, got {value!s:.60}")
+
+
+def _check_token(name: str, value: Any) -> None:
+    ids = value if isinstance(value, (list, tuple)) else [value]
+    if value is not None and not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in ids):
+        raise ValueError(f"{name}: expected a token id from 0, or null, got {_shown(value)}")
 
 
 def _check_number(name: str, value: Any, expected: str, is_legal: Any) -> None:

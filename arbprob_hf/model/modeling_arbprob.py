@@ -127,6 +127,20 @@ class ArbProbPreTrainedModel(PreTrainedModel):
     # buffers of early GPT-2 checkpoints
     _keys_to_ignore_on_load_unexpected = [r"attn\.bias", r"attn\.masked_bias"]
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As transformers', but weights of the network that the checkpoint lacks are an error, not random numbers."""
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, found = loaded
+        network = f"{cls.base_model_prefix}." if hasattr(model, cls.base_model_prefix) else ""
+        lacking = sorted(name for name in found["missing_keys"] if name.startswith(network))
+        if lacking:
+            raise ValueError(
+                f"checkpoint: lacks {len(lacking)} of the network's weights, such as {lacking[0]}; "
+                "is it whole, and GPT-2's?"
+            )
+        return loaded if output_loading_info else model
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -99,6 +99,32 @@ def test_two_configurations_share_no_state() -> None:
     assert second.auto_map["AutoConfig"] == "configuration_arbprob.ArbProbConfig"
 
 
+def test_a_paged_backend_is_refused_at_the_first_pass() -> None:
+    model = ArbProbForCausalLM(ArbProbConfig(**SIZES))
+    model.config._attn_implementation_internal = "paged|eager"
+    with pytest.raises(ValueError, match=r"^attn_implementation: expected eager or sdpa, got 'paged\|eager'$"):
+        model(tokens())
+
+
+@pytest.mark.parametrize("field", ["sep_token_id", "cls_token_id", "tie_encoder_decoder"])
+def test_fields_of_transformers_own_past_are_no_misspellings(field: str) -> None:
+    assert getattr(ArbProbConfig(**SIZES, **{field: 7}), field) == 7
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("eos_token_id", "x"), ("bos_token_id", -1), ("pad_token_id", True), ("eos_token_id", [1, -2])]
+)
+def test_a_special_token_is_an_id(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: expected a token id from 0, or null, got "):
+        ArbProbConfig(**{**SIZES, field: value})
+
+
+def test_the_config_of_another_network_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 10}))
+    with pytest.raises(ValueError, match=r"^model_type: expected gpt2 or arbprob in config.json, got 'llama'$"):
+        ArbProbConfig.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("backend", ["flash_attention_2", "flex_attention", "nonsense"])
 def test_a_backend_that_may_drop_the_mask_is_refused(backend: str) -> None:
     model = ArbProbForCausalLM(ArbProbConfig(**SIZES))
