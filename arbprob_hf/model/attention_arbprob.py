@@ -39,6 +39,9 @@ def prepare_mask(
         dtype: of the queries, autocast included.
         bias: float (B or 1, H or 1, T_q, T_kv) added to the scores, or None.
     """
+    if backend not in BACKENDS:
+        # transformers knows backends that drop the mask
+        raise ValueError(f"attn_implementation: expected {' or '.join(BACKENDS)}, got {backend!r:.60}")
     if bias is None and is_open(resolved, sizes):
         return AttentionMask()
     if bias is None and is_causal(resolved, sizes) and backend == "sdpa":

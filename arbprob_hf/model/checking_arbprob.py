@@ -1,4 +1,8 @@
-"""One-line errors for inputs that the network cannot take, where looking does not stall an accelerator."""
+"""One-line errors for inputs that the network cannot take.
+
+Shapes, dtypes and devices are always checked. Values of ids and positions are looked at on the CPU only: an
+accelerator would have to finish everything before it first.
+"""
 
 import difflib
 import inspect

@@ -36,10 +36,10 @@ class Mask(ABC):
         """The same mask with pattern indices counted from `starts`, long (B or 1, T), a first column per slot."""
         return Shifted(self, starts)
 
-    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int) -> None:
-        """Raise ValueError where a tensor inside the mask does not cover these sizes."""
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
+        """Raise ValueError where a tensor inside the mask does not cover these sizes, or, if `exact`, exceeds them."""
         for operand in self.operands():
-            operand.check_fits(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len)
+            operand.check_fits(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, exact=exact)
 
     def __and__(self, other: "Mask") -> "Mask":
         return And(self, other) if isinstance(other, Mask) else NotImplemented
@@ -283,12 +283,13 @@ class Dense(TensorMask):
         # (B or 1, H or 1, T_q, T_kv)
         return table[b * (table.shape[0] > 1), h * (table.shape[1] > 1), q, k]
 
-    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int) -> None:
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
         *lead, q_own, kv_own = self.tensor.shape
         lead_ok = all(own in (1, asked) for own, asked in zip(lead, (batch, heads), strict=False))
-        if not lead_ok or q_own < q_len or kv_own < kv_len:
+        too_short = q_own < q_len or kv_own < kv_len
+        if not lead_ok or too_short or (exact and (q_own, kv_own) != (q_len, kv_len)):
             raise ValueError(
-                f"mask: a tensor of shape {tuple(self.tensor.shape)} does not cover batch={batch}, heads={heads}, "
+                f"mask: a tensor of shape {tuple(self.tensor.shape)} does not fit batch={batch}, heads={heads}, "
                 f"{q_len} queries and {kv_len} keys"
             )
 

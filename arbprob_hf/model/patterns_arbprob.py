@@ -138,8 +138,8 @@ class Documents(TensorMask):
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return _at(self.ids, b, q) == _at(self.ids, b, k)
 
-    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int) -> None:
-        _check_rows("documents", "ids", self.ids, batch, max(q_len, kv_len))
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
+        _check_rows("documents", "ids", self.ids, batch, max(q_len, kv_len), exact=exact)
 
 
 @registered("padding")
@@ -167,8 +167,8 @@ class Padding(TensorMask):
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return _at(self.keep, b, k) & (q == q)
 
-    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int) -> None:
-        _check_rows("padding", "keep", self.keep, batch, kv_len)
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
+        _check_rows("padding", "keep", self.keep, batch, kv_len, exact=exact)
 
 
 @registered("order")
@@ -201,10 +201,11 @@ class Order(TensorMask):
         limit = _at(self.rank if self.limit is None else self.limit, b, q)
         return (q == k) | ((rank <= limit) & (rank < HIDDEN))
 
-    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int) -> None:
-        _check_rows("order", "rank", self.rank, batch, kv_len if self.limit is not None else max(q_len, kv_len))
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
+        length = kv_len if self.limit is not None else max(q_len, kv_len)
+        _check_rows("order", "rank", self.rank, batch, length, exact=exact)
         if self.limit is not None:
-            _check_rows("order", "limit", self.limit, batch, q_len)
+            _check_rows("order", "limit", self.limit, batch, q_len, exact=exact)
 
 
 # the names people write
@@ -226,10 +227,11 @@ def _rows(pattern: str, name: str, value: Tensor) -> Tensor:
     return (value[None] if value.dim() == 1 else value).to(torch.long)  # (B or 1, T)
 
 
-def _check_rows(pattern: str, name: str, table: Tensor, batch: int, length: int) -> None:
-    if table.shape[0] not in (1, batch) or table.shape[1] < length:
+def _check_rows(pattern: str, name: str, table: Tensor, batch: int, length: int, *, exact: bool) -> None:
+    rows, own = table.shape
+    if rows not in (1, batch) or own < length or (exact and own != length):
         raise ValueError(
-            f"{pattern}({name}): expected {batch} rows (or 1) of at least {length} tokens, "
+            f"{pattern}({name}): expected {batch} rows (or 1) of {'' if exact else 'at least '}{length} tokens, "
             f"got shape {tuple(table.shape)}"
         )
 

@@ -163,7 +163,7 @@ def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> tup
             )
         return Mask.parse(value), None
     if isinstance(value, Mask):
-        value.check_fits(batch=sizes.batch, heads=sizes.heads, q_len=sizes.filled, kv_len=sizes.filled)
+        value.check_fits(batch=sizes.batch, heads=sizes.heads, q_len=sizes.filled, kv_len=sizes.filled, exact=True)
         return value, None
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {type(value).__name__}")

@@ -77,7 +77,7 @@ for _argument in ("attention_mask", "mask"):
     together("mask", "mask: cannot read", f"half a text as {_argument}", **{_argument: "causal &"})
     together("mask", "mask: unexpected '\\['", f"python as {_argument}", **{_argument: "[causal]"})
     leaf = causal() & Mask.of(torch.ones(4, 4))
-    together("mask", "tensor of shape .* does not cover", f"short tensor leaf as {_argument}", **{_argument: leaf})
+    together("mask", "tensor of shape .* does not fit", f"short tensor leaf as {_argument}", **{_argument: leaf})
 
 forward(
     "attention_mask",
@@ -211,4 +211,4 @@ for _rule, _leaf in {
     "order(rank)": order(torch.arange(4)),
     "order(limit)": order(torch.arange(T), torch.arange(4)),
 }.items():
-    together(_rule, "2 rows \\(or 1\\) of at least 6 tokens", "of other sizes in mask", mask=causal() & _leaf)
+    together(_rule, "2 rows \\(or 1\\) of 6 tokens", "of other sizes in mask", mask=causal() & _leaf)
