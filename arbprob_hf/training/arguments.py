@@ -147,6 +147,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     }
     options = read_options(argv, fields)
     _refuse_idle_epochs(options)
+    _refuse_missing_gpu(options)
     return Arguments(*(_group(group, {n: o for n, o in options.items() if fields[n] is group}) for group in GROUPS))
 
 
@@ -175,3 +176,12 @@ def _refuse_idle_epochs(options: dict[str, Option]) -> None:
     if epochs.where == COMMAND_LINE != steps.where:
         ignored = f"no effect beside max_steps {steps.value} {steps.where}"
         raise UsageError(f"num_train_epochs: {ignored}; add --max_steps -1")
+
+
+def _refuse_missing_gpu(options: dict[str, Option]) -> None:
+    option = options.get("use_cpu")
+    # a file may say it: the shipped ones are for machines with a GPU and for others
+    if option is None or option.where != COMMAND_LINE or torch.accelerator.is_available():
+        return
+    if coerce("use_cpu", option.value, bool) is False:
+        raise UsageError("use_cpu: false asked for, but torch finds no GPU; leave it out, or give --device auto")

@@ -23,7 +23,7 @@ ALIASES: dict[str, str] = {
     "resume": "resume_from_checkpoint",
 }
 # `device` is the one alias whose values differ too
-_USE_CPU = {"cpu": "true", "auto": "false", "cuda": "false"}
+_DEVICES = ("cpu", "auto", "cuda", "mps")
 # what older versions of transformers called it, and where it went
 MOVED: dict[str, str] = {
     "evaluation_strategy": "use eval_strategy",
@@ -144,16 +144,14 @@ def _advice(given: str, known: Collection[str]) -> str:
 
 
 def _use_cpu(value: Any) -> str:
-    if value not in _USE_CPU:
-        raise UsageError(f"device: expected one of {', '.join(_USE_CPU)}, got {value!r:.60}")
-    if value == "cuda":
-        _require_cuda()
-    return _USE_CPU[value]
-
-
-def _require_cuda() -> None:
     # imported here: torch takes seconds, and most mistakes should be told before
     import torch
 
-    if not torch.cuda.is_available():
-        raise UsageError("device: cuda asked for, but torch finds no CUDA device; use device cpu or auto")
+    kind = str(value).removesuffix(":0")
+    if kind not in _DEVICES:
+        more = "; choose among several GPUs with CUDA_VISIBLE_DEVICES" if str(value).startswith("cuda:") else ""
+        raise UsageError(f"device: expected one of {', '.join(_DEVICES)}, got {value!r:.60}{more}")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, True):
+        raise UsageError(f"device: {value} asked for, but torch finds no {kind.upper()} device; use device cpu or auto")
+    return "true" if kind == "cpu" or (kind == "auto" and not torch.accelerator.is_available()) else "false"

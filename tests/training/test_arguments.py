@@ -14,7 +14,7 @@ from transformers.trainer_utils import IntervalStrategy
 from arbprob_hf import Mask
 from arbprob_hf.training.arguments import GROUPS, ModelArguments, RunArguments, TrainingArguments, parse
 from arbprob_hf.training.coercion import coerce
-from arbprob_hf.training.flags import ALIASES, MOVED, UsageError
+from arbprob_hf.training.flags import ALIASES, MOVED, UsageError, read_options
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -122,6 +122,38 @@ def test_a_gpu_that_is_not_there_is_not_replaced_silently(monkeypatch: pytest.Mo
         parse(["--device", "cuda"])
 
 
+@pytest.mark.parametrize(("device", "name"), [("cuda:0", "CUDA"), ("mps", "MPS")])
+def test_a_device_by_its_torch_name_is_told_the_same(device: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=f"device: {device} asked for, but torch finds no {name} device; use device"):
+        parse(["--device", device])
+
+
+def test_one_gpu_of_several_is_chosen_with_the_environment() -> None:
+    with pytest.raises(UsageError, match=r"got 'cuda:1'; choose among several GPUs with CUDA_VISIBLE_DEVICES"):
+        parse(["--device", "cuda:1"])
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps", "auto"])
+def test_a_device_that_is_there_is_taken(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert read_options(["--device", device], {"use_cpu"})["use_cpu"].value == "false"
+
+
+def test_use_cpu_false_without_a_gpu_is_refused_on_the_command_line_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="use_cpu: false asked for, but torch finds no GPU; leave it out"):
+        parse(["--use_cpu", "no"])
+    file = options_in(tmp_path, "use_cpu: false")
+    assert parse(file).training.use_cpu
+    assert parse([*file, "--device", "auto"]).training.use_cpu
+
+
 def test_bfloat16_needs_no_word_about_the_cpu_where_there_is_nothing_else() -> None:
     arguments = parse(["--bf16"]).training
     assert arguments.use_cpu is not torch.accelerator.is_available()
@@ -147,7 +179,7 @@ def test_resume_reaches_the_trainer_as_given() -> None:
         (["nano.yaml"], "expected an option such as"),
         (["--config", "a", "--config", "b"], "--config: given twice"),
         (["--config", "no/such.yaml"], "cannot read no/such.yaml: No such file"),
-        (["--device", "abacus"], "expected one of cpu, auto, cuda, got 'abacus'"),
+        (["--device", "abacus"], "expected one of cpu, auto, cuda, mps, got 'abacus'"),
         (["--max_steps", "few"], "max_steps: expected a whole number"),
         (["--warmup_steps", "-1"], "warmup_steps"),
         (["--label_smoothing_factor", "0.1"], "label_smoothing_factor must be 0, got 0.1"),
