@@ -78,6 +78,8 @@ for _argument in ("attention_mask", "mask"):
     together("mask", "mask: unexpected '\\['", f"python as {_argument}", **{_argument: "[causal]"})
     leaf = causal() & Mask.of(torch.ones(4, 4))
     together("mask", "tensor of shape .* does not fit", f"short tensor leaf as {_argument}", **{_argument: leaf})
+    leaf = causal() & Mask.of(torch.ones(9, 9))
+    together("mask", "tensor of shape .* does not fit", f"long tensor leaf as {_argument}", **{_argument: leaf})
 
 forward(
     "attention_mask",
