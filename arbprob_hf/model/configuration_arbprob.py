@@ -97,6 +97,11 @@ class ArbProbConfig(PreTrainedConfig):
         }
         _check(self)
 
+    @property
+    def mask_texts(self) -> list[str]:
+        """The texts of `mask`: one for all layers, or one per layer."""
+        return [self.mask] if isinstance(self.mask, str) else list(self.mask)
+
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "ArbProbConfig":
         """Configuration of a named size: `nano`, `tiny`, `distilgpt2` or `gpt2`.

@@ -79,7 +79,7 @@ class ArbProbGenerationMixin(GenerationMixin):
             return
         if mask is not None:
             kwargs["mask"] = mask
-        patterns = [mask] if mask is not None else [Mask.parse(t) for t in _texts(self.config.mask)]
+        patterns = [mask] if mask is not None else [Mask.parse(t) for t in self.config.mask_texts]
         sizes = dict(length=self.config.n_positions, heads=self.config.n_head)
         self._refuse_parts(kwargs, lambda read: any(looks_past(pattern, read, **sizes) for pattern in patterns))
         shortest = self._shortest(prompt, kwargs)
@@ -179,10 +179,6 @@ def _sees_beyond(mask: Mask, first: int, last: int, *, at_least: int, length: in
         if bool((mask.allowed(b, h, q, k) & (k > q) & (k >= at_least)).any()):
             return True
     return False
-
-
-def _texts(mask: str | list[str]) -> list[str]:
-    return [mask] if isinstance(mask, str) else list(mask)
 
 
 def _holds(mask: Mask, *, tensors: bool) -> bool:

@@ -168,7 +168,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
         self.h = nn.ModuleList(ArbProbBlock(config, layer_idx) for layer_idx in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.gradient_checkpointing = False
-        self._parsed: tuple[str | list[str], dict[str, Mask]] = ([], {})
+        self._parsed: tuple[str | list[str], dict[str, Mask]] | None = None
         self._default_masks()  # a mask that cannot be read is refused here, not at the first batch
         self.post_init()
 
@@ -241,12 +241,12 @@ class ArbProbModel(ArbProbPreTrainedModel):
 
     def _default_masks(self) -> dict[str, Mask]:
         # parsed once; a text assigned to the config later is checked and parsed at its first use
-        text = self.config.mask
-        if self._parsed[0] != text:
+        if self._parsed is None or self._parsed[0] != self.config.mask:
             check_mask(self.config)
-            texts = [text] if isinstance(text, str) else list(text)
+            texts = self.config.mask_texts
             # a copy: an entry of the config's own list may be replaced in place
-            self._parsed = (text if isinstance(text, str) else texts, {one: Mask.parse(one) for one in texts})
+            kept = self.config.mask if isinstance(self.config.mask, str) else texts
+            self._parsed = (kept, {text: Mask.parse(text) for text in texts})
         return self._parsed[1]
 
     def _sizes(self, embeds: Tensor, past_key_values: Cache | None) -> Sizes:
@@ -271,8 +271,8 @@ class ArbProbModel(ArbProbPreTrainedModel):
             )
             for text, default in self._default_masks().items()
         }
-        text = self.config.mask
-        return [made[text if isinstance(text, str) else text[layer]] for layer in range(len(self.h))]
+        texts = self.config.mask_texts
+        return [made[texts[layer % len(texts)]] for layer in range(len(self.h))]
 
 
 class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
