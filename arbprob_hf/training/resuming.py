@@ -25,7 +25,7 @@ def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:
 
     `choice` is True, the path of one checkpoint, or the path of a folder of checkpoints. With True and nothing to
     resume from, the run starts from the beginning and says so (a job that may be killed can always pass true).
-    Of `output_dir` what is damaged, and what is later than a checkpoint named in it, is set aside.
+    Of `output_dir` what is damaged is set aside.
     Raises ValueError when a path is named and no checkpoint there verifies, or one without an optimizer is chosen.
     """
     if choice is False:
@@ -45,6 +45,19 @@ def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:
     return found
 
 
+def leave_later_ones(source: Path, output_dir: Path) -> None:
+    """Set aside the checkpoints of `output_dir` that are later than `source`, if that is one of them.
+
+    They belong to a future that the run leaves: a later resume must not pick them.
+    """
+    if not _same_folder(source.parent, output_dir):
+        return
+    for later in reversed(numbered(output_dir)):
+        if _same_folder(later, source):
+            return
+        set_aside(later, f"it is later than {source.name}, which was named to resume from")
+
+
 def _named(path: Path, output_dir: Path) -> Path:
     own = _same_folder(path, output_dir)
     if numbered(path) and not (path / MANIFEST_NAME).exists():
@@ -58,12 +71,6 @@ def _named(path: Path, output_dir: Path) -> Path:
             f"resume_from_checkpoint: {path} does not verify: {problem}; "
             "name another checkpoint, or true for the newest that verifies"
         )
-    if _same_folder(path.parent, output_dir):
-        # they belong to a future that this run leaves: a later resume must not pick them
-        for later in reversed(numbered(output_dir)):
-            if _same_folder(later, path):
-                break
-            set_aside(later, f"it is later than {path.name}, which was named to resume from")
     return path
 
 

@@ -11,6 +11,7 @@ from arbprob_hf.publishing import write_card
 from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
 from arbprob_hf.training.building import build_model, warn_of_visible_answers
 from arbprob_hf.training.describing import describe, short_title
+from arbprob_hf.training.identity import describe_text
 from arbprob_hf.training.logbook import LogbookCallback, read_log
 from arbprob_hf.training.resuming import resume_choice
 from arbprob_hf.training.safety import hold_run_folder
@@ -89,6 +90,8 @@ def _trainer(
         eval_dataset=blocks.validation,
         data_collator=BlockCollator(),
         processing_class=tokenizer,
+        # the main process compares and writes it; reading all of a large text takes a while
+        text=describe_text(blocks.train, blocks.source) if arguments.training.process_index == 0 else None,
     )
     # after the trainer's own, which decide on a save that the logbook accompanies with a line
     trainer.add_callback(logbook)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,9 +28,10 @@ from .checkpoints import (
     staging,
     verify,
 )
+from .identity import compare, describe_run, write_record
 from .loaders import epoch_seed, isolate
 from .refusing import refuse_numbers, refuse_options, refuse_parts
-from .resuming import choose_checkpoint, resume_choice
+from .resuming import choose_checkpoint, leave_later_ones, resume_choice
 from .safety import Stopped, StopSignal, hold_run_folder
 
 logger = logging.getLogger(__name__)
@@ -53,13 +54,17 @@ class ArbProbTrainer(Trainer):
     - a loss or gradient norm that is not finite ends the run before the weights take it (NonFiniteError);
       `logging_nan_inf_filter`, which would hide it, is turned off;
     - `eval_loss` is the mean over all scored tokens of the set, each once, on any number of processes;
-    - a resumed run gives bit for bit the weights of the uninterrupted one (same torch, CPU type, thread count).
+    - a resumed run gives bit for bit the weights of the uninterrupted one (same torch, CPU type, thread count);
+
+    - a checkpoint is only resumed as the run it is of: the same network, seed, optimizer and, where `text` says
+      what it is (see `identity.describe_text`), text.
 
     Raises ValueError for the options that contradict this.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, text: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.text = text
         refuse_numbers(self.args)
         refuse_options(self.args)
         refuse_parts(self)
@@ -89,7 +94,11 @@ class ArbProbTrainer(Trainer):
 
             def begin() -> Path | None:
                 held.enter_context(hold_run_folder(output_dir, resume=choice is not False))
-                return choose_checkpoint(choice, output_dir)
+                found = choose_checkpoint(choice, output_dir)
+                if found is not None:
+                    compare(found, describe_run(self._own_model(), self.args, self.text))
+                    leave_later_ones(found, output_dir)
+                return found
 
             source = self._from_main(begin)
             held.enter_context(self._stop)
@@ -262,6 +271,7 @@ class ArbProbTrainer(Trainer):
 
     def _seal(self, output_dir: Path, name: str) -> Path:
         staged = staging(output_dir) / name
+        write_record(describe_run(self._own_model(), self.args, self.text), staged)
         self.state.save_to_json(str(staged / "trainer_state.json"))
         sealed = seal(staged, output_dir)
         best = self.state.best_model_checkpoint
@@ -304,9 +314,12 @@ class ArbProbTrainer(Trainer):
         finally:
             self.args.hub_token = token
 
-    def _refuse_non_finite_weights(self) -> None:
+    def _own_model(self) -> nn.Module:
         assert self.model is not None, "a trainer has a model once it trains or saves"
-        parameters = dict(self.model.named_parameters())
+        return self.model
+
+    def _refuse_non_finite_weights(self) -> None:
+        parameters = dict(self._own_model().named_parameters())
         finite = torch.stack([torch.isfinite(value).all() for value in parameters.values()])
         if not bool(finite.all()):
             name = next(name for name, good in zip(parameters, finite.tolist(), strict=True) if not good)

@@ -142,6 +142,24 @@ def test_an_interrupted_run_leaves_the_same_log_model_and_samples(text: Path, do
     assert (again.folder / "README.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask": "causal"}, r"^mask: checkpoint-12 was trained with causal & window\(8\), this run has causal: give"),
+        ({"num_train_samples": 9}, r"^text: checkpoint-12 was trained with \d+ blocks of .*, this run has 9 blocks of"),
+        ({"block_size": 16}, "^block_size: checkpoint-12 was trained with 32, this run has 16: give the same"),
+        ({"n_embd": 32}, "^n_embd: checkpoint-12 was trained with 16, this run has 32: give the same"),
+        ({"seed": 1}, "^seed: checkpoint-12 was trained with 42, this run has 1: give the same"),
+    ],
+    ids=["mask", "text", "block size", "sizes", "seed"],
+)
+def test_a_run_is_not_resumed_as_another(text: Path, done: Outcome, changes: dict[str, object], message: str) -> None:
+    before = (done.folder / "logs" / "training_log.csv").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        run(text, done.folder, resume="true", **changes)
+    assert (done.folder / "logs" / "training_log.csv").read_bytes() == before
+
+
 def test_a_folder_with_another_run_is_refused_before_anything_is_loaded(text: Path, done: Outcome) -> None:
     with pytest.raises(ValueError, match=r"already holds a run .*--resume_from_checkpoint true"):
         run(text, done.folder, tokenizer="/no/such/tokenizer")

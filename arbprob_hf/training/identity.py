@@ -1,0 +1,114 @@
+"""Says what run a checkpoint belongs to, and refuses to resume it as another run.
+
+`run.json`, sealed with every checkpoint, holds what was trained on what, and how. Weights that go on with another
+text, seed or mask would be neither run's, and nothing in the log would show it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+from transformers import TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+RECORD_NAME = "run.json"
+
+_SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
+# the checkpoint's own value would be used in silence: they are kept in the optimizer's state
+_RESTORED = ("learning_rate", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon")
+# a change of these takes effect; the run goes on, but it is not the run it was
+_FREE = (
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+)
+# the text comes last: another seed or block size makes it another text, too
+_REFUSED = ("mask", *_SIZES, "seed", "data_seed", "block_size", "text")
+
+Record = dict[str, Any]
+
+
+def describe_text(blocks: Dataset, source: str) -> Record:
+    """What `blocks` (rows of `input_ids` and `document_ids`, all of one length) are, with a SHA-256 of all of them."""
+    digest = hashlib.sha256()
+    for batch in blocks.with_format("numpy").iter(batch_size=1000):
+        for name in ("input_ids", "document_ids"):
+            digest.update(batch[name].astype("<i8").tobytes())  # (1000, T)
+    return {
+        "block_size": len(blocks[0]["input_ids"]),
+        "blocks": len(blocks),
+        "text": digest.hexdigest(),
+        "source": source,
+    }
+
+
+def describe_run(model: nn.Module, args: TrainingArguments, text: Mapping[str, Any] | None = None) -> Record:
+    """The record of a run: sizes and mask of `model`, the options that shape training, and `text` if it is known."""
+    config: Any = model.config
+    options = {name: _plain(getattr(args, name)) for name in (*_RESTORED, *_FREE, "seed", "data_seed")}
+    # one of the two decides how long the run is
+    del options["num_train_epochs" if args.max_steps > 0 else "max_steps"]
+    return {
+        "format": 1,
+        "mask": getattr(config, "mask", None),
+        **{name: getattr(config, name, None) for name in _SIZES},
+        **options,
+        **(text or {}),
+    }
+
+
+def write_record(record: Record, checkpoint: Path) -> None:
+    """Put `record` into the folder of a checkpoint that is not sealed yet."""
+    text = json.dumps(record, indent=1, sort_keys=True)
+    (checkpoint / RECORD_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def compare(checkpoint: Path, record: Record) -> None:
+    """Raise ValueError, naming the first option that differs, when `checkpoint` is of another run than `record`.
+
+    What may change, such as how long the run is, is warned of in one line.
+    """
+    path = checkpoint / RECORD_NAME
+    if not path.is_file():
+        raise ValueError(f"{checkpoint} cannot be resumed from: it has no {RECORD_NAME}; start another output_dir")
+    saved, record = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(record))
+    changed = {name for name in saved.keys() | record.keys() if saved.get(name) != record.get(name)}
+    if "text" not in saved or "text" not in record:
+        # a trainer that was not told what its text is cannot compare it
+        changed -= {"text", "block_size"}
+    advice = "give the same to resume it, or start from its weights with --init_from in another output_dir"
+    for name in [name for name in _REFUSED if name in changed]:
+        before, now = _shown(saved, name), _shown(record, name)
+        raise ValueError(f"{name}: {checkpoint.name} was trained with {before}, this run has {now}: {advice}")
+    for name in [name for name in _RESTORED if name in changed]:
+        before, now = _shown(saved, name), _shown(record, name)
+        raise ValueError(f"{name}: {checkpoint.name} holds {before}, which it would go on with, not {now}: {advice}")
+    free = [f"{name} {saved.get(name)} -> {record.get(name)}" for name in _FREE if name in changed]
+    if free:
+        logger.warning(
+            "%s goes on with %s: the schedule or the order of the text changes from here",
+            checkpoint.name,
+            ", ".join(free),
+        )
+
+
+def _plain(value: Any) -> Any:
+    # transformers turns some texts into members of an enumeration
+    return getattr(value, "value", value)
+
+
+def _shown(record: Record, name: str) -> str:
+    if name != "text":
+        return f"{record.get(name)!s:.60}"
+    return f"{record['blocks']} blocks of {record['source']:.40} ({record['text']:.8})"
