@@ -342,6 +342,12 @@ class ArbProbTrainer(Trainer):
         finally:
             self.args.__dict__["_setup_devices"] = device
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # tied weights are saved once, under one name: the other is not missing
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
     def _load_best_model(self) -> None:
         best = Path(str(self.state.best_model_checkpoint))
         problem = self._from_main(lambda: verify(best))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -128,6 +129,13 @@ def test_a_longer_run_goes_on_and_says_what_changes(cut: Path, micro_trainer, ca
     assert (
         "checkpoint-8 goes on with lr_scheduler_type linear -> cosine, max_steps 10 -> 12: the schedule" in caplog.text
     )
+
+
+def test_the_same_run_goes_on_without_a_word(cut: Path, micro_trainer, caplog, monkeypatch) -> None:
+    # nor does transformers miss the output layer, whose weights are those of the embedding
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    micro_trainer(cut).train(resume_from_checkpoint=True)
+    assert caplog.text == ""
 
 
 def test_the_record_is_sealed(cut: Path, whole_run, micro_trainer, tmp_path: Path) -> None:
