@@ -137,6 +137,14 @@ class ArbProbTrainer(Trainer):
 
     # steps
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # transformers looks whether the run is complete only after a step: it would train one more
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+            return
+        logger.warning("the run is complete with step %d: nothing was left to train", self.state.global_step)
+        self.control.should_training_stop = True
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch forward and backward; its loss is kept on the device for the check before the update."""
         loss = super().training_step(model, inputs, num_items_in_batch)

@@ -127,3 +127,19 @@ def test_a_checkpoint_without_an_optimizer_is_refused(tmp_path: Path, micro_trai
 )
 def test_the_words_of_a_command_line_count_as_booleans(value, choice) -> None:
     assert resume_choice(value) == choice
+
+
+@pytest.mark.parametrize(
+    "length", [{"max_steps": 10}, {"max_steps": -1, "num_train_epochs": 1.5}], ids=["steps", "epochs"]
+)
+def test_resuming_a_complete_run_changes_nothing_and_says_so(
+    tmp_path: Path, micro_trainer, weights_of, length, caplog
+) -> None:
+    options = {**length, "lr_scheduler_type": "constant"}
+    whole = micro_trainer(tmp_path, **options)
+    whole.train()
+    resumed = micro_trainer(tmp_path, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == whole.state.global_step
+    assert weights_of(resumed) == weights_of(whole)
+    assert "the run is complete with step" in caplog.text
