@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -208,7 +208,8 @@ class ArbProbTrainer(Trainer):
             loss = self.compute_loss(model, inputs)
             assert isinstance(loss, torch.Tensor), "outputs were not asked for"
             loss = loss.detach().mean()
-        self._scored.append(torch.stack([torch.where(tokens > 0, loss.double() * tokens, 0.0), tokens.double()]))
+        # summed in float64 at the end, on the CPU: not every device has it
+        self._scored.append(torch.stack([loss.float(), tokens.float()]))
         return None, None, None
 
     def evaluation_loop(
@@ -228,9 +229,8 @@ class ArbProbTrainer(Trainer):
         output = super().evaluation_loop(dataloader, description, loss_only, ignore_keys, metric_key_prefix)
         if not loss_only:
             return output
-        nothing = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        total = torch.stack([nothing, *self._scored]).sum(0)
-        nats, tokens = self.accelerator.reduce(total, reduction="sum").tolist()
+        sums = [_summed(self._scored)]
+        nats, tokens = (math.fsum(part) for part in zip(*gather_object(sums), strict=True))
         exact = {"loss": nats / tokens if tokens else math.nan, "scored_tokens": int(tokens)}
         named = {f"{metric_key_prefix}_{name}": value for name, value in exact.items()}
         return output._replace(metrics={**(output.metrics or {}), **named})
@@ -427,6 +427,14 @@ def _scored_tokens(inputs: dict[str, Any]) -> torch.Tensor:
     """How many labels of a batch are scored: all but -100, and without the first of a row, which nothing predicts."""
     labels = inputs["shift_labels"] if inputs.get("shift_labels") is not None else inputs["labels"][..., 1:]
     return labels.ne(-100).sum()
+
+
+def _summed(scored: list[torch.Tensor]) -> tuple[float, float]:
+    """Nats and tokens over batches of (mean loss, tokens); the mean over no tokens, which is no number, counts as 0."""
+    if not scored:
+        return 0.0, 0.0
+    losses, tokens = torch.stack(scored).cpu().double().unbind(1)  # (batches,)
+    return float(torch.where(tokens > 0, losses * tokens, 0.0).sum()), float(tokens.sum())
 
 
 def _one_line(error: BaseException) -> str:

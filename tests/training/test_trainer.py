@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from arbprob_hf.training import checkpoints
@@ -211,6 +212,23 @@ def test_evaluation_weighs_by_scored_token(tmp_path: Path, micro_trainer, rows) 
     kept = labels[:, 1:] != -100
     assert metrics["eval_scored_tokens"] == int(kept.sum())
     assert metrics["eval_loss"] == pytest.approx(-log_p[kept].mean().item(), rel=1e-6)
+
+
+class _NoDoubles(TorchDispatchMode):
+    """A device without float64, such as Apple's."""
+
+    def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        assert getattr(result, "dtype", None) != torch.float64, str(function)
+        return result
+
+
+def test_evaluation_uses_no_float64_on_the_device(tmp_path: Path, micro_trainer, rows) -> None:
+    trainer = micro_trainer(tmp_path)
+    batch = next(iter(trainer.get_eval_dataloader(rows(2))))
+    with _NoDoubles():
+        trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
+    assert len(trainer._scored) == 1
 
 
 def test_rows_without_a_scored_token_do_not_count(tmp_path: Path, micro_trainer, rows) -> None:
