@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import arbprob_hf
 from arbprob_hf import sanity
 from arbprob_hf.cli import app
+from arbprob_hf.training.arguments import TrainingArguments
 from arbprob_hf.training.checkpoints import CheckpointError
 from arbprob_hf.training.failing import told_in_one_line
 from arbprob_hf.training.flags import UsageError
@@ -93,6 +95,16 @@ def test_a_failed_check_fails_the_command_and_the_others_still_run(monkeypatch: 
 def test_a_sanity_check_holds_here(name: str) -> None:
     passed, figure = sanity.CHECKS[name]()
     assert passed, figure
+
+
+def test_the_short_run_of_sanity_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(model: object, data: object, training: TrainingArguments, run: object) -> None:
+        raise InterruptedError(f"use_cpu is {training.use_cpu}")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr("arbprob_hf.training.run.train", stop)
+    with pytest.raises(InterruptedError, match="use_cpu is True"):
+        sanity.CHECKS["M2 a short run lowers the loss"]()
 
 
 @pytest.mark.slow
