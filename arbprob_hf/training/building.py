@@ -19,8 +19,8 @@ _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> ArbProbForCausalLM:
     """The float32 network that `model_args` describes, with `tokenizer`'s vocabulary.
 
-    Random weights come from torch's global generator. Raises ValueError when loaded weights know fewer tokens
-    than `tokenizer` has.
+    Random weights come from torch's global generator. Raises ValueError when loaded weights are not GPT-2's, not
+    whole, or know fewer tokens than `tokenizer` has.
     """
     if model_args.init_from is not None:
         return _loaded(model_args, tokenizer)
@@ -46,20 +46,41 @@ def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> A
     changed: dict[str, Any] = {} if model_args.mask is None else {"mask": model_args.mask}
     if model_args.dropout is not None:
         changed.update(dict.fromkeys(_DROPOUTS, model_args.dropout))
-    model = ArbProbForCausalLM.from_pretrained(
+    model, found = ArbProbForCausalLM.from_pretrained(
         model_args.init_from,
+        output_loading_info=True,
+        # told below in one line
+        ignore_mismatched_sizes=True,
         revision=model_args.init_revision or "main",
         # a checkpoint saved in half precision would be trained in it
         dtype=torch.float32,
         **_attention(model_args),
         **changed,
     )
+    _refuse_partial(str(model_args.init_from), found)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"init_from: {model_args.init_from!r:.80} knows {model.config.vocab_size} tokens, "
             f"the tokenizer has {len(tokenizer)}; give the tokenizer these weights were trained with"
         )
     return model
+
+
+def _refuse_partial(name: str, found: dict[str, Any]) -> None:
+    # what was not loaded would be random numbers
+    lacking = sorted(found["missing_keys"])
+    if lacking:
+        raise ValueError(
+            f"init_from: {name!r:.80} lacks {len(lacking)} of the weights, such as {lacking[0]}; "
+            "name weights that are whole"
+        )
+    other = sorted(found["mismatched_keys"])
+    if other:
+        key, saved, wanted = other[0]
+        raise ValueError(
+            f"init_from: {name!r:.80} has {len(other)} weights of other sizes than its config.json says, such as {key} "
+            f"{tuple(saved)}, not {tuple(wanted)}; name weights with their own config.json"
+        )
 
 
 def _attention(model_args: ModelArguments) -> dict[str, Any]:

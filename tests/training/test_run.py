@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.publishing import template
@@ -214,6 +215,46 @@ def test_weights_that_know_fewer_tokens_than_the_tokenizer_are_refused(text: Pat
     argv = [f"--init_from={tmp_path / 'small'}", f"--source={text}", f"--output_dir={tmp_path / 'out'}"]
     with pytest.raises(ValueError, match="knows 300 tokens, the tokenizer has 50257"):
         train(*parse(argv))
+
+
+def _without(name: str):
+    return lambda weights: weights.pop(name)
+
+
+def _narrower(weights: dict[str, torch.Tensor]) -> None:
+    weights["transformer.wpe.weight"] = weights["transformer.wpe.weight"][:5].clone()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            _without("transformer.h.0.ln_1.weight"),
+            r"lacks 1 of the .*weights, such as transformer\.h\.0\.ln_1\.weight;",
+        ),
+        (_without("lm_head.weight"), r"^init_from: .*small' lacks 1 of the weights, such as lm_head\.weight; name"),
+        (
+            _narrower,
+            r"has 1 weights of other sizes .*, such as transformer\.wpe\.weight \(5, 64\), not \(128, 64\); name",
+        ),
+    ],
+    ids=["network", "output layer", "size"],
+)
+def test_weights_that_are_not_whole_are_refused(text: Path, tmp_path: Path, change, message: str) -> None:
+    small = tmp_path / "small"
+    fields = {"vocab_size": 300, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": False}
+    ArbProbForCausalLM(ArbProbConfig.preset("nano", **fields)).save_pretrained(small)
+    weights = load_file(small / "model.safetensors")
+    change(weights)
+    save_file(weights, small / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        train(*parse([f"--init_from={small}", f"--source={text}", f"--output_dir={tmp_path / 'out'}"]))
+
+
+def test_weights_of_another_kind_of_model_are_refused(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ValueError, match="model_type: expected gpt2 or arbprob in config.json, got 'llama'"):
+        train(*parse([f"--init_from={tmp_path}", f"--source={text}", f"--output_dir={tmp_path / 'out'}"]))
 
 
 def test_the_card_is_valid_and_complete(done: Outcome) -> None:
