@@ -25,6 +25,12 @@ def short_title(arguments: Arguments, model: ArbProbForCausalLM) -> str:
     return f"{name}, {_count(model.num_parameters())} parameters, mask: {_mask(model)}"
 
 
+def kept_step(args: TrainingArguments, state: TrainerState) -> int:
+    """The step whose weights a finished run keeps: the best checkpoint's if that was asked for, else the last."""
+    best = state.best_model_checkpoint if args.load_best_model_at_end else None
+    return state.global_step if best is None else int(Path(best).name.rpartition("-")[2])
+
+
 def describe(
     arguments: Arguments,
     model: ArbProbForCausalLM,
@@ -34,7 +40,7 @@ def describe(
     figures: Mapping[str, float],
     samples: Sequence[str],
 ) -> CardFacts:
-    """The facts of the model card; `figures` are the last evaluation's, by column of the training log."""
+    """The facts of the model card; `figures` are its evaluation's, by column of the training log."""
     config, run = model.config, arguments.run
     rows = {_UNITS[name][0]: _UNITS[name][1].format(value) for name, value in figures.items()}
     return CardFacts(
@@ -62,11 +68,13 @@ def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) ->
     args = arguments.training
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     origin = _hub_name(arguments.model.init_from)
+    kept = kept_step(args, state)
+    best = f"; these weights are of step {kept:,}, the best evaluation" if kept != state.global_step else ""
     return {
         "text": blocks.source,
         **({"weights at the start": origin} if origin else {}),
         "blocks": f"{len(blocks.train):,} of {len(blocks.train[0]['input_ids'])} tokens",
-        "steps": f"{state.global_step:,} ({state.epoch:.2f} epochs)",
+        "steps": f"{state.global_step:,} ({state.epoch:.2f} epochs){best}",
         "tokens seen": f"{state.num_input_tokens_seen:,}" if state.num_input_tokens_seen else "not counted",
         "blocks a step": f"{batch}",
         "optimizer": f"{_name(args.optim)}, weight decay {args.weight_decay:g}",

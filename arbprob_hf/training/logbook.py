@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from arbprob_hf.plotting import draw_training_curves
 from arbprob_hf.training.metrics import bits_per_byte, perplexity
@@ -94,7 +95,8 @@ class LogbookCallback(TrainerCallback):
     """Writes `training_log.csv` and redraws `training_curves.png`, on the main process.
 
     It also asks for a log line at the last step and wherever a checkpoint is saved, so that a resumed run
-    averages its losses over the same steps as an uninterrupted one.
+    averages its losses over the same steps as an uninterrupted one; and for an evaluation at the last step of a
+    run that makes any, so that the figures are those of the weights it leaves.
     """
 
     def __init__(self, folder: Path, *, bytes_per_token: float, title: str) -> None:
@@ -120,6 +122,9 @@ class LogbookCallback(TrainerCallback):
         self._stopwatch.lap()
         if control.should_save or state.global_step >= state.max_steps:
             control.should_log = True
+        # with "epoch" the end of the epoch, which comes with the last step, is evaluated anyway
+        if state.global_step >= state.max_steps and args.eval_strategy == IntervalStrategy.STEPS:
+            control.should_evaluate = True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

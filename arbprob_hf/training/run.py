@@ -10,7 +10,7 @@ from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.publishing import write_card
 from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
 from arbprob_hf.training.building import build_model, warn_of_visible_answers
-from arbprob_hf.training.describing import describe, short_title
+from arbprob_hf.training.describing import describe, kept_step, short_title
 from arbprob_hf.training.identity import describe_text
 from arbprob_hf.training.logbook import LogbookCallback, read_log
 from arbprob_hf.training.resuming import resume_choice
@@ -23,10 +23,11 @@ _SEPARATOR = "\n\n---\n\n"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: its folder, the steps made, the last evaluation (None without one), the samples."""
+    """What a run leaves: its folder, the steps made, the saved model's step, evaluation (None without one), samples."""
 
     folder: Path
     steps: int
+    kept_step: int
     eval_loss: float | None = None
     perplexity: float | None = None
     bits_per_byte: float | None = None
@@ -34,6 +35,8 @@ class Outcome:
 
     def __str__(self) -> str:
         parts = [f"{self.steps} steps"]
+        if self.kept_step != self.steps:
+            parts += [f"the best kept, of step {self.kept_step}"]
         if self.eval_loss is not None:
             parts += [f"validation loss {self.eval_loss:.3f} nats/token", f"perplexity {self.perplexity:.1f}"]
             parts += [f"{self.bits_per_byte:.3f} bits/byte"]
@@ -102,21 +105,21 @@ def _finish(
     trainer: ArbProbTrainer, arguments: Arguments, tokenizer: PreTrainedTokenizerFast, blocks: Blocks
 ) -> Outcome:
     trainer.save_model()
-    folder, steps = arguments.folder, trainer.state.global_step
+    folder, steps, kept = arguments.folder, trainer.state.global_step, kept_step(arguments.training, trainer.state)
     if not trainer.is_world_process_zero():
-        return Outcome(folder, steps)
+        return Outcome(folder, steps, kept)
     model = trainer.accelerator.unwrap_model(trainer.model)
     samples = write_samples(model, tokenizer, arguments.run, seed=arguments.training.seed)
     if samples:
         (folder / "logs" / "samples.txt").write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
-    figures = _last_evaluation(folder / "logs" / "training_log.csv")
+    figures = _evaluation(folder / "logs" / "training_log.csv", kept)
     write_card(folder, describe(arguments, model, blocks, trainer.state, figures=figures, samples=samples))
     _say(arguments, "\n" + _SEPARATOR.join(samples))
-    return Outcome(folder, steps, samples=tuple(samples), **figures)
+    return Outcome(folder, steps, kept, samples=tuple(samples), **figures)
 
 
-def _last_evaluation(log: Path) -> dict[str, float]:
-    evaluated = [row for row in read_log(log) if row["eval_loss"] is not None]
+def _evaluation(log: Path, step: int) -> dict[str, float]:
+    evaluated = [row for row in read_log(log) if row["eval_loss"] is not None and row["step"] == step]
     names = ("eval_loss", "perplexity", "bits_per_byte")
     figures = {name: evaluated[-1][name] for name in names} if evaluated else {}
     return {name: value for name, value in figures.items() if value is not None}

@@ -122,6 +122,35 @@ def test_the_saved_model_is_the_trained_one_under_its_mask(done: Outcome) -> Non
     assert all(saved[name].equal(last[name]) for name in last)
 
 
+def test_the_figures_are_those_of_the_best_weights_when_they_are_kept(text: Path, tmp_path: Path) -> None:
+    # a learning rate that rises to ruin
+    best = run(
+        text,
+        tmp_path / "best",
+        load_best_model_at_end="true",
+        eval_steps=6,
+        learning_rate=2,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=12,
+    )
+    rows = {r["step"]: r["eval_loss"] for r in read_log(best.folder / "logs" / "training_log.csv") if r["eval_loss"]}
+    assert rows[6] < rows[12]
+    assert (best.steps, best.kept_step, best.eval_loss) == (12, 6, rows[6])
+    assert str(best).startswith("12 steps, the best kept, of step 6, validation loss")
+    saved, kept = (load_file(best.folder / name / "model.safetensors") for name in (".", "checkpoint-6"))
+    assert all(saved[name].equal(kept[name]) for name in kept)
+    card = ModelCard.load(best.folder / "README.md")
+    assert "these weights are of step 6, the best evaluation" in card.text
+    losses = [result.metric_value for result in card.data.eval_results if result.metric_type == "loss"]
+    assert losses == [pytest.approx(rows[6], abs=1e-6)]
+
+
+@pytest.mark.parametrize("changes", [{"eval_steps": 5}, {"eval_delay": 100}], ids=["between", "delayed"])
+def test_the_figures_are_those_of_the_last_weights(text: Path, tmp_path: Path, done: Outcome, changes) -> None:
+    last = run(text, tmp_path / "last", sample_count=0, **changes)
+    assert (last.kept_step, last.eval_loss) == (12, done.eval_loss)
+
+
 def test_samples_are_written_and_returned(done: Outcome) -> None:
     written = (done.folder / "logs" / "samples.txt").read_text(encoding="utf-8")
     assert len(done.samples) == 2
