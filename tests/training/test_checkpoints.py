@@ -21,6 +21,7 @@ from arbprob_hf.training.checkpoints import (
     sweep,
     verify,
 )
+from arbprob_hf.training.identity import RECORD_NAME
 
 FILES = (
     "model.safetensors",
@@ -31,6 +32,7 @@ FILES = (
     "training_args.bin",
     "config.json",
     "generation_config.json",
+    RECORD_NAME,
     MANIFEST_NAME,
 )
 
@@ -50,7 +52,7 @@ DAMAGE = {
     "swapped for an older one": lambda path: shutil.copyfile(path.parent.parent / "checkpoint-4" / path.name, path),
 }
 # the same bytes in every checkpoint of a run: swapping them changes nothing
-SAME_IN_ALL = ("training_args.bin", "config.json", "generation_config.json")
+SAME_IN_ALL = ("training_args.bin", RECORD_NAME, "config.json", "generation_config.json")
 
 
 def _seal(output_dir: Path, step: int, text: str = "weights") -> Path:
