@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from .checkpoints import PRIVATE_NAME, numbered, sweep
+from .checkpoints import PRIVATE_NAME, numbered, staging, sweep, verify
 
 # what a run leaves at the top of its output folder, beside checkpoint-<step>
 _RUN_FILES = (
@@ -38,7 +38,8 @@ def hold_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> 
     that ends, and data loader workers do not inherit it. What a killed run left half-done is removed.
     Within one process the block may be nested; with `is_main=False` (the other processes of a run) it does nothing.
 
-    Raises ValueError when another process holds the folder, or when it holds another run and `resume` is False.
+    Raises ValueError when another process holds the folder, when it holds another run and `resume` is False (it is
+    left as it is), or when its file system has no locks.
     """
     folder = Path(path).resolve()
     if not is_main or folder in _held:
@@ -46,16 +47,18 @@ def hold_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> 
         return
     _held[folder] = _lock(folder)
     try:
-        sweep(folder)
         if not resume:
             _refuse_another_run(folder)
+        sweep(folder)
         yield
     finally:
         _unlock(folder, _held.pop(folder))
 
 
 def _refuse_another_run(folder: Path) -> None:
-    traces = [path.name for path in numbered(folder)] + [name for name in _RUN_FILES if (folder / name).exists()]
+    # a complete stage is a checkpoint whose run was killed before it could be put in place
+    checkpoints = [*numbered(folder), *(path for path in numbered(staging(folder)) if verify(path) is None)]
+    traces = [path.name for path in checkpoints] + [name for name in _RUN_FILES if (folder / name).exists()]
     if traces:
         raise ValueError(
             f"output_dir {folder} already holds a run (it has {traces[-1]}): resume it with "
@@ -93,6 +96,11 @@ def _lock(folder: Path) -> int:
             raise ValueError(
                 f"output_dir {folder} is in use by another run ({owner or 'just started'}): "
                 "wait until it ends, or name another folder"
+            ) from None
+        except OSError as error:
+            _unlock(folder, descriptor)
+            raise ValueError(
+                f"output_dir {folder} is on a file system without locks ({error.strerror}): name one on another disk"
             ) from None
         if _is_same_file(descriptor, lock):
             break

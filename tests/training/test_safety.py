@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +105,29 @@ def test_one_process_may_nest(tmp_path: Path) -> None:
 def test_other_processes_of_a_run_do_not_lock(tmp_path: Path) -> None:
     with hold_run_folder(tmp_path / "new", resume=False, is_main=False):
         assert not (tmp_path / "new").exists()
+
+
+def test_a_file_system_without_locks_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    refused = pytest.raises(ValueError, match=r"is on a file system without locks \(No locks available\): name one")
+    with refused, hold_run_folder(tmp_path, resume=True):
+        raise AssertionError("held without a lock")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [".", f"{PRIVATE_NAME}/staging"], ids=["in place", "still staged"])
+def test_a_refused_run_changes_nothing(tmp_path: Path, whole_run: tuple[Path, str], place: str) -> None:
+    shutil.copytree(whole_run[0] / "checkpoint-4", tmp_path / place / "checkpoint-4")
+    (tmp_path / PRIVATE_NAME / "trash").mkdir(parents=True)
+    (tmp_path / PRIVATE_NAME / "trash" / "half").write_text("a killed run's")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    refused = pytest.raises(ValueError, match="already holds a run .it has checkpoint-4.: resume it")
+    with refused, hold_run_folder(tmp_path, resume=False):
+        raise AssertionError("held another run's folder")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
