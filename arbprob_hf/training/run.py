@@ -64,7 +64,11 @@ def train(
         blocks = _blocks(arguments, tokenizer, n_positions=model.config.n_positions)
         trainer = _trainer(arguments, model, tokenizer, blocks)
         trainer.train(resume_from_checkpoint=resume)
-        return _finish(trainer, arguments, tokenizer, blocks)
+        outcome = _finish(trainer, arguments, tokenizer, blocks)
+    # what is pushed is the whole folder: now it has its card, and no lock
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+    return outcome
 
 
 def _blocks(arguments: Arguments, tokenizer: PreTrainedTokenizerFast, *, n_positions: int) -> Blocks:
@@ -104,7 +108,8 @@ def _trainer(
 def _finish(
     trainer: ArbProbTrainer, arguments: Arguments, tokenizer: PreTrainedTokenizerFast, blocks: Blocks
 ) -> Outcome:
-    trainer.save_model()
+    # internal: no push yet
+    trainer.save_model(_internal_call=True)
     folder, steps, kept = arguments.folder, trainer.state.global_step, kept_step(arguments.training, trainer.state)
     if not trainer.is_world_process_zero():
         return Outcome(folder, steps, kept)

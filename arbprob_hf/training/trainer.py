@@ -305,6 +305,11 @@ class ArbProbTrainer(Trainer):
             with contextlib.suppress(OSError):
                 stage.parent.rmdir()
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write transformers' draft of a card, unless a card is there: it is asked for with every push."""
+        if not (Path(str(self.args.output_dir)) / "README.md").exists():
+            super().create_model_card(*args, **kwargs)
+
     @contextlib.contextmanager
     def _staged(self, folder: Path) -> Iterator[None]:
         self._stage = folder
