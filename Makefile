@@ -43,7 +43,9 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 # the card is what a run writes last
 train: $(READY)
 	@if [ -e '$(OUTPUT)/README.md' ]; then \
-	  echo "$(OUTPUT) holds a finished run: its card is $(OUTPUT)/README.md, its curves are in $(OUTPUT)/logs."; \
+	  echo "$(OUTPUT) holds a finished run, so nothing was trained: its card is $(OUTPUT)/README.md," \
+	       "its curves are in $(OUTPUT)/logs."; \
+	  $(if $(OPTIONS),echo "OPTIONS had no effect.";) \
 	  echo "Another run: make train OUTPUT=outputs/second    The same again: remove $(OUTPUT) first."; \
 	else \
 	  HF_HUB_OFFLINE=$${HF_HUB_OFFLINE:-1} $(BIN)/python train_hf.py --config configs/nano.yaml \
