@@ -40,7 +40,7 @@ def load_blocks(arguments: DataArguments, tokenizer: PreTrainedTokenizerFast, *,
     """Blocks of exactly `block_size` tokens of the text that `arguments` name.
 
     The same for the same text, arguments and seed. The seed chooses which training documents are used when
-    `num_train_samples` is given; what is held out never depends on it.
+    `num_train_samples` is given; what is held out, and which part of it `num_val_samples` takes, never depend on it.
     Raises `ValueError` when the text gives no block, besides what loading the text raises.
     """
     if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
@@ -51,8 +51,12 @@ def load_blocks(arguments: DataArguments, tokenizer: PreTrainedTokenizerFast, *,
     train_texts = texts.train
     if arguments.num_train_samples is not None:
         train_texts = train_texts.shuffle(seed=seed, keep_in_memory=True)
+    validation_texts = texts.validation
+    if arguments.num_val_samples is not None:
+        # the first documents need not be like the others; every run and seed takes the same ones
+        validation_texts = validation_texts.shuffle(seed=0, keep_in_memory=True)
     train = _packed(train_texts, tokenizer, block_size, "num_train_samples", arguments.num_train_samples)
-    validation = _packed(texts.validation, tokenizer, block_size, "num_val_samples", arguments.num_val_samples)
+    validation = _packed(validation_texts, tokenizer, block_size, "num_val_samples", arguments.num_val_samples)
     logger.info(
         "text: %s; %s training and %s validation blocks of %s tokens",
         texts.source,

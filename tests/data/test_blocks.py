@@ -77,6 +77,15 @@ def test_the_seed_chooses_the_training_sample_and_never_what_is_held_out(
     assert rows(one.validation) == rows(other.validation)
 
 
+def test_a_validation_sample_is_not_the_first_documents(corpus: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    arguments = DataArguments(source=corpus, validation_share=0.6)
+    whole = load_blocks(arguments, tokenizer, block_size=8, seed=0).validation
+    arguments = DataArguments(source=corpus, validation_share=0.6, num_val_samples=3)
+    sample = load_blocks(arguments, tokenizer, block_size=8, seed=0).validation
+    assert len(sample) == 3
+    assert rows(sample) != rows(whole.select(range(3)))
+
+
 def test_samples_count_blocks(corpus: str, tokenizer: PreTrainedTokenizerFast) -> None:
     arguments = DataArguments(source=corpus, num_train_samples=4, num_val_samples=2, validation_share=0.3)
     found = load_blocks(arguments, tokenizer, block_size=8, seed=0)
