@@ -12,19 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
-from transformers.utils import logging
 
 from .configuration_arbprob import ArbProbConfig
 from .resolving_arbprob import Sizes
-
-logger = logging.get_logger(__name__)
 
 # what transformers passes along without the network using it
 _PASSED_ALONG = ("output_hidden_states", "output_attentions", "return_dict", "num_items_in_batch", "shift_labels")
 
 
 def check_options(options: dict[str, Any], forward: Callable[..., Any]) -> None:
-    """Raise for a keyword that is a misspelt argument of `forward`; warn once of a tensor that would be ignored."""
+    """Raise for a keyword that is a misspelt argument of `forward`, and for a tensor that would be ignored."""
     if torch.compiler.is_compiling() or not options:
         return
     if "is_causal" in options:
@@ -37,7 +34,7 @@ def check_options(options: dict[str, Any], forward: Callable[..., Any]) -> None:
         if near:
             raise TypeError(f"{name}: not an argument of forward; did you mean {near[0]}?")
         if isinstance(value, Tensor):
-            logger.warning_once(f"{name}: not an argument of this network, so it is ignored")
+            raise TypeError(f"{name}: not an argument of forward, and would be ignored; leave it out")
 
 
 def check_inputs(

@@ -1,6 +1,5 @@
 """Tokens, embeddings and positions that the network cannot take are refused in one line that says what to do."""
 
-import logging
 from typing import Any
 
 import pytest
@@ -60,6 +59,9 @@ def test_it_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:
     [
         (dict(atention_mask=IDS), "atention_mask: not an argument of forward; did you mean attention_mask"),
         (dict(document_id=IDS), "document_id: not an argument of forward; did you mean document_ids"),
+        (dict(attn_mask=IDS), "attn_mask: not an argument of forward, and would be ignored; leave it out"),
+        (dict(token_type_ids=IDS), "token_type_ids: not an argument of forward, and would be ignored"),
+        (dict(label=IDS), "label: not an argument of forward"),
         (dict(is_causal=False), "is_causal: not an argument of forward; say mask='full'"),
         (dict(logits_to_keep=-1), "logits_to_keep: expected a count from 0 or a 1-D tensor of slot indices, got -1"),
         (dict(logits_to_keep=1.5), "logits_to_keep: expected a count from 0 .* got 1.5"),
@@ -70,16 +72,6 @@ def test_it_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:
 def test_an_option_that_would_have_no_effect_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=f"^{message}"):
         ours_alone()(IDS, **given)
-
-
-def test_a_tensor_that_the_network_ignores_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    try:
-        ours_alone()(IDS, token_type_ids=IDS)
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert "token_type_ids: not an argument of this network, so it is ignored" in caplog.text
 
 
 def test_the_longest_sequence_and_the_last_token_are_taken() -> None:
