@@ -105,8 +105,10 @@ def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> 
     total = torch.zeros((), dtype=accurate, device=hidden.device)
     hidden_gradient = torch.empty_like(hidden, dtype=accurate) if wants else None
     weight_gradient = torch.zeros_like(weight, dtype=accurate) if wants else None
-    size = _chunk_rows(hidden.shape[1])
-    # two buffers serve all chunks: fresh ones would be returned to the system and faulted in again each time
+    # a product in half precision is summed over the chunks in the accurate one
+    product = torch.empty_like(weight) if wants and weight.dtype != accurate else None
+    size = _chunk_rows(hidden.shape[1], weight.dtype)
+    # one set of buffers serves all chunks: fresh ones would be returned to the system and faulted in again
     logits = hidden.new_empty(min(size, hidden.shape[0]), weight.shape[0])
     likelihoods = torch.empty_like(logits, dtype=accurate)
     for start in range(0, hidden.shape[0], size):
@@ -123,18 +125,16 @@ def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> 
             probabilities[torch.arange(rows.shape[0], device=rows.device), answers] -= 1
             error = probabilities if probabilities.dtype == scores.dtype else scores.copy_(probabilities)
             hidden_gradient[start : start + size] = error @ weight
-            _accumulate(weight_gradient, error, rows)
+            if product is None:
+                weight_gradient.addmm_(error.t(), rows)  # (V, rows) @ (rows, D)
+            else:
+                weight_gradient.add_(torch.mm(error.t(), rows, out=product))
     return (total,) if not wants else (total, hidden_gradient, weight_gradient)  # type: ignore[return-value]
 
 
-def _accumulate(total: Tensor, error: Tensor, rows: Tensor) -> None:
-    # total (V, D) += error.T (V, rows) @ rows (rows, D), summed over chunks in the accurate dtype
-    if total.dtype == error.dtype:
-        total.addmm_(error.t(), rows)
-    else:
-        total.add_(error.t() @ rows)
-
-
-def _chunk_rows(width: int) -> int:
-    # measured on CPU: more rows lose the cache for a thin head, fewer lose matrix efficiency for a wide one
-    return 128 if width <= 256 else 256
+def _chunk_rows(width: int, dtype: torch.dtype) -> int:
+    # measured on CPU: more rows lose the cache for a thin head, fewer lose matrix efficiency for a wide one, most of
+    # all in half precision, where the sum over chunks weighs more
+    if width <= 256:
+        return 128
+    return 256 if dtype in (torch.float32, torch.float64) else 512
