@@ -113,6 +113,9 @@ def test_every_other_command_is_a_known_program() -> None:
             assert words[1] in subcommands
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file()
+        elif words[0] == "source":
+            # what `make` sets up
+            assert f"VENV = {words[1].removesuffix('/bin/activate')}\n" in (ROOT / "Makefile").read_text()
         else:
             assert words[0] in {"make", "torchrun", "accelerate"}, words
 
