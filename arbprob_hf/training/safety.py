@@ -26,6 +26,9 @@ _RUN_FILES = (
     "logs/training_log.csv",
 )
 
+# how often a folder may vanish between its making and the opening of its lock
+_TRIES = 100
+
 # folder -> descriptor of its lock, for every folder that this process holds
 _held: dict[Path, int] = {}
 
@@ -39,7 +42,7 @@ def hold_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> 
     Within one process the block may be nested; with `is_main=False` (the other processes of a run) it does nothing.
 
     Raises ValueError when another process holds the folder, when it holds another run and `resume` is False (it is
-    left as it is), or when its file system has no locks.
+    left as it is), when it cannot be made or written to, or when its file system has no locks.
     """
     folder = Path(path).resolve()
     if not is_main or folder in _held:
@@ -81,13 +84,7 @@ def _lock(folder: Path) -> int:
     _close_locks_in_forks()
     lock = folder / PRIVATE_NAME / "lock"
     while True:
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:
-            continue  # another run has just ended and taken its folder away
-        except (FileExistsError, NotADirectoryError):
-            raise ValueError(f"output_dir must be a folder, got {folder}: a file is in the way") from None
+        descriptor = _open(lock, folder)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -108,6 +105,22 @@ def _lock(folder: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
     return descriptor
+
+
+def _open(lock: Path, folder: Path) -> int:
+    for _ in range(_TRIES):
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # another run has just ended and taken its folder away, or there can be no folder here
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(f"output_dir must be a folder, got {folder}: a file is in the way") from None
+        except OSError as error:
+            raise ValueError(
+                f"output_dir {folder} cannot be written to ({error.strerror}): name a folder that can"
+            ) from None
+    raise ValueError(f"output_dir {folder} cannot be made: name a folder on a disk that can be written to")
 
 
 def _unlock(folder: Path, descriptor: int) -> None:

@@ -137,6 +137,41 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
         raise AssertionError("held a file")
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mkdir(self: Path, **_: bool) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    refused = pytest.raises(ValueError, match="output_dir .*/out cannot be made: name a folder on a disk that can")
+    with refused, hold_run_folder(tmp_path / "out", resume=False):
+        raise AssertionError("held nothing")
+
+
+def test_a_folder_that_vanishes_once_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, vanished = os.open, []
+
+    def vanish_once(path: Path, *args: int) -> int:
+        if not vanished:
+            vanished.append(path)
+            (tmp_path / "out" / PRIVATE_NAME).rmdir()
+        return opened(path, *args)
+
+    monkeypatch.setattr(os, "open", vanish_once)
+    with hold_run_folder(tmp_path / "out", resume=False):
+        assert vanished == [tmp_path / "out" / PRIVATE_NAME / "lock"]
+        assert vanished[0].exists()
+
+
+def test_a_read_only_disk_is_told_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mkdir(self: Path, **_: bool) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    refused = pytest.raises(ValueError, match=r"output_dir .*/out cannot be written to \(Read-only file system\): name")
+    with refused, hold_run_folder(tmp_path / "out", resume=False):
+        raise AssertionError("held nothing")
+
+
 @pytest.mark.parametrize("trace", ["checkpoint-7", "config.json", "model.safetensors", "logs/training_log.csv"])
 def test_a_folder_with_another_run_is_refused_unless_resuming(tmp_path: Path, trace: str) -> None:
     (tmp_path / trace).parent.mkdir(exist_ok=True)
