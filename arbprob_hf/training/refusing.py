@@ -18,10 +18,15 @@ _INTERVALS = {"logging_steps": "logging_strategy", "eval_steps": "eval_strategy"
 
 
 def refuse_numbers(args: TrainingArguments) -> None:
-    """Raise ValueError for a number of `args` that has no meaning, such as a batch of 0 blocks."""
+    """Raise ValueError for a number of `args` that has no meaning, such as a batch of 0 blocks or 0 epochs."""
     for name, least in _LEAST.items():
         if getattr(args, name) < least:
             raise ValueError(f"{name}: expected at least {least}, got {getattr(args, name)}")
+    # transformers would take the first for "no limit" and end a run of the second without a step
+    if args.max_steps == 0 or args.max_steps < -1:
+        raise ValueError(f"max_steps: expected at least 1, or -1 to train num_train_epochs, got {args.max_steps}")
+    if args.max_steps < 0 and args.num_train_epochs <= 0:
+        raise ValueError(f"num_train_epochs: expected more than 0 epochs, got {args.num_train_epochs:g}")
     for name, strategy in _INTERVALS.items():
         steps, when = getattr(args, name), getattr(args, strategy)
         # the other strategies do not look at the number
