@@ -17,7 +17,7 @@ from arbprob_hf.data.arguments import DataArguments
 from arbprob_hf.training.coercion import coerce
 from arbprob_hf.training.flags import COMMAND_LINE, Option, UsageError, read_options
 from arbprob_hf.training.helping import help_text
-from arbprob_hf.training.refusing import refuse_numbers, refuse_options
+from arbprob_hf.training.refusing import refuse_integrations, refuse_numbers, refuse_options
 
 
 @dataclass
@@ -112,6 +112,7 @@ class TrainingArguments(transformers.TrainingArguments):
         refuse_numbers(self)
         super().__post_init__()
         refuse_options(self)
+        refuse_integrations(self)
 
 
 class Arguments(NamedTuple):

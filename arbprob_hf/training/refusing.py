@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+
 from transformers import Trainer, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 # option -> the least that means something
 _LEAST: dict[str, float] = {
@@ -50,6 +54,22 @@ def refuse_options(args: TrainingArguments) -> None:
             f"this one process has {args.n_gpu} GPUs, which it cannot share out: start it with "
             f"torchrun --nproc_per_node {args.n_gpu}, or let it see one (CUDA_VISIBLE_DEVICES=0)"
         )
+
+
+def refuse_integrations(args: TrainingArguments) -> None:
+    """Raise ValueError for a name in report_to that transformers does not know, or that is not installed."""
+    installed = get_available_reporting_integrations()
+    for name in args.report_to or []:
+        if name not in INTEGRATION_TO_CALLBACK:
+            near = difflib.get_close_matches(name, INTEGRATION_TO_CALLBACK, n=1, cutoff=0.5)
+            advice = f"did you mean {near[0]}?" if near else f"choose among none, all, {', '.join(installed)}"
+            raise ValueError(f"report_to: transformers has no integration {name!r:.60}; {advice}")
+        if name not in installed:
+            try:
+                # it says itself what to install
+                INTEGRATION_TO_CALLBACK[name]()
+            except (RuntimeError, ImportError, ValueError) as error:
+                raise ValueError(f"report_to: {str(error).rstrip('.')}; without it, give report_to none") from None
 
 
 def refuse_parts(trainer: Trainer) -> None:

@@ -180,6 +180,8 @@ def test_resume_reaches_the_trainer_as_given() -> None:
         (["--config", "a", "--config", "b"], "--config: given twice"),
         (["--config", "no/such.yaml"], "cannot read no/such.yaml: No such file"),
         (["--device", "abacus"], "expected one of cpu, auto, cuda, mps, got 'abacus'"),
+        (["--report_to", "tensorbord"], "transformers has no integration 'tensorbord'; did you mean tensorboard?"),
+        (["--report_to", "[qqqqqq]"], "transformers has no integration 'qqqqqq'; choose among none, all, "),
         (["--max_steps", "few"], "max_steps: expected a whole number"),
         (["--warmup_steps", "-1"], "warmup_steps"),
         (["--label_smoothing_factor", "0.1"], "label_smoothing_factor must be 0, got 0.1"),
@@ -209,6 +211,17 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(argv: list[str], mess
     assert message in str(error.value)
     assert len(str(error.value)) <= 300
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_integration_that_is_not_installed_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    with pytest.raises(UsageError, match=r"report_to: WandbCallback requires wandb .*pip install wandb`; without"):
+        parse(["--report_to", "wandb"])
+
+
+def test_an_integration_that_is_installed_is_taken() -> None:
+    assert parse(["--report_to", "tensorboard"]).training.report_to == ["tensorboard"]
+    assert "tensorboard" in parse(["--report_to", "all"]).training.report_to
 
 
 @pytest.mark.parametrize("name", MOVED)
