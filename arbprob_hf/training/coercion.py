@@ -10,8 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from arbprob_hf.training.flags import UsageError, parse_yaml
 
 _NULLS = ("", "null", "none", "~")
-_TRUE = ("true", "yes", "on", "1")
-_FALSE = ("false", "no", "off", "0")
+TRUE = ("true", "yes", "on", "1")
+FALSE = ("false", "no", "off", "0")
 
 
 def coerce(name: str, value: Any, hint: Any, default: Any = None) -> Any:
@@ -58,7 +58,7 @@ def _scalar(text: str, kind: type, *, only: bool) -> bool | int | float | None:
     """The number or truth value that `text` spells, or None; `only`: no text is wanted, so yes is true."""
     word = text.strip().lower()
     if kind is bool:
-        true, false = (_TRUE, _FALSE) if only else (_TRUE[:1], _FALSE[:1])
+        true, false = (TRUE, FALSE) if only else (TRUE[:1], FALSE[:1])
         return True if word in true else False if word in false else None
     try:
         number = float(word)

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 
 from .checkpoints import MANIFEST_NAME, newest, numbered, sealed_names, set_aside, verify
+from .coercion import FALSE, TRUE
+from .flags import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -13,11 +15,20 @@ logger = logging.getLogger(__name__)
 def resume_choice(value: str | bool | None) -> str | bool:
     """What `resume_from_checkpoint` asks for: False (start), True (the newest of the output folder) or a path.
 
-    The words "true" and "false", as a command line gives them, count as the booleans.
+    The words that a command line takes for booleans (true, yes, on, 1 and their opposites) count as such.
     """
-    if isinstance(value, str) and value.strip().lower() in ("true", "false", ""):
-        return value.strip().lower() == "true"
-    return False if value is None else value
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word in TRUE:
+        return True
+    return False if value is None or word in (*FALSE, "") else value
+
+
+def refuse_missing(choice: str | bool) -> None:
+    """Raise UsageError when `choice` is a path at which there is nothing: asked before the text is prepared."""
+    if isinstance(choice, str) and not Path(choice).exists():
+        raise UsageError(
+            f"resume_from_checkpoint: {choice} does not exist; name a checkpoint, or true for the newest that verifies"
+        )
 
 
 def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:

@@ -13,7 +13,7 @@ from arbprob_hf.training.building import build_model, warn_of_visible_answers
 from arbprob_hf.training.describing import describe, kept_step, short_title
 from arbprob_hf.training.identity import describe_text
 from arbprob_hf.training.logbook import LogbookCallback, read_log
-from arbprob_hf.training.resuming import resume_choice
+from arbprob_hf.training.resuming import refuse_missing, resume_choice
 from arbprob_hf.training.safety import hold_run_folder
 from arbprob_hf.training.samples import check_sample_length, write_samples
 from arbprob_hf.training.trainer import ArbProbTrainer
@@ -55,6 +55,7 @@ def train(
     """
     arguments = Arguments(model_args, data_args, training_args, run_args)
     resume = resume_choice(training_args.resume_from_checkpoint)
+    refuse_missing(resume)
     # held to the end: the model, the card and the logs are written after training
     with hold_run_folder(arguments.folder, resume=resume is not False, is_main=training_args.process_index == 0):
         set_seed(training_args.seed)

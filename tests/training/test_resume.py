@@ -123,7 +123,15 @@ def test_a_checkpoint_without_an_optimizer_is_refused(tmp_path: Path, micro_trai
 
 @pytest.mark.parametrize(
     ("value", "choice"),
-    [(None, False), (False, False), ("false", False), ("", False), (True, True), ("True", True), ("a/b", "a/b")],
+    [
+        (None, False),
+        (False, False),
+        ("", False),
+        *((word, False) for word in ("false", "no", "off", "0")),
+        (True, True),
+        *((word, True) for word in ("True", "yes", "on", "1")),
+        ("a/b", "a/b"),
+    ],
 )
 def test_the_words_of_a_command_line_count_as_booleans(value, choice) -> None:
     assert resume_choice(value) == choice

@@ -16,6 +16,7 @@ from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.publishing import template
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.building import warn_of_visible_answers
+from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.logbook import COLUMNS, read_log
 from arbprob_hf.training.run import Outcome, train
 from arbprob_hf.training.trainer import ArbProbTrainer
@@ -195,6 +196,12 @@ def test_a_run_is_not_resumed_as_another(text: Path, done: Outcome, changes: dic
 def test_a_folder_with_another_run_is_refused_before_anything_is_loaded(text: Path, done: Outcome) -> None:
     with pytest.raises(ValueError, match=r"already holds a run .*--resume_from_checkpoint true"):
         run(text, done.folder, tokenizer="/no/such/tokenizer")
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_before_anything_is_loaded(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"resume_from_checkpoint: .*/checkpoint-9 does not exist; name a checkpoint"):
+        run(text, tmp_path / "out", tokenizer="/no/such/tokenizer", resume=tmp_path / "checkpoint-9")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
