@@ -132,6 +132,8 @@ class Arguments(NamedTuple):
 GROUPS: tuple[type, ...] = (ModelArguments, DataArguments, TrainingArguments, RunArguments)
 # a token in the options would be stored with every checkpoint, so it is no option
 _WITHHELD = ("hub_token", "local_rank")
+# a sample may start as a document does
+_MAY_BE_EMPTY = ("sample_prompt",)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -147,6 +149,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         f.name: group for group in GROUPS for f in dataclasses.fields(group) if f.init and f.name not in _WITHHELD
     }
     options = read_options(argv, fields)
+    _refuse_nothing(options)
     _refuse_idle_epochs(options)
     _refuse_missing_gpu(options)
     return Arguments(*(_group(group, {n: o for n, o in options.items() if fields[n] is group}) for group in GROUPS))
@@ -167,6 +170,14 @@ def _group(group: type, options: dict[str, Option]) -> Any:
 
 def _hints(group: type) -> dict[str, Any]:
     return {**typing.get_type_hints(transformers.TrainingArguments), **typing.get_type_hints(group)}
+
+
+def _refuse_nothing(options: dict[str, Option]) -> None:
+    for name, option in options.items():
+        # in a file, a field without a value is YAML's null; on the command line it is a variable that was not set
+        told = option.where == COMMAND_LINE or name == "output_dir"
+        if told and isinstance(option.value, str) and not option.value.strip() and name not in _MAY_BE_EMPTY:
+            raise UsageError(f"{name}: got an empty value {option.where}; give one, or leave {name} out")
 
 
 def _refuse_idle_epochs(options: dict[str, Option]) -> None:

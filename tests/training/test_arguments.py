@@ -190,6 +190,9 @@ def test_resume_reaches_the_trainer_as_given() -> None:
         (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps: expected at least 1, got 0"),
         (["--num_workers", "-1"], "dataloader_num_workers: expected at least 0, got -1"),
         (["--learning_rate", "-1e-3"], "learning_rate: expected at least 0, got -0.001"),
+        (["--mask", ""], "mask: got an empty value on the command line; give one, or leave mask out"),
+        (["--output_dir", " "], "output_dir: got an empty value on the command line"),
+        (["--resume="], "resume_from_checkpoint: got an empty value on the command line"),
         (["--max_steps", "0"], "max_steps: expected at least 1, or -1 to train num_train_epochs, got 0"),
         (["--max_steps", "-5"], "max_steps: expected at least 1, or -1 to train num_train_epochs, got -5"),
         (["--max_epochs", "0"], "num_train_epochs: expected more than 0 epochs, got 0"),
@@ -253,6 +256,13 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not UTF-8"):
         parse(["--config", str(tmp_path / "x.yaml")])
+
+
+def test_only_a_sample_prompt_may_be_empty_on_the_command_line(tmp_path: Path) -> None:
+    assert parse(["--sample_prompt", ""]).run.sample_prompt == ""
+    assert parse(options_in(tmp_path, "mask:")).model.mask is None
+    with pytest.raises(UsageError, match=r"output_dir: got an empty value in .*run\.yaml; give one, or leave"):
+        parse(options_in(tmp_path, "output_dir:"))
 
 
 def test_an_empty_file_leaves_every_default(tmp_path: Path) -> None:
