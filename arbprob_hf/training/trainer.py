@@ -187,7 +187,8 @@ class ArbProbTrainer(Trainer):
     def _how_it_was_left(self) -> str:
         return (
             f"the run stops, nothing was saved after step {self.state.global_step}, and the checkpoints in "
-            f"{self.args.output_dir} are as they were: try a lower learning rate, or look at the data of this step"
+            f"{self.args.output_dir} are as they were: look at the data of this step, or start anew in another "
+            "output_dir with a lower learning rate (from the beginning, or with --init_from a checkpoint)"
         )
 
     # evaluation
@@ -338,7 +339,8 @@ class ArbProbTrainer(Trainer):
             name = next(name for name, good in zip(parameters, finite.tolist(), strict=True) if not good)
             raise NonFiniteError(
                 f"step {self.state.global_step}: the weights {name} are not finite, so they are not saved; the "
-                f"checkpoints in {self.args.output_dir} are as they were: try a lower learning rate"
+                f"checkpoints in {self.args.output_dir} are as they were: start anew in another output_dir with a "
+                "lower learning rate (from the beginning, or with --init_from a checkpoint)"
             )
 
     # loading
