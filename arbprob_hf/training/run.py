@@ -63,6 +63,8 @@ def train(
         model = build_model(model_args, tokenizer)
         check_sample_length(run_args, tokenizer, model.config.n_positions)
         blocks = _blocks(arguments, tokenizer, n_positions=model.config.n_positions)
+        # saved with the model, so that truncation=True cuts to what the model takes; the text itself is never cut
+        tokenizer.model_max_length = model.config.n_positions
         trainer = _trainer(arguments, model, tokenizer, blocks)
         trainer.train(resume_from_checkpoint=resume)
         outcome = _finish(trainer, arguments, tokenizer, blocks)

@@ -11,6 +11,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.publishing import template
@@ -93,6 +94,13 @@ def test_the_folder_holds_everything_promised(done: Outcome) -> None:
         "logs/samples.txt",
     }
     assert [name for name in names if name.endswith(".tmp")] == []
+
+
+def test_the_saved_tokenizer_truncates_to_the_models_positions(done: Outcome) -> None:
+    for folder in (done.folder, done.folder / "checkpoint-12"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert tokenizer.model_max_length == 32
+        assert len(tokenizer(PROSE * 9, truncation=True)["input_ids"]) == 32
 
 
 def test_the_loss_falls(done: Outcome) -> None:
