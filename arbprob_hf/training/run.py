@@ -11,6 +11,7 @@ from arbprob_hf.publishing import write_card
 from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
 from arbprob_hf.training.building import build_model, warn_of_visible_answers
 from arbprob_hf.training.describing import describe, kept_step, short_title
+from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.identity import describe_text
 from arbprob_hf.training.logbook import LogbookCallback, read_log
 from arbprob_hf.training.resuming import refuse_missing, resume_choice
@@ -60,7 +61,7 @@ def train(
     with hold_run_folder(arguments.folder, resume=resume is not False, is_main=training_args.process_index == 0):
         set_seed(training_args.seed)
         tokenizer = load_tokenizer(data_args.tokenizer)
-        model = build_model(model_args, tokenizer)
+        model = _model(model_args, tokenizer)
         check_sample_length(run_args, tokenizer, model.config.n_positions)
         blocks = _blocks(arguments, tokenizer, n_positions=model.config.n_positions)
         # saved with the model, so that truncation=True cuts to what the model takes; the text itself is never cut
@@ -74,10 +75,18 @@ def train(
     return outcome
 
 
+def _model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerFast) -> ArbProbForCausalLM:
+    try:
+        return build_model(model_args, tokenizer)
+    except (ValueError, TypeError) as error:
+        # all that it refuses is an option: the mask, the preset, a size, the weights to start from
+        raise UsageError(str(error)) from error
+
+
 def _blocks(arguments: Arguments, tokenizer: PreTrainedTokenizerFast, *, n_positions: int) -> Blocks:
     size = arguments.data.block_size or n_positions
     if size > n_positions:
-        raise ValueError(f"block_size: expected at most the model's {n_positions} positions, got {size}")
+        raise UsageError(f"block_size: expected at most the model's {n_positions} positions, got {size}")
     with arguments.training.main_process_first(desc="preparing the text"):
         return load_blocks(arguments.data, tokenizer, block_size=size, seed=arguments.training.seed)
 

@@ -8,13 +8,14 @@ from transformers import PreTrainedTokenizerBase
 
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.training.arguments import RunArguments
+from arbprob_hf.training.flags import UsageError
 
 
 def check_sample_length(run_args: RunArguments, tokenizer: PreTrainedTokenizerBase, n_positions: int) -> None:
-    """Raise ValueError when prompt and new tokens exceed `n_positions`: asked before hours of training."""
+    """Raise UsageError when prompt and new tokens exceed `n_positions`: asked before hours of training."""
     prompt = len(_prompt_ids(run_args, tokenizer))
     if run_args.sample_count and prompt + run_args.sample_tokens > n_positions:
-        raise ValueError(
+        raise UsageError(
             f"sample_tokens: {run_args.sample_tokens} after a prompt of {prompt} tokens exceed the model's "
             f"{n_positions} positions; expected at most {max(n_positions - prompt, 0)}"
         )

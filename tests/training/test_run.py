@@ -224,7 +224,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_before_anything_is_loaded(tex
 def test_what_cannot_work_is_refused_before_training(
     text: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         run(text, tmp_path / "refused", **changes)
     assert not (tmp_path / "refused" / "logs").exists()
 
