@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import shutil
@@ -446,4 +447,9 @@ def _summed(scored: list[torch.Tensor]) -> tuple[float, float]:
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text:
+        return "the disk is full"
+    if "inline_container" in text:
+        # torch's writer knows only that bytes are missing
+        return "a file could not be written whole, as on a full disk"
     return text if len(text) <= 120 else text[:117] + "..."
