@@ -135,7 +135,10 @@ def _blocks_hold_documents() -> tuple[bool, str]:
     from arbprob_hf.data import BlockCollator, DataArguments, load_blocks, load_tokenizer
 
     tokenizer = load_tokenizer("gpt2")
-    blocks = load_blocks(DataArguments(num_train_samples=64, num_val_samples=16), tokenizer, block_size=64, seed=0)
+    arguments = DataArguments(num_train_samples=64, num_val_samples=16)
+    # one line a check: no progress bars between them
+    with contextlib.redirect_stderr(io.StringIO()):
+        blocks = load_blocks(arguments, tokenizer, block_size=64, seed=0)
     batch = BlockCollator()([blocks.train[i] for i in range(8)])
     ids, documents, positions = batch["input_ids"], batch["document_ids"], batch["position_ids"]  # (8, 64)
     starts = torch.ones_like(ids, dtype=torch.bool)
