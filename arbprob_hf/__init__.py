@@ -3,7 +3,8 @@
 from .model.configuration_arbprob import ArbProbConfig
 from .model.masking_arbprob import Mask
 from .model.modeling_arbprob import ArbProbForCausalLM, ArbProbModel
-from .model.patterns_arbprob import HIDDEN, causal, documents, full, order, padding, prefix, window
+from .model.patterns_arbprob import causal, full, heads, prefix, window
+from .model.tables_arbprob import HIDDEN, documents, order, padding
 
 __version__ = "0.1.0"
 
@@ -16,6 +17,7 @@ __all__ = [
     "causal",
     "documents",
     "full",
+    "heads",
     "order",
     "padding",
     "prefix",

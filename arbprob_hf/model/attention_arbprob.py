@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .resolving_arbprob import ResolvedMask, Sizes, is_causal, is_open, write_out
+from .masking_arbprob import Mask
+from .resolving_arbprob import Sizes, is_causal, is_open, write_out
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class AttentionMask:
 
 
 def prepare_mask(
-    resolved: ResolvedMask, sizes: Sizes, *, backend: str, dtype: torch.dtype, bias: Tensor | None = None
+    resolved: Mask, sizes: Sizes, *, backend: str, dtype: torch.dtype, bias: Tensor | None = None
 ) -> AttentionMask:
     """Bring a resolved mask into the form that `backend` takes.
 

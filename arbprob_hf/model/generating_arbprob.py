@@ -10,8 +10,9 @@ from transformers import GenerationMixin
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
-from .masking_arbprob import Mask, TensorMask, count_heads, index_grid, keep_mask
+from .masking_arbprob import Mask, TensorMask, keep_mask
 from .patterns_arbprob import Causal
+from .tiling_arbprob import Grid
 
 logger = logging.get_logger(__name__)
 
@@ -175,7 +176,8 @@ def _sees_beyond(mask: Mask, first: int, last: int, *, at_least: int, length: in
     # (length, length) mask may not fit
     for start in range(first, min(last, length), _ROWS_AT_ONCE):
         rows = min(_ROWS_AT_ONCE, min(last, length) - start)
-        b, h, q, k = index_grid(1, min(heads, count_heads(mask)), rows, length, offset=start)
+        grid = Grid(range(1), range(min(heads, mask.count_heads())), range(start, start + rows), range(length))
+        b, h, q, k = grid.indices()
         if bool((mask.allowed(b, h, q, k) & (k > q) & (k >= at_least)).any()):
             return True
     return False
@@ -195,7 +197,7 @@ def _written_for_prompt(mask: Mask, prompt: Tensor) -> Tensor:
             "pass a pattern alone, or the prompt's mask as one tensor: mask.dense(prompt_length, batch=...)"
         )
     batch, length = prompt.shape[:2]
-    heads = count_heads(mask)
+    heads = mask.count_heads()
     mask.check_fits(batch=batch, heads=heads, q_len=length, kv_len=length, exact=True)
     return mask.dense(length, batch=batch, heads=heads, device=prompt.device)
 

@@ -4,8 +4,6 @@ A rule answers, for index tensors that broadcast together, whether query `q` of 
 `k`. The text form is the same everywhere: in YAML, on the command line, in `repr` and in config.json.
 """
 
-import ast
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,16 +11,15 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-# hostile text is refused before it reaches the parser
-MAX_TEXT = 2_000
-MAX_DEPTH = 50
-# deeper trees would exhaust the stack where they are printed and evaluated
-MAX_OPERATORS = 100
-MAX_INTEGER = 2**31 - 1
+from .parsing_arbprob import parse_mask
+from .tiling_arbprob import Grid, Tiles, Tiling
 
 
 class Mask(ABC):
     """Which keys each query may see. True means "may attend", everywhere."""
+
+    # whether an argument is a tensor: such a mask has no text form
+    takes_tensors = False
 
     @abstractmethod
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -31,6 +28,28 @@ class Mask(ABC):
     def operands(self) -> tuple["Mask", ...]:
         """The masks this one is made of; empty for a leaf."""
         return ()
+
+    def count_rows(self) -> int:
+        """Number of batch rows the mask tells apart: 1 when it treats all rows alike."""
+        return max((operand.count_rows() for operand in self.operands()), default=1)
+
+    def count_heads(self) -> int:
+        """Number of heads the mask tells apart: 1 when it treats all heads alike."""
+        return max((operand.count_heads() for operand in self.operands()), default=1)
+
+    def arguments(self) -> list[object]:
+        """What stands between the brackets of the text form."""
+        values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+        return [value for value in values if value is not None]
+
+    def written(self, grid: Grid) -> Tensor:
+        """The rule at every point of a grid: bool, broadcastable to (B, H, T_q, T_kv)."""
+        return self.allowed(*grid.indices())
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        """What is known of each tile without looking at its pairs; nothing, unless a mask says more."""
+        unknown = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tiling.device)
+        return Tiles(unknown, ~unknown)
 
     def shifted(self, starts: Tensor) -> "Mask":
         """The same mask with pattern indices counted from `starts`, long (B or 1, T), a first column per slot."""
@@ -68,8 +87,8 @@ class Mask(ABC):
         q_len: int,
         kv_len: int | None = None,
         *,
-        batch: int = 1,
-        heads: int = 1,
+        batch: int | None = None,
+        heads: int | None = None,
         offset: int = 0,
         device: torch.device | str | None = None,
     ) -> Tensor:
@@ -78,17 +97,19 @@ class Mask(ABC):
         Args:
             q_len: number of queries; they are the tokens `offset` to `offset + q_len - 1`.
             kv_len: number of keys, from token 0; `offset + q_len` when None.
-            batch, heads: leading sizes of the result.
+            batch, heads: leading sizes of the result; as many as the mask tells apart when None.
 
         Returns:
             bool (batch, heads, q_len, kv_len), True where the query may see the key.
         """
         kv_len = offset + q_len if kv_len is None else kv_len
+        batch = self.count_rows() if batch is None else batch
+        heads = self.count_heads() if heads is None else heads
         self.check_fits(batch=batch, heads=heads, q_len=offset + q_len, kv_len=kv_len)
-        b, h, q, k = index_grid(batch, heads, q_len, kv_len, offset=offset, device=device)
-        return self.allowed(b, h, q, k).expand(batch, heads, q_len, kv_len)
+        grid = Grid(range(batch), range(heads), range(offset, offset + q_len), range(kv_len), device)
+        return self.written(grid).expand(batch, heads, q_len, kv_len)
 
-    def reach(self, length: int, layers: int, *, batch: int = 1) -> Tensor:
+    def reach(self, length: int, layers: int, *, batch: int | None = None) -> Tensor:
         """Which inputs can influence which outputs after `layers` layers: bool (batch, length, length).
 
         A residual stream carries every slot's own input along, so one layer's reach is the mask or the identity; heads
@@ -96,8 +117,7 @@ class Mask(ABC):
         """
         if layers < 1:
             raise ValueError(f"layers: expected at least 1, got {layers}")
-        heads = max(1, count_heads(self))
-        seen = self.dense(length, batch=batch, heads=heads).any(1)  # (B, T, T)
+        seen = self.dense(length, batch=batch).any(1)  # (B, T, T)
         step = (seen | torch.eye(length, dtype=torch.bool)).float()
         total = step
         for _ in range(layers - 1):
@@ -116,7 +136,8 @@ class Mask(ABC):
         Raises:
             ValueError: anything but registered names, `& | ~`, calls with integers and masks; one line.
         """
-        return _parse(text)
+        mask: Mask = parse_mask(text, PATTERNS)
+        return mask
 
     def __str__(self) -> str:
         return _text(self)
@@ -131,23 +152,6 @@ class Mask(ABC):
 
     def __hash__(self) -> int:
         return hash(str(self))
-
-
-def index_grid(
-    batch: int,
-    heads: int,
-    q_len: int,
-    kv_len: int,
-    *,
-    offset: int | Tensor = 0,
-    device: torch.device | str | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Index tensors (B, 1, 1, 1), (1, H, 1, 1), (1, 1, T_q, 1), (1, 1, 1, T_kv), queries counted from `offset`."""
-    b = torch.arange(batch, device=device)[:, None, None, None]
-    h = torch.arange(heads, device=device)[None, :, None, None]
-    q = (torch.arange(q_len, device=device) + offset)[None, None, :, None]
-    k = torch.arange(kv_len, device=device)[None, None, None, :]
-    return b, h, q, k
 
 
 def keep_mask(tensor: Tensor, name: str, *, dims: tuple[int, ...]) -> Tensor:
@@ -189,12 +193,6 @@ def _check_zero_one(tensor: Tensor, name: str) -> None:
         )
 
 
-def count_heads(mask: Mask) -> int:
-    """Number of heads the mask tells apart: 1 when it treats all heads alike."""
-    own = mask.tensor.shape[1] if isinstance(mask, Dense) and mask.tensor.dim() == 4 else 1
-    return max([own, *(count_heads(operand) for operand in mask.operands())])
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class And(Mask):
     """Query q sees key k when both masks let it."""
@@ -207,6 +205,13 @@ class And(Mask):
 
     def operands(self) -> tuple[Mask, ...]:
         return self.left, self.right
+
+    def written(self, grid: Grid) -> Tensor:
+        return self.left.written(grid) & self.right.written(grid)
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        left, right = self.left.tiles(tiling), self.right.tiles(tiling)
+        return Tiles(left.some & right.some, left.every & right.every)
 
     def shifted(self, starts: Tensor) -> Mask:
         return And(self.left.shifted(starts), self.right.shifted(starts))
@@ -225,6 +230,13 @@ class Or(Mask):
     def operands(self) -> tuple[Mask, ...]:
         return self.left, self.right
 
+    def written(self, grid: Grid) -> Tensor:
+        return self.left.written(grid) | self.right.written(grid)
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        left, right = self.left.tiles(tiling), self.right.tiles(tiling)
+        return Tiles(left.some | right.some, left.every | right.every)
+
     def shifted(self, starts: Tensor) -> Mask:
         return Or(self.left.shifted(starts), self.right.shifted(starts))
 
@@ -240,6 +252,13 @@ class Not(Mask):
 
     def operands(self) -> tuple[Mask, ...]:
         return (self.operand,)
+
+    def written(self, grid: Grid) -> Tensor:
+        return ~self.operand.written(grid)
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        some, every = self.operand.tiles(tiling)
+        return Tiles(~every, ~some)
 
     def shifted(self, starts: Tensor) -> Mask:
         return Not(self.operand.shifted(starts))
@@ -262,26 +281,61 @@ class Shifted(Mask):
     def operands(self) -> tuple[Mask, ...]:
         return (self.pattern,)
 
+    def tiles(self, tiling: Tiling) -> Tiles:
+        return self.pattern.tiles(tiling.counted_from(self.starts))
+
 
 class TensorMask(Mask):
     """A leaf that holds per-row data; its indices are columns, so left padding does not shift it."""
 
+    takes_tensors = True
+
     def shifted(self, starts: Tensor) -> Mask:
         return self
+
+    @abstractmethod
+    def count_rows(self) -> int:
+        """Number of batch rows its tensors tell apart."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dense(TensorMask):
-    """Query q sees key k when the tensor says so: bool (T_q, T_kv), (B, T_q, T_kv) or (B, H, T_q, T_kv)."""
+    """Query q sees key k when the tensor says so: bool (T_q, T_kv), (B, T_q, T_kv) or (B, H, T_q, T_kv).
+
+    The tensor's first row is query `first`: 0, or, inside a compiled static cache, the tensor that holds its number.
+    """
 
     tensor: Tensor
+    first: int | Tensor = 0
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        table = self.tensor.to(q.device)
-        while table.dim() < 4:
-            table = table[None] if table.dim() == 2 else table[:, None]
-        # (B or 1, H or 1, T_q, T_kv)
-        return table[b * (table.shape[0] > 1), h * (table.shape[1] > 1), q, k]
+        table = self._table().to(q.device)
+        # one indexing expression: chained ones break compiled flex attention
+        return table[b * (table.shape[0] > 1), h * (table.shape[1] > 1), q - self.first, k]
+
+    def written(self, grid: Grid) -> Tensor:
+        if grid.offset is not self.first and (grid.offset is not None or isinstance(self.first, Tensor)):
+            return super().written(grid)
+        table = self._table().to(grid.device if grid.device is not None else self.tensor.device)
+        first = self.first if isinstance(self.first, int) else 0
+        if table.shape[0] > 1:
+            table = table[grid.rows.start : grid.rows.stop]
+        if table.shape[1] > 1:
+            table = table[:, grid.heads.start : grid.heads.stop]
+        queries = slice(grid.queries.start - first, grid.queries.stop - first)
+        return table[:, :, queries, grid.keys.start : grid.keys.stop]
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        assert isinstance(self.first, int)
+        first = tiling.offset - self.first
+        table = self._table()[:, :, first : first + tiling.q_len, : tiling.kv_len]
+        return Tiles(_by_tile(table, tiling.size, False), ~_by_tile(~table, tiling.size, False))
+
+    def count_rows(self) -> int:
+        return self._table().shape[0]
+
+    def count_heads(self) -> int:
+        return self._table().shape[1]
 
     def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
         *lead, q_own, kv_own = self.tensor.shape
@@ -293,12 +347,28 @@ class Dense(TensorMask):
                 f"{q_len} queries and {kv_len} keys"
             )
 
+    def _table(self) -> Tensor:
+        # the head axis is inserted by hand: torch would read (B, T, T) as per head when B = H
+        table = self.tensor
+        if table.dim() == 4:
+            return table
+        return table[None, None] if table.dim() == 2 else table[:, None]  # (B or 1, H or 1, T_q, T_kv)
+
+
+def _by_tile(table: Tensor, size: int, fill: bool) -> Tensor:
+    # (B, H, T_q, T_kv) -> any of each tile, (B, H, query tiles, key tiles)
+    rows, columns = (-extent % size for extent in table.shape[-2:])
+    padded = torch.nn.functional.pad(table, (0, columns, 0, rows), value=fill)
+    return padded.unflatten(-1, (-1, size)).any(-1).unflatten(-2, (-1, size)).any(-2)
+
 
 # the one name -> pattern table; patterns_arbprob fills it
 PATTERNS: dict[str, type[Mask]] = {}
 
 
 def _same(a: object, b: object) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and bool((a.cpu() == b.cpu()).all())
     return bool(a == b)
@@ -318,8 +388,7 @@ def _text(mask: Mask) -> str:
     if isinstance(mask, Shifted):
         return f"shifted({mask.pattern}, {_value_text(mask.starts)})"
     name = next((name for name, kind in PATTERNS.items() if kind is type(mask)), type(mask).__name__)
-    values = [getattr(mask, field.name) for field in fields(mask)]  # type: ignore[arg-type]
-    values = [value for value in values if value is not None]
+    values = mask.arguments()
     return f"{name}({', '.join(map(_value_text, values))})" if values else name
 
 
@@ -331,87 +400,3 @@ def _nested(inner: Mask, outer: Mask, *, right: bool = False) -> str:
 
 def _value_text(value: object) -> str:
     return f"<tensor {tuple(value.shape)}>" if isinstance(value, Tensor) else str(value)
-
-
-def _parse(text: str) -> Mask:
-    if not isinstance(text, str):
-        raise TypeError(f"mask: expected the text of a mask, got {type(text).__name__}")
-    _refuse_hostile(text)
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(
-            f"mask: cannot read {_quote(text)}: {error.args[0]}; write e.g. 'causal & window(256)'"
-        ) from None
-    return _build(tree.body, text)
-
-
-def _refuse_hostile(text: str) -> None:
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"mask: expected at most {MAX_TEXT} characters, got {len(text)}")
-    if not text.isascii():
-        raise ValueError(f"mask: expected ASCII text, got {_quote(text)}")
-    if "<tensor" in text:
-        raise ValueError(f"mask: {_quote(text)} holds a tensor, which has no text form; pass it to forward as mask=")
-    depth = 0
-    for sign in text:
-        depth += (sign == "(") - (sign == ")")
-        if depth > MAX_DEPTH:
-            raise ValueError(f"mask: expected at most {MAX_DEPTH} nested brackets in {_quote(text)}")
-    # the parser warns of stray escapes and of letters after a digit: they are refused before it
-    odd = re.search(r"[^\w\s&|~(),=]|\b\d+[A-Za-z]\w*", text)
-    if odd:
-        raise ValueError(
-            f"mask: unexpected {odd.group()!r:.40} in {_quote(text)}; only patterns, integers and & | ~ ( ) are read"
-        )
-    if len(re.findall(r"[&|~]", text)) > MAX_OPERATORS:
-        raise ValueError(f"mask: expected at most {MAX_OPERATORS} operators & | ~ in {_quote(text)}")
-    if re.search(r"\d{11}", text):
-        raise ValueError(f"mask: too large an integer in {_quote(text)}; integers go up to {MAX_INTEGER}")
-
-
-def _build(node: ast.expr, text: str) -> Mask:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
-        left, right = _build(node.left, text), _build(node.right, text)
-        return left & right if isinstance(node.op, ast.BitAnd) else left | right
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
-        return ~_build(node.operand, text)
-    if isinstance(node, ast.Name):
-        return _leaf(node.id, [], {}, text)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        positional = [_argument(value, text) for value in node.args]
-        named = {str(keyword.arg): _argument(keyword.value, text) for keyword in node.keywords}
-        if len(named) < len(node.keywords):
-            raise ValueError(f"mask: cannot read {_quote(text)}: an argument is given twice")
-        return _leaf(node.func.id, positional, named, text)
-    raise ValueError(
-        f"mask: {_quote(text)} holds {type(node).__name__}; only patterns, integers and & | ~ ( ) are read"
-    )
-
-
-def _argument(node: ast.expr, text: str) -> int | Mask:
-    if not isinstance(node, ast.Constant):
-        return _build(node, text)
-    if type(node.value) is not int or node.value > MAX_INTEGER:
-        raise ValueError(f"mask: expected an integer up to {MAX_INTEGER} in {_quote(text)}, got {node.value!r:.40}")
-    return node.value
-
-
-def _leaf(name: str, positional: list[int | Mask], named: dict[str, int | Mask], text: str) -> Mask:
-    if name not in PATTERNS:
-        raise ValueError(f"mask: unknown pattern {name!r:.40} in {_quote(text)}; known: {', '.join(sorted(PATTERNS))}")
-    kind = PATTERNS[name]
-    if issubclass(kind, TensorMask):
-        raise ValueError(f"mask: {name} needs a tensor, which has no text form; pass {name}(...) to forward as mask=")
-    try:
-        return kind(*positional, **named)
-    except TypeError as error:
-        wanted = ", ".join(field.name for field in fields(kind))  # type: ignore[arg-type]
-        detail = str(error) if str(error).startswith(name) else f"expected {name}({wanted})"
-        raise ValueError(f"mask: cannot read {_quote(text)}: {detail}") from None
-
-
-def _quote(text: str) -> str:
-    # cut after quoting: an escaped character takes up to ten
-    quoted = repr(text)
-    return quoted if len(quoted) <= 62 else f"{quoted[:58]}...{quoted[-1]}"

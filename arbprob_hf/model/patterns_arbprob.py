@@ -1,4 +1,4 @@
-"""The mask patterns: one small class per rule, registered under the name its text form uses."""
+"""The mask patterns that are rules over indices: one small class each, registered under the name of its text form."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,10 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .masking_arbprob import PATTERNS, Mask, TensorMask, keep_mask
-
-# a slot of this rank is seen by no other slot
-HIDDEN = 2**31 - 1
+from .masking_arbprob import PATTERNS, Mask
+from .tiling_arbprob import Grid, Tiles, Tiling
 
 Kind = TypeVar("Kind", bound=type[Mask])
 
@@ -44,6 +42,10 @@ class Causal(Mask):
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return k <= q
 
+    def tiles(self, tiling: Tiling) -> Tiles:
+        q_low, q_high, k_low, k_high = tiling.indices
+        return Tiles(k_low <= q_high, k_high <= q_low)
+
 
 @registered("full")
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,6 +63,10 @@ class Full(Mask):
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (q == q) & (k == k)
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        yes = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tiling.device)
+        return Tiles(yes, yes)
 
 
 @registered("window")
@@ -88,6 +94,11 @@ class Window(Mask):
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (q - k < self.size) & (k - q < self.size)
 
+    def tiles(self, tiling: Tiling) -> Tiles:
+        q_low, q_high, k_low, k_high = tiling.indices
+        low, high = q_low - k_high, q_high - k_low
+        return Tiles((low < self.size) & (-high < self.size), (high < self.size) & (-low < self.size))
+
 
 @registered("prefix")
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,127 +124,85 @@ class Prefix(Mask):
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (k < self.length) & (q == q)
 
-
-@registered("documents")
-@dataclass(frozen=True, eq=False, repr=False)
-class Documents(TensorMask):
-    """Query q sees key k when both belong to the same document: ids[q] == ids[k]. Packing (Krell et al. 2021).
-
-    `ids`: integer (T,) or (B, T), one document number per token. Drawn for ids 0 0 0 1 1 1:
-
-        q\\k 0 1 2 3 4 5
-        0   # # # . . .
-        1   # # # . . .
-        2   # # # . . .
-        3   . . . # # #
-        4   . . . # # #
-        5   . . . # # #
-    """
-
-    ids: Tensor
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", _rows("documents", "ids", self.ids))
-
-    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return _at(self.ids, b, q) == _at(self.ids, b, k)
-
-    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
-        _check_rows("documents", "ids", self.ids, batch, max(q_len, kv_len), exact=exact)
+    def tiles(self, tiling: Tiling) -> Tiles:
+        _, _, k_low, k_high = tiling.indices
+        return Tiles(k_low < self.length, k_high < self.length)
 
 
-@registered("padding")
-@dataclass(frozen=True, eq=False, repr=False)
-class Padding(TensorMask):
-    """Query q sees key k when keep[k]: padded tokens are seen by nobody. transformers' 2-D mask (Wolf et al. 2020).
+@registered("heads")
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class Heads(Mask):
+    """Query q sees key k when the mask of its own head lets it: `heads(mask, mask, ...)`, one mask per head.
 
-    `keep`: bool or 0-1, (T,) or (B, T), 1 for a real token. Drawn for keep 0 0 1 1 1 1 (left padding):
+    Drawn for query 5 under `heads(causal, causal, window(2), window(2), full, prefix(1))`, a head a row:
 
-        q\\k 0 1 2 3 4 5
-        0   . . # # # #
-        1   . . # # # #
-        2   . . # # # #
-        3   . . # # # #
-        4   . . # # # #
-        5   . . # # # #
-    """
-
-    keep: Tensor
-
-    def __post_init__(self) -> None:
-        keep = keep_mask(self.keep, "padding(keep)", dims=(1, 2))
-        object.__setattr__(self, "keep", keep[None] if keep.dim() == 1 else keep)
-
-    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return _at(self.keep, b, k) & (q == q)
-
-    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
-        _check_rows("padding", "keep", self.keep, batch, kv_len, exact=exact)
-
-
-@registered("order")
-@dataclass(frozen=True, eq=False, repr=False)
-class Order(TensorMask):
-    """Query q sees key k when k == q or rank[k] <= limit[q]. Any order (Yang et al. 2019, XLNet, section 2.3).
-
-    `rank`, `limit`: integer (T,) or (B, T); `limit` is `rank` when None. A key of rank HIDDEN is seen by no other
-    slot. Drawn for rank 0 3 1 2 5 4:
-
-        q\\k 0 1 2 3 4 5
-        0   # . . . . .
-        1   # # # # . .
-        2   # . # . . .
-        3   # . # # . .
+        h\\k 0 1 2 3 4 5
+        0   # # # # # #
+        1   # # # # # #
+        2   . . . . # #
+        3   . . . . # #
         4   # # # # # #
-        5   # # # # . #
+        5   # . . . . .
     """
 
-    rank: Tensor
-    limit: Tensor | None = None
+    masks: tuple[Mask, ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", _rows("order", "rank", self.rank))
-        if self.limit is not None:
-            object.__setattr__(self, "limit", _rows("order", "limit", self.limit))
+    def __init__(self, *masks: Mask) -> None:
+        if len(masks) < 1:
+            raise ValueError("heads: expected one mask per head, got none")
+        for mask in masks:
+            if not isinstance(mask, Mask):
+                raise TypeError(f"heads: expected masks, got {type(mask).__name__}")
+        object.__setattr__(self, "masks", masks)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        rank = _at(self.rank, b, k)
-        limit = _at(self.rank if self.limit is None else self.limit, b, q)
-        return (q == k) | ((rank <= limit) & (rank < HIDDEN))
+        return self._united(h, [mask.allowed(b, h, q, k) for mask in self._distinct()])
+
+    def arguments(self) -> list[object]:
+        return list(self.masks)
+
+    def count_heads(self) -> int:
+        return len(self.masks)
+
+    def operands(self) -> tuple[Mask, ...]:
+        return self.masks
+
+    def written(self, grid: Grid) -> Tensor:
+        return self._united(grid.indices()[1], [mask.written(grid) for mask in self._distinct()])
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        h = torch.arange(tiling.heads, device=tiling.device)[None, :, None, None]
+        parts = [mask.tiles(tiling) for mask in self._distinct()]
+        return Tiles(self._united(h, [part.some for part in parts]), self._united(h, [part.every for part in parts]))
+
+    def shifted(self, starts: Tensor) -> Mask:
+        return Heads(*(mask.shifted(starts) for mask in self.masks))
 
     def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
-        length = kv_len if self.limit is not None else max(q_len, kv_len)
-        _check_rows("order", "rank", self.rank, batch, length, exact=exact)
-        if self.limit is not None:
-            _check_rows("order", "limit", self.limit, batch, q_len, exact=exact)
+        if heads != len(self.masks):
+            raise ValueError(f"heads: expected one mask per head, {heads} in all, got {len(self.masks)}")
+        super().check_fits(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, exact=exact)
+
+    def _distinct(self) -> dict[Mask, list[int]]:
+        # many heads share few masks: each mask is evaluated once
+        found: dict[Mask, list[int]] = {}
+        for head, mask in enumerate(self.masks):
+            found.setdefault(mask, []).append(head)
+        return found
+
+    def _united(self, h: Tensor, parts: list[Tensor]) -> Tensor:
+        united = None
+        for numbers, part in zip(self._distinct().values(), parts, strict=True):
+            own = h == numbers[0]
+            for number in numbers[1:]:
+                own = own | (h == number)
+            united = own & part if united is None else united | (own & part)
+        assert united is not None
+        return united
 
 
 # the names people write
-causal, full, window, prefix = Causal, Full, Window, Prefix
-documents, padding, order = Documents, Padding, Order
-
-
-def _at(table: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    # one indexing expression: chained ones break compiled flex attention
-    return table.to(t.device)[b * (table.shape[0] > 1), t]
-
-
-def _rows(pattern: str, name: str, value: Tensor) -> Tensor:
-    if not isinstance(value, Tensor) or value.dtype.is_floating_point or value.is_complex():
-        got = f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{pattern}({name}): expected an integer tensor (T,) or (B, T), got {got}")
-    if value.dim() not in (1, 2) or value.numel() == 0:
-        raise ValueError(f"{pattern}({name}): expected shape (T,) or (B, T), got {tuple(value.shape)}")
-    return (value[None] if value.dim() == 1 else value).to(torch.long)  # (B or 1, T)
-
-
-def _check_rows(pattern: str, name: str, table: Tensor, batch: int, length: int, *, exact: bool) -> None:
-    rows, own = table.shape
-    if rows not in (1, batch) or own < length or (exact and own != length):
-        raise ValueError(
-            f"{pattern}({name}): expected {batch} rows (or 1) of {'' if exact else 'at least '}{length} tokens, "
-            f"got shape {tuple(table.shape)}"
-        )
+causal, full, window, prefix, heads = Causal, Full, Window, Prefix, Heads
 
 
 def _check_count(pattern: str, name: str, value: object, *, low: int) -> None:

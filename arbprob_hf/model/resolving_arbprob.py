@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .masking_arbprob import And, Mask, index_grid, keep_mask
-from .patterns_arbprob import Causal, Full, Order
+from .masking_arbprob import And, Dense, Mask, keep_mask
+from .patterns_arbprob import Causal, Full
+from .tables_arbprob import Documents, Order, Padding
+from .tiling_arbprob import Grid
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,13 @@ class Sizes:
         """Key columns that hold tokens after this pass, where that is known without asking the device."""
         return self.offset + self.q_len if isinstance(self.offset, int) else self.kv_len
 
+    def grid(self) -> Grid:
+        """Every query of this pass against every key column that may hold a token."""
+        rows, heads, keys = range(self.batch), range(self.heads), range(self.filled)
+        if isinstance(self.offset, int):
+            return Grid(rows, heads, range(self.offset, self.offset + self.q_len), keys, self.device)
+        return Grid(rows, heads, range(self.q_len), keys, self.device, self.offset)
+
 
 @dataclass(frozen=True)
 class MaskArguments:
@@ -41,26 +50,7 @@ class MaskArguments:
     document_ids: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class ResolvedMask:
-    """The answer: every part that is not None must let a query see a key.
-
-    `pattern` is evaluated at absolute token indices; `table` is bool (B or 1, H or 1, T_q, filled); `keep` is bool
-    (B, filled), False for padding; `restarts` is bool (B, filled), True where a packed document starts.
-    """
-
-    pattern: Mask | None
-    table: Tensor | None = None
-    keep: Tensor | None = None
-    restarts: Tensor | None = None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the pattern alone decides, the same for every row."""
-        return self.table is None and self.keep is None and self.restarts is None
-
-
-def resolve_mask(default: Mask, given: MaskArguments, sizes: Sizes) -> ResolvedMask:
+def resolve_mask(default: Mask, given: MaskArguments, sizes: Sizes) -> Mask:
     """Decide what the mask arguments mean (DESIGN, section 2).
 
     Args:
@@ -68,55 +58,50 @@ def resolve_mask(default: Mask, given: MaskArguments, sizes: Sizes) -> ResolvedM
         given: the arguments of `forward`.
         sizes: the shape of this pass.
 
+    Returns:
+        One mask over absolute token indices; every condition that was given is a part of it.
+
     Raises:
         ValueError, TypeError: one line naming the argument, what was expected, what came and what to do.
     """
     keep, whole = _split_attention_mask(given, sizes)
-    pattern, table = _explicit(
-        whole if whole is not None else given.mask, sizes, "attention_mask" if whole is not None else "mask"
-    )
+    name = "mask" if whole is None else "attention_mask"
+    mask = _explicit(given.mask if whole is None else whole, sizes, name)
     if given.ranks is not None or given.limits is not None:
         order = _order(given, sizes)
-        pattern = order if pattern is None else And(order, pattern)
-    elif pattern is None and table is None:
-        pattern = default
+        mask = order if mask is None else And(order, mask)
+    mask = default if mask is None else mask
     restarts = None if given.document_ids is None else _restarts(given.document_ids, sizes)
-    return ResolvedMask(pattern, table, keep, restarts)
+    if keep is None and restarts is None:
+        return mask
+    mask = mask.shifted(_starts(keep, restarts, sizes))
+    if restarts is not None:
+        mask = And(mask, Documents(restarts.cumsum(1)))
+    return mask if keep is None else And(mask, Padding(_padded(keep, sizes)))
 
 
-def write_out(resolved: ResolvedMask, sizes: Sizes) -> Tensor:
-    """The resolved mask as bool (B or 1, H or 1, T_q, T_kv); columns of a static cache not yet filled are False."""
+def write_out(mask: Mask, sizes: Sizes) -> Tensor:
+    """A resolved mask as bool (B or 1, H or 1, T_q, T_kv); columns of a static cache not yet filled are False."""
     columns = sizes.filled
-    parts = []
-    if resolved.pattern is not None:
-        parts.append(_evaluate(resolved, sizes, columns))
-    if resolved.table is not None:
-        parts.append(resolved.table)
-    if resolved.restarts is not None:
-        document = resolved.restarts.cumsum(1)  # (B, T)
-        parts.append((document[:, :, None] == document[:, None, :])[:, None])  # (B, 1, T, T)
-    if resolved.keep is not None:
-        keep = torch.nn.functional.pad(resolved.keep, (0, columns - resolved.keep.shape[1]))
-        parts.append(keep[:, None, None, :])  # (B, 1, 1, T_kv)
+    allowed = mask.written(sizes.grid())
+    allowed = allowed.expand(*allowed.shape[:-2], sizes.q_len, columns)
     if not isinstance(sizes.offset, int):
-        parts.append(torch.arange(columns, device=sizes.device) < sizes.offset + sizes.q_len)
-    allowed = parts[0]
-    for part in parts[1:]:
-        allowed = allowed & part
+        allowed = allowed & (torch.arange(columns, device=sizes.device) < sizes.offset + sizes.q_len)
+    if columns == sizes.kv_len:
+        return allowed
     return torch.nn.functional.pad(allowed, (0, sizes.kv_len - columns))  # (B or 1, H or 1, T_q, T_kv)
 
 
-def is_causal(resolved: ResolvedMask, sizes: Sizes) -> bool:
+def is_causal(mask: Mask, sizes: Sizes) -> bool:
     """Whether this is plain GPT-2 attention over exactly the tokens of this pass."""
     square = isinstance(sizes.offset, int) and sizes.offset == 0 and sizes.kv_len == sizes.q_len
-    return resolved.is_plain and type(resolved.pattern) is Causal and square
+    return type(mask) is Causal and square
 
 
-def is_open(resolved: ResolvedMask, sizes: Sizes) -> bool:
+def is_open(mask: Mask, sizes: Sizes) -> bool:
     """Whether every query of this pass sees every key: `full`, or one new token under `causal`."""
     every_column = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
-    rule = type(resolved.pattern) is Full or (type(resolved.pattern) is Causal and sizes.q_len == 1)
-    return resolved.is_plain and rule and every_column
+    return every_column and (type(mask) is Full or (type(mask) is Causal and sizes.q_len == 1))
 
 
 def _split_attention_mask(given: MaskArguments, sizes: Sizes) -> tuple[Tensor | None, Tensor | Mask | str | None]:
@@ -152,22 +137,21 @@ def _keep(value: Tensor, sizes: Sizes) -> Tensor | None:
     return None if not torch.compiler.is_compiling() and bool(keep.all()) else keep
 
 
-def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> tuple[Mask | None, Tensor | None]:
-    # -> (pattern, table)
+def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> Mask | None:
     if value is None:
-        return None, None
+        return None
     if isinstance(value, str):
         if torch.compiler.is_compiling():
             raise ValueError(
                 f"{name}: text cannot be read inside torch.compile; pass Mask.parse({value!r:.60}) instead"
             )
-        return Mask.parse(value), None
+        return Mask.parse(value)
     if isinstance(value, Mask):
         value.check_fits(batch=sizes.batch, heads=sizes.heads, q_len=sizes.filled, kv_len=sizes.filled, exact=True)
-        return value, None
+        return value
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
-    return None, _table(value, sizes, name)
+    return Dense(_table(value, sizes, name), sizes.offset)
 
 
 _AXES = {2: "(queries, keys)", 3: "(batch or 1, queries, keys)", 4: "(batch or 1, heads or 1, queries, keys)"}
@@ -229,25 +213,19 @@ def _check_device(name: str, value: Tensor, sizes: Sizes) -> None:
         )
 
 
-def _evaluate(resolved: ResolvedMask, sizes: Sizes, columns: int) -> Tensor:
-    pattern = resolved.pattern
-    assert pattern is not None
-    if resolved.keep is not None or resolved.restarts is not None:
-        pattern = pattern.shifted(_starts(resolved, sizes, columns))
-    grid = index_grid(sizes.batch, sizes.heads, sizes.q_len, columns, offset=sizes.offset, device=sizes.device)
-    allowed = pattern.allowed(*grid)
-    return allowed.expand(*allowed.shape[:-2], sizes.q_len, columns)
-
-
-def _starts(resolved: ResolvedMask, sizes: Sizes, columns: int) -> Tensor:
+def _starts(keep: Tensor | None, restarts: Tensor | None, sizes: Sizes) -> Tensor:
     # patterns count tokens of their document, not columns: slot t is token t - starts[b, t]
-    known = resolved.keep if resolved.keep is not None else resolved.restarts
+    known = restarts if keep is None else keep
     assert known is not None
-    keep = torch.ones_like(known) if resolved.keep is None else resolved.keep
+    keep = torch.ones_like(known) if keep is None else keep
     count = keep.long().cumsum(1)  # (B, T)
     before = torch.zeros_like(count)
-    if resolved.restarts is not None:
-        before = torch.where(resolved.restarts, count - keep.long(), 0).cummax(1).values
+    if restarts is not None:
+        before = torch.where(restarts, count - keep.long(), 0).cummax(1).values
     index = torch.arange(count.shape[1], device=count.device)
-    starts = index - (count - before - 1)
-    return torch.nn.functional.pad(starts, (0, columns - starts.shape[1]))  # (B, T_kv)
+    return _padded(index - (count - before - 1), sizes)
+
+
+def _padded(values: Tensor, sizes: Sizes) -> Tensor:
+    # a static cache may have more columns than tokens so far: (B, T) -> (B, T_kv)
+    return torch.nn.functional.pad(values, (0, sizes.filled - values.shape[1]))

@@ -32,8 +32,11 @@ ARROWS = {
 # files of model/, each may import only those before it
 MODEL_ORDER = [
     "configuration_arbprob",
+    "parsing_arbprob",
+    "tiling_arbprob",
     "masking_arbprob",
     "patterns_arbprob",
+    "tables_arbprob",
     "resolving_arbprob",
     "checking_arbprob",
     "losses_arbprob",

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from arbprob_hf import HIDDEN, ArbProbForCausalLM
+from arbprob_hf import HIDDEN, ArbProbForCausalLM, Mask
 from arbprob_hf.model.attention_arbprob import BACKENDS, prepare_mask
-from arbprob_hf.model.resolving_arbprob import ResolvedMask, Sizes
+from arbprob_hf.model.resolving_arbprob import Sizes
 
 from .oracles import masked_attention, micro, random_ids, reference_hidden, reference_logits, whole
 
@@ -87,7 +87,7 @@ def attend(backend: str, keep: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tens
     batch, heads, length, _ = keep.shape
     query, key, value = (torch.randn(batch, heads, length, 8, dtype=dtype, requires_grad=True) for _ in range(3))
     sizes = Sizes(batch, heads, length, length, 0, keep.device)
-    mask = prepare_mask(ResolvedMask(None, keep), sizes, backend=backend, dtype=dtype)
+    mask = prepare_mask(Mask.of(keep), sizes, backend=backend, dtype=dtype)
     return BACKENDS[backend](query, key, value, mask, scaling=8**-0.5, dropout=0.0)[0], query, key, value
 
 
@@ -130,7 +130,7 @@ def test_forbidden_values_do_not_leak_however_large(backend: str, size: float) -
     """Keys up to 1e36: a score itself must stay finite, since the kernel adds -inf to it and inf - inf is NaN."""
     keep = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
     sizes = Sizes(1, 1, 6, 6, 0, keep.device)
-    mask = prepare_mask(ResolvedMask(None, keep), sizes, backend=backend, dtype=torch.float32)
+    mask = prepare_mask(Mask.of(keep), sizes, backend=backend, dtype=torch.float32)
     query, key, value = torch.randn(3, 1, 1, 6, 8).unbind()
     outputs = []
     for filler in (0.0, size, -size):

@@ -11,7 +11,7 @@ from torch import Tensor
 from arbprob_hf import HIDDEN, ArbProbForCausalLM, Mask, causal, documents, full, order, padding, prefix, window
 from arbprob_hf.model import modeling_arbprob
 from arbprob_hf.model.attention_arbprob import AttentionMask, prepare_mask
-from arbprob_hf.model.resolving_arbprob import ResolvedMask, Sizes, write_out
+from arbprob_hf.model.resolving_arbprob import Sizes, write_out
 
 from .leaks import findings
 from .oracles import micro, random_ids, reference_logits, whole
@@ -97,9 +97,9 @@ Prepared = Callable[..., AttentionMask]
 def mutated(change: Callable[[Tensor, Sizes], Tensor]) -> Prepared:
     """A bug in the mask itself: `change` gets the right one, bool (B or 1, H or 1, T, T)."""
 
-    def prepare(resolved: ResolvedMask, sizes: Sizes, **options: object) -> AttentionMask:
+    def prepare(resolved: Mask, sizes: Sizes, **options: object) -> AttentionMask:
         right = write_out(resolved, sizes).expand(sizes.batch, sizes.heads, -1, -1)
-        return prepare_mask(ResolvedMask(None, change(right.clone(), sizes)), sizes, **options)
+        return prepare_mask(Mask.of(change(right.clone(), sizes)), sizes, **options)
 
     return prepare
 
@@ -202,7 +202,7 @@ def test_a_mask_left_out_in_training_is_found_there_alone(monkeypatch: pytest.Mo
 def test_a_mask_kept_from_the_first_call_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     stale: dict[tuple[int, int], AttentionMask] = {}
 
-    def prepare(resolved: ResolvedMask, sizes: Sizes, **options: object) -> AttentionMask:
+    def prepare(resolved: Mask, sizes: Sizes, **options: object) -> AttentionMask:
         return stale.setdefault((sizes.q_len, sizes.kv_len), prepare_mask(resolved, sizes, **options))
 
     monkeypatch.setattr(modeling_arbprob, "prepare_mask", prepare)
@@ -215,7 +215,7 @@ def test_a_mask_kept_from_the_first_call_is_found(monkeypatch: pytest.MonkeyPatc
 def test_forbidden_scores_that_are_merely_low_are_found(penalty: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finite penalty: embeddings of 1e3 give scores that outweigh -10; a query with nothing to see outweighs any."""
 
-    def prepare(resolved: ResolvedMask, sizes: Sizes, **options: object) -> AttentionMask:
+    def prepare(resolved: Mask, sizes: Sizes, **options: object) -> AttentionMask:
         keep = write_out(resolved, sizes)
         return AttentionMask(scores=torch.zeros(keep.shape, dtype=options["dtype"]).masked_fill(~keep, penalty))
 

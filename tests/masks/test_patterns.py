@@ -156,7 +156,11 @@ def test_a_tensor_is_a_mask_as_it_stands(shape: tuple[int, ...]) -> None:
             "tensor: expected a dense tensor of bool or 0-1, got torch.complex64",
         ),
         (lambda: Mask.of(torch.ones(4, 4)).dense(5), ValueError, "mask: a tensor of shape (4, 4) does not fit"),
-        (lambda: Mask.of(torch.ones(2, 4, 4)).dense(4), ValueError, "does not fit batch=1, heads=1, 4 queries"),
+        (
+            lambda: Mask.of(torch.ones(2, 4, 4)).dense(4, batch=3),
+            ValueError,
+            "does not fit batch=3, heads=1, 4 queries",
+        ),
         (
             lambda: documents(torch.arange(4)).dense(5),
             ValueError,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, causal, documents, full, order, padding, prefix, window
-from arbprob_hf.model.masking_arbprob import MAX_DEPTH, MAX_INTEGER, MAX_OPERATORS
+from arbprob_hf.model.parsing_arbprob import MAX_DEPTH, MAX_INTEGER, MAX_OPERATORS
 
 READ = {
     "causal": causal(),
