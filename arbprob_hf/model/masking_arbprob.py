@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .parsing_arbprob import parse_mask
+from .reaching_arbprob import reach_of
 from .tiling_arbprob import Grid, Tiles, Tiling
 
 
@@ -109,20 +110,19 @@ class Mask(ABC):
         grid = Grid(range(batch), range(heads), range(offset, offset + q_len), range(kv_len), device)
         return self.written(grid).expand(batch, heads, q_len, kv_len)
 
-    def reach(self, length: int, layers: int, *, batch: int | None = None) -> Tensor:
-        """Which inputs can influence which outputs after `layers` layers: bool (batch, length, length).
+    def reach(self, length: int, layers: int | None = None, *, batch: int | None = None) -> Tensor:
+        """Which inputs can influence which outputs after `layers` layers, or any number of them when None.
 
         A residual stream carries every slot's own input along, so one layer's reach is the mask or the identity; heads
         are united. Exact for a generic network (DESIGN: `(M | I)^L`).
+
+        Returns:
+            bool (batch, length, length), True at (b, q, k) where the output of q can depend on the input of k; as many
+            rows as the mask tells apart when `batch` is None.
         """
-        if layers < 1:
-            raise ValueError(f"layers: expected at least 1, got {layers}")
-        seen = self.dense(length, batch=batch).any(1)  # (B, T, T)
-        step = (seen | torch.eye(length, dtype=torch.bool)).float()
-        total = step
-        for _ in range(layers - 1):
-            total = ((total @ step) > 0).float()
-        return total > 0
+        if layers is not None and layers < 1:
+            raise ValueError(f"layers: expected at least 1, got {layers}; None means any number")
+        return reach_of(self.dense(length, batch=batch).any(1), layers)
 
     @staticmethod
     def of(tensor: Tensor) -> "Mask":

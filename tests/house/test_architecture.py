@@ -34,6 +34,7 @@ MODEL_ORDER = [
     "configuration_arbprob",
     "parsing_arbprob",
     "tiling_arbprob",
+    "reaching_arbprob",
     "masking_arbprob",
     "patterns_arbprob",
     "tables_arbprob",
