@@ -20,7 +20,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_arbprob import BACKENDS, AttentionMask, prepare_mask
+from .attention_arbprob import prepare_attention
 from .checking_arbprob import (
     check_bias,
     check_cache,
@@ -35,6 +35,7 @@ from .configuration_arbprob import ArbProbConfig, check_mask
 from .generating_arbprob import ArbProbGenerationMixin
 from .losses_arbprob import causal_loss
 from .masking_arbprob import Mask
+from .plans_arbprob import Plan
 from .resolving_arbprob import MaskArguments, Sizes, resolve_mask
 
 
@@ -54,7 +55,7 @@ class ArbProbAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(
-        self, hidden_states: Tensor, mask: AttentionMask, backend: str, past_key_values: Cache | None = None
+        self, hidden_states: Tensor, plan: Plan, past_key_values: Cache | None = None
     ) -> tuple[Tensor, Tensor | None]:
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         split = self.c_attn(hidden_states).chunk(3, dim=-1)
@@ -62,7 +63,7 @@ class ArbProbAttention(nn.Module):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)  # (B, H, T_kv, D_head)
         dropout = self.attn_dropout.p if self.training else 0.0
-        out, weights = BACKENDS[backend](query, key, value, mask, scaling=self.scaling, dropout=dropout)
+        out, weights = plan.attend(query, key, value, scaling=self.scaling, dropout=dropout)
         out = out.transpose(1, 2).reshape(hidden_states.shape)  # (B, T, D)
         return self.resid_dropout(self.c_proj(out)), weights
 
@@ -94,10 +95,8 @@ class ArbProbBlock(GradientCheckpointingLayer):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = ArbProbMLP(config)
 
-    def forward(
-        self, hidden_states: Tensor, mask: AttentionMask, backend: str, past_key_values: Cache | None = None
-    ) -> Tensor:
-        attended, _ = self.attn(self.ln_1(hidden_states), mask, backend, past_key_values)
+    def forward(self, hidden_states: Tensor, plan: Plan, past_key_values: Cache | None = None) -> Tensor:
+        attended, _ = self.attn(self.ln_1(hidden_states), plan, past_key_values)
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.ln_2(hidden_states))
 
@@ -158,7 +157,10 @@ def _residual(projection: Conv1D, config: ArbProbConfig) -> Conv1D:
 
 
 class ArbProbModel(ArbProbPreTrainedModel):
-    """The GPT-2 network without a head."""
+    """The GPT-2 network without a head.
+
+    `attention_paths` lists, layer by layer, how attention was computed in the last forward pass.
+    """
 
     def __init__(self, config: ArbProbConfig) -> None:
         super().__init__(config)
@@ -168,6 +170,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
         self.h = nn.ModuleList(ArbProbBlock(config, layer_idx) for layer_idx in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.gradient_checkpointing = False
+        self.attention_paths: list[str] = []
         self._parsed: tuple[str | list[str], dict[str, Mask]] | None = None
         self._default_masks()  # a mask that cannot be read is refused here, not at the first batch
         self.post_init()
@@ -232,9 +235,10 @@ class ArbProbModel(ArbProbPreTrainedModel):
 
         backend = "eager" if kwargs.get("output_attentions") else self.config._attn_implementation
         arguments = MaskArguments(attention_mask, mask, ranks, limits, document_ids)
-        masks = self._layer_masks(arguments, sizes, backend, hidden_states.dtype, attention_bias)
-        for block, layer_mask in zip(self.h, masks, strict=True):
-            hidden_states = block(hidden_states, layer_mask, backend, past_key_values)
+        plans = self._layer_plans(arguments, sizes, backend, hidden_states.dtype, attention_bias)
+        self.attention_paths = [plan.path for plan in plans]
+        for block, plan in zip(self.h, plans, strict=True):
+            hidden_states = block(hidden_states, plan, past_key_values)
         return BaseModelOutputWithPast(
             last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
         )
@@ -257,16 +261,16 @@ class ArbProbModel(ArbProbPreTrainedModel):
         kv_len = q_len if past_key_values is None else past_key_values.get_mask_sizes(q_len, 0)[0]
         return Sizes(batch, self.config.n_head, q_len, kv_len, offset, embeds.device)
 
-    def _layer_masks(
+    def _layer_plans(
         self, arguments: MaskArguments, sizes: Sizes, backend: str, dtype: torch.dtype, bias: Tensor | None
-    ) -> list[AttentionMask]:
+    ) -> list[Plan]:
         # one mask per distinct text, made once and shared by the layers that use it
         if bias is not None:
             check_bias(bias, sizes)
         device = sizes.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
         made = {
-            text: prepare_mask(
+            text: prepare_attention(
                 resolve_mask(default, arguments, sizes), sizes, backend=backend, dtype=compute, bias=bias
             )
             for text, default in self._default_masks().items()

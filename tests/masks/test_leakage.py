@@ -10,7 +10,8 @@ from torch import Tensor
 
 from arbprob_hf import HIDDEN, ArbProbForCausalLM, Mask, causal, documents, full, order, padding, prefix, window
 from arbprob_hf.model import modeling_arbprob
-from arbprob_hf.model.attention_arbprob import AttentionMask, prepare_mask
+from arbprob_hf.model.attention_arbprob import prepare_attention
+from arbprob_hf.model.plans_arbprob import Additive, Kernel, Plan
 from arbprob_hf.model.resolving_arbprob import Sizes, write_out
 
 from .leaks import findings
@@ -91,15 +92,15 @@ def test_what_a_network_passes_on_is_what_reach_says(name: str, length: int, bac
     assert findings(model, mask, length=length, batch=2, mask=mask) == set()
 
 
-Prepared = Callable[..., AttentionMask]
+Prepared = Callable[..., Plan]
 
 
 def mutated(change: Callable[[Tensor, Sizes], Tensor]) -> Prepared:
     """A bug in the mask itself: `change` gets the right one, bool (B or 1, H or 1, T, T)."""
 
-    def prepare(resolved: Mask, sizes: Sizes, **options: object) -> AttentionMask:
+    def prepare(resolved: Mask, sizes: Sizes, **options: object) -> Plan:
         right = write_out(resolved, sizes).expand(sizes.batch, sizes.heads, -1, -1)
-        return prepare_mask(Mask.of(change(right.clone(), sizes)), sizes, **options)
+        return prepare_attention(Mask.of(change(right.clone(), sizes)), sizes, **options)
 
     return prepare
 
@@ -156,7 +157,7 @@ def test_the_unbroken_network_raises_no_alarm(backend: str) -> None:
 
 @pytest.mark.parametrize("bug", MASK_BUGS)
 def test_a_seeded_bug_in_the_mask_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modeling_arbprob, "prepare_mask", mutated(MASK_BUGS[bug]))
+    monkeypatch.setattr(modeling_arbprob, "prepare_attention", mutated(MASK_BUGS[bug]))
     assert checked(micro()) != set()
 
 
@@ -170,21 +171,21 @@ def test_an_entry_missing_beside_a_relay_is_found_by_the_reference_alone(monkeyp
     model, ids = micro(), random_ids(1, 16)
     right = reference_logits(model, ids, whole(causal().dense(16), 1, 2))
     assert (model(ids).logits - right).abs().max() <= 1e-5
-    monkeypatch.setattr(modeling_arbprob, "prepare_mask", mutated(two_behind_shut))
+    monkeypatch.setattr(modeling_arbprob, "prepare_attention", mutated(two_behind_shut))
     assert findings(model, causal(), length=16, batch=1) == set()
     assert (model(ids).logits - right).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("layer", [0, 1], ids=["first", "last"])
 def test_a_layer_without_a_mask_is_found(layer: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = modeling_arbprob.ArbProbModel._layer_masks
+    right = modeling_arbprob.ArbProbModel._layer_plans
 
-    def wrong(self: modeling_arbprob.ArbProbModel, *arguments: object) -> list[AttentionMask]:
+    def wrong(self: modeling_arbprob.ArbProbModel, *arguments: object) -> list[Plan]:
         masks = right(self, *arguments)
-        masks[layer] = AttentionMask()
+        masks[layer] = Kernel(causal=False)
         return masks
 
-    monkeypatch.setattr(modeling_arbprob.ArbProbModel, "_layer_masks", wrong)
+    monkeypatch.setattr(modeling_arbprob.ArbProbModel, "_layer_plans", wrong)
     assert checked(micro()) != set()
 
 
@@ -193,19 +194,19 @@ def test_a_mask_left_out_in_training_is_found_there_alone(monkeypatch: pytest.Mo
     all_open = mutated(lambda keep, _: torch.ones_like(keep))
     monkeypatch.setattr(
         modeling_arbprob,
-        "prepare_mask",
-        lambda *a, **o: all_open(*a, **o) if model.training else prepare_mask(*a, **o),
+        "prepare_attention",
+        lambda *a, **o: all_open(*a, **o) if model.training else prepare_attention(*a, **o),
     )
     assert checked(model) == {"embeddings leak in training"}
 
 
 def test_a_mask_kept_from_the_first_call_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    stale: dict[tuple[int, int], AttentionMask] = {}
+    stale: dict[tuple[int, int], Plan] = {}
 
-    def prepare(resolved: Mask, sizes: Sizes, **options: object) -> AttentionMask:
-        return stale.setdefault((sizes.q_len, sizes.kv_len), prepare_mask(resolved, sizes, **options))
+    def prepare(resolved: Mask, sizes: Sizes, **options: object) -> Plan:
+        return stale.setdefault((sizes.q_len, sizes.kv_len), prepare_attention(resolved, sizes, **options))
 
-    monkeypatch.setattr(modeling_arbprob, "prepare_mask", prepare)
+    monkeypatch.setattr(modeling_arbprob, "prepare_attention", prepare)
     model, other = micro(), Mask.of(torch.rand(16, 16) < 0.3)
     assert findings(model, causal(), length=16, batch=1) == set()
     assert findings(model, other, length=16, batch=1, mask=other) != set()
@@ -215,11 +216,12 @@ def test_a_mask_kept_from_the_first_call_is_found(monkeypatch: pytest.MonkeyPatc
 def test_forbidden_scores_that_are_merely_low_are_found(penalty: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finite penalty: embeddings of 1e3 give scores that outweigh -10; a query with nothing to see outweighs any."""
 
-    def prepare(resolved: Mask, sizes: Sizes, **options: object) -> AttentionMask:
+    def prepare(resolved: Mask, sizes: Sizes, **options: object) -> Plan:
         keep = write_out(resolved, sizes)
-        return AttentionMask(scores=torch.zeros(keep.shape, dtype=options["dtype"]).masked_fill(~keep, penalty))
+        scores = torch.zeros(keep.shape, dtype=options["dtype"]).masked_fill(~keep, penalty)
+        return Additive(scores)
 
-    monkeypatch.setattr(modeling_arbprob, "prepare_mask", prepare)
+    monkeypatch.setattr(modeling_arbprob, "prepare_attention", prepare)
     nothing = Mask.of(torch.ones(16, 16, dtype=torch.bool).tril(-1))
     assert findings(micro(), nothing, length=16, batch=1, mask=nothing) != set()
 
