@@ -30,6 +30,10 @@ class Mask(ABC):
         """The masks this one is made of; empty for a leaf."""
         return ()
 
+    def rebuilt(self, *operands: "Mask") -> "Mask":
+        """The same combination of other operands, as many as `operands()` gives; a leaf is itself."""
+        return type(self)(*operands) if operands else self
+
     def count_rows(self) -> int:
         """Number of batch rows the mask tells apart: 1 when it treats all rows alike."""
         return max((operand.count_rows() for operand in self.operands()), default=1)
@@ -280,6 +284,9 @@ class Shifted(Mask):
 
     def operands(self) -> tuple[Mask, ...]:
         return (self.pattern,)
+
+    def rebuilt(self, *operands: Mask) -> Mask:
+        return Shifted(*operands, self.starts)
 
     def tiles(self, tiling: Tiling) -> Tiles:
         return self.pattern.tiles(tiling.counted_from(self.starts))
