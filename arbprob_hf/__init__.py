@@ -1,6 +1,7 @@
 """Language models under arbitrary attention masks: the public names."""
 
 from .model.configuration_arbprob import ArbProbConfig
+from .model.leaking_arbprob import certify, check_leakage
 from .model.masking_arbprob import Mask
 from .model.modeling_arbprob import ArbProbForCausalLM, ArbProbModel
 from .model.patterns_arbprob import causal, full, heads, prefix, window
@@ -15,6 +16,8 @@ __all__ = [
     "ArbProbModel",
     "Mask",
     "causal",
+    "certify",
+    "check_leakage",
     "documents",
     "full",
     "heads",

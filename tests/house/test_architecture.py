@@ -38,6 +38,7 @@ MODEL_ORDER = [
     "masking_arbprob",
     "patterns_arbprob",
     "tables_arbprob",
+    "leaking_arbprob",
     "resolving_arbprob",
     "checking_arbprob",
     "losses_arbprob",
