@@ -1,11 +1,13 @@
 """Language models under arbitrary attention masks: the public names."""
 
+from .model.blocks_arbprob import block_diffusion, blocks
 from .model.configuration_arbprob import ArbProbConfig
+from .model.heads_arbprob import heads
 from .model.leaking_arbprob import certify, check_leakage
 from .model.masking_arbprob import Mask
 from .model.modeling_arbprob import ArbProbForCausalLM, ArbProbModel
-from .model.patterns_arbprob import causal, full, heads, prefix, window
-from .model.tables_arbprob import HIDDEN, documents, order, padding
+from .model.patterns_arbprob import causal, dilated, full, prefix, sinks, strided, window
+from .model.tables_arbprob import HIDDEN, documents, order, padding, tree
 
 __version__ = "0.1.0"
 
@@ -15,14 +17,20 @@ __all__ = [
     "ArbProbForCausalLM",
     "ArbProbModel",
     "Mask",
+    "block_diffusion",
+    "blocks",
     "causal",
     "certify",
     "check_leakage",
+    "dilated",
     "documents",
     "full",
     "heads",
     "order",
     "padding",
     "prefix",
+    "sinks",
+    "strided",
+    "tree",
     "window",
 ]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .masking_arbprob import PATTERNS, Mask
-from .tiling_arbprob import Grid, Tiles, Tiling
+from .parsing_arbprob import MAX_INTEGER
+from .tiling_arbprob import Tiles, Tiling
 
 Kind = TypeVar("Kind", bound=type[Mask])
 
@@ -89,14 +90,13 @@ class Window(Mask):
     size: int
 
     def __post_init__(self) -> None:
-        _check_count("window", "size", self.size, low=1)
+        check_count("window", "size", self.size, low=1)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (q - k < self.size) & (k - q < self.size)
 
     def tiles(self, tiling: Tiling) -> Tiles:
-        q_low, q_high, k_low, k_high = tiling.indices
-        low, high = q_low - k_high, q_high - k_low
+        low, high = _distances(tiling)
         return Tiles((low < self.size) & (-high < self.size), (high < self.size) & (-low < self.size))
 
 
@@ -105,7 +105,8 @@ class Window(Mask):
 class Prefix(Mask):
     """Query q sees key k when k < length. With causal, a prefix LM (Raffel et al. 2020, T5, section 3.2.1).
 
-    `length` counts tokens from the start of the sequence. Drawn for length 2:
+    `length` counts tokens from the start of the sequence. A token of the prefix sees all of it, later tokens too;
+    `sinks` is the one that never looks forward. Drawn for length 2:
 
         q\\k 0 1 2 3 4 5
         0   # # . . . .
@@ -119,7 +120,7 @@ class Prefix(Mask):
     length: int
 
     def __post_init__(self) -> None:
-        _check_count("prefix", "length", self.length, low=0)
+        check_count("prefix", "length", self.length, low=0)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (k < self.length) & (q == q)
@@ -129,84 +130,127 @@ class Prefix(Mask):
         return Tiles(k_low < self.length, k_high < self.length)
 
 
-@registered("heads")
-@dataclass(frozen=True, eq=False, repr=False, init=False)
-class Heads(Mask):
-    """Query q sees key k when the mask of its own head lets it: `heads(mask, mask, ...)`, one mask per head.
+@registered("sinks")
+@dataclass(frozen=True, eq=False, repr=False)
+class Sinks(Mask):
+    """Query q sees key k when k < count and k <= q. Attention sinks (Xiao et al. 2023, StreamingLLM).
 
-    Drawn for query 5 under `heads(causal, causal, window(2), window(2), full, prefix(1))`, a head a row:
+    `count` counts tokens from the start of the sequence. Unlike `prefix` it never looks forward, so
+    `causal & window(8) | sinks(4)` stays causal. Drawn for count 2:
 
-        h\\k 0 1 2 3 4 5
-        0   # # # # # #
-        1   # # # # # #
-        2   . . . . # #
-        3   . . . . # #
-        4   # # # # # #
-        5   # . . . . .
+        q\\k 0 1 2 3 4 5
+        0   # . . . . .
+        1   # # . . . .
+        2   # # . . . .
+        3   # # . . . .
+        4   # # . . . .
+        5   # # . . . .
     """
 
-    masks: tuple[Mask, ...]
+    count: int
 
-    def __init__(self, *masks: Mask) -> None:
-        if len(masks) < 1:
-            raise ValueError("heads: expected one mask per head, got none")
-        for mask in masks:
-            if not isinstance(mask, Mask):
-                raise TypeError(f"heads: expected masks, got {type(mask).__name__}")
-        object.__setattr__(self, "masks", masks)
+    def __post_init__(self) -> None:
+        check_count("sinks", "count", self.count, low=0)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return self._united(h, [mask.allowed(b, h, q, k) for mask in self._distinct()])
-
-    def arguments(self) -> list[object]:
-        return list(self.masks)
-
-    def count_heads(self) -> int:
-        return len(self.masks)
-
-    def operands(self) -> tuple[Mask, ...]:
-        return self.masks
-
-    def written(self, grid: Grid) -> Tensor:
-        return self._united(grid.indices()[1], [mask.written(grid) for mask in self._distinct()])
+        return (k < self.count) & (k <= q)
 
     def tiles(self, tiling: Tiling) -> Tiles:
-        h = torch.arange(tiling.heads, device=tiling.device)[None, :, None, None]
-        parts = [mask.tiles(tiling) for mask in self._distinct()]
-        return Tiles(self._united(h, [part.some for part in parts]), self._united(h, [part.every for part in parts]))
+        q_low, q_high, k_low, k_high = tiling.indices
+        return Tiles((k_low < self.count) & (k_low <= q_high), (k_high < self.count) & (k_high <= q_low))
 
-    def shifted(self, starts: Tensor) -> Mask:
-        return Heads(*(mask.shifted(starts) for mask in self.masks))
 
-    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
-        if heads != len(self.masks):
-            raise ValueError(f"heads: expected one mask per head, {heads} in all, got {len(self.masks)}")
-        super().check_fits(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, exact=exact)
+@registered("dilated")
+@dataclass(frozen=True, eq=False, repr=False)
+class Dilated(Mask):
+    """Query q sees key k when |q - k| is a multiple of step and |q - k| / step < size.
 
-    def _distinct(self) -> dict[Mask, list[int]]:
-        # many heads share few masks: each mask is evaluated once
-        found: dict[Mask, list[int]] = {}
-        for head, mask in enumerate(self.masks):
-            found.setdefault(mask, []).append(head)
-        return found
+    A sliding window with gaps (Beltagy et al. 2020, Longformer, section 3.1). `size` counts the query itself, so
+    `causal & dilated(3, 2)` lets a query see three keys: itself and those two and four before it; `step` is the
+    distance from one to the next. `dilated(size, 1)` is `window(size)`.
+    Drawn for size 2, step 2:
 
-    def _united(self, h: Tensor, parts: list[Tensor]) -> Tensor:
-        united = None
-        for numbers, part in zip(self._distinct().values(), parts, strict=True):
-            own = h == numbers[0]
-            for number in numbers[1:]:
-                own = own | (h == number)
-            united = own & part if united is None else united | (own & part)
-        assert united is not None
-        return united
+        q\\k 0 1 2 3 4 5
+        0   # . # . . .
+        1   . # . # . .
+        2   # . # . # .
+        3   . # . # . #
+        4   . . # . # .
+        5   . . . # . #
+    """
+
+    size: int
+    step: int
+
+    def __post_init__(self) -> None:
+        check_count("dilated", "size", self.size, low=1)
+        check_count("dilated", "step", self.step, low=1)
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return ((q - k) % self.step == 0) & ((q - k).abs() // self.step < self.size)
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        low, high = _distances(tiling)
+        reach = (self.size - 1) * self.step
+        some = _has_multiple(low.clamp(min=-reach), high.clamp(max=reach), self.step)
+        return Tiles(some, _all_multiples(low, high, self.step) & (low >= -reach) & (high <= reach))
+
+
+@registered("strided")
+@dataclass(frozen=True, eq=False, repr=False)
+class Strided(Mask):
+    """Query q sees key k when q - k is a multiple of step (Child et al. 2019, Sparse Transformer, section 4.2).
+
+    `step` is the distance between the keys, as far as the sequence goes. The paper's strided attention is
+    `causal & (window(step) | strided(step))`. Drawn for step 3:
+
+        q\\k 0 1 2 3 4 5
+        0   # . . # . .
+        1   . # . . # .
+        2   . . # . . #
+        3   # . . # . .
+        4   . # . . # .
+        5   . . # . . #
+    """
+
+    step: int
+
+    def __post_init__(self) -> None:
+        check_count("strided", "step", self.step, low=1)
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q - k) % self.step == 0
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        low, high = _distances(tiling)
+        return Tiles(_has_multiple(low, high, self.step), _all_multiples(low, high, self.step))
 
 
 # the names people write
-causal, full, window, prefix, heads = Causal, Full, Window, Prefix, Heads
+causal, full, window, prefix, sinks, dilated, strided = Causal, Full, Window, Prefix, Sinks, Dilated, Strided
 
 
-def _check_count(pattern: str, name: str, value: object, *, low: int) -> None:
+def check_count(pattern: str, name: str, value: object, *, low: int) -> None:
+    """Raise TypeError or ValueError unless `value`, the argument `name` of `pattern`, is an integer from `low`."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{pattern}({name}): expected an integer, got {str(value)!r:.40} ({type(value).__name__})")
     if value < low:
         raise ValueError(f"{pattern}({name}): expected at least {low}, got {value}")
+    if value > MAX_INTEGER:
+        raise ValueError(f"{pattern}({name}): expected at most {MAX_INTEGER}, got {value!r:.40}")
+
+
+def _distances(tiling: Tiling) -> tuple[Tensor, Tensor]:
+    # lowest and highest q - k of each tile
+    q_low, q_high, k_low, k_high = tiling.indices
+    return q_low - k_high, q_high - k_low
+
+
+def _has_multiple(low: Tensor, high: Tensor, step: int) -> Tensor:
+    # whether a multiple of `step` lies between, both included
+    return high // step * step >= low
+
+
+def _all_multiples(low: Tensor, high: Tensor, step: int) -> Tensor:
+    # neighbours are multiples of 1 alone, so a larger step needs a single distance
+    return (low % step == 0) & ((low == high) | (step == 1))

@@ -1,4 +1,4 @@
-"""The mask patterns that hold tensors: documents, padding, orders. They are passed to calls, never written as text."""
+"""The mask patterns that hold tensors: documents, padding, orders, trees; passed to calls, never written as text."""
 
 from dataclasses import dataclass
 
@@ -133,8 +133,80 @@ class Order(TensorMask):
             _check_rows("order", "limit", self.limit, batch, q_len, exact=exact)
 
 
+@registered("tree")
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class Tree(TensorMask):
+    """Query q sees key k when k is q itself or one of its ancestors. Tree attention (Miao et al. 2023, SpecInfer).
+
+    `parents`: integer (T,) or (B, T), the parent of each token, which comes before it; -1 for a root. Drawn for parents
+    -1 0 0 1 1 2:
+
+        q\\k 0 1 2 3 4 5
+        0   # . . . . .
+        1   # # . . . .
+        2   # . # . . .
+        3   # # . # . .
+        4   # # . . # .
+        5   # . # . . #
+
+    Kept as two integers a token: the step at which a walk through the whole tree enters it, and the one at which the
+    walk has left it. Ancestors are those that the walk is inside of.
+    """
+
+    enter: Tensor
+    exit: Tensor
+
+    def __init__(self, parents: Tensor) -> None:
+        rows = _rows("tree", "parents", parents)
+        walks = [_walk(row) for row in rows.tolist()]
+        object.__setattr__(self, "enter", torch.tensor([walk[0] for walk in walks], device=rows.device))
+        object.__setattr__(self, "exit", torch.tensor([walk[1] for walk in walks], device=rows.device))
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        now = _at(self.enter, b, q)
+        return (_at(self.enter, b, k) <= now) & (now < _at(self.exit, b, k))
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        now_low, now_high = tiling.over_queries(self.enter)
+        (enter_low, enter_high), (exit_low, exit_high) = tiling.over_keys(self.enter), tiling.over_keys(self.exit)
+        slots = tiling.slots
+        some = (enter_low <= now_high) & (now_low < exit_high) & (slots.k_low <= slots.q_high)
+        return Tiles(some, (enter_high <= now_low) & (now_high < exit_low))
+
+    def arguments(self) -> list[object]:
+        return [self.enter]
+
+    def count_rows(self) -> int:
+        return self.enter.shape[0]
+
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
+        _check_rows("tree", "parents", self.enter, batch, max(q_len, kv_len), exact=exact)
+
+
 # the names people write
-documents, padding, order = Documents, Padding, Order
+documents, padding, order, tree = Documents, Padding, Order, Tree
+
+
+def _walk(parents: list[int]) -> tuple[list[int], list[int]]:
+    # depth first, children by number: a token is entered once its parent and its elder siblings' subtrees are
+    for token, parent in enumerate(parents):
+        if not -1 <= parent < token:
+            raise ValueError(
+                f"tree(parents): expected each token's parent before it, or -1 for a root, got {parent} for token "
+                f"{token}"
+            )
+    sizes = [1] * len(parents)
+    for token in range(len(parents) - 1, -1, -1):
+        if parents[token] >= 0:
+            sizes[parents[token]] += sizes[token]
+    # free[token]: the next step inside its subtree; the last entry is that of the roots
+    enter: list[int] = []
+    free = [0] * (len(parents) + 1)
+    for token, parent in enumerate(parents):
+        enter.append(free[parent])
+        free[parent] += sizes[token]
+        free[token] = enter[token] + 1
+    return enter, [first + size for first, size in zip(enter, sizes, strict=True)]
 
 
 def _at(table: Tensor, b: Tensor, t: Tensor) -> Tensor:

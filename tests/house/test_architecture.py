@@ -37,6 +37,8 @@ MODEL_ORDER = [
     "reaching_arbprob",
     "masking_arbprob",
     "patterns_arbprob",
+    "blocks_arbprob",
+    "heads_arbprob",
     "tables_arbprob",
     "leaking_arbprob",
     "resolving_arbprob",

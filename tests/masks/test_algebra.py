@@ -6,70 +6,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from arbprob_hf import Mask, causal, documents, full, order, padding, prefix, window
+from arbprob_hf import Mask, causal, full, prefix, window
+from arbprob_hf.model.masking_arbprob import PATTERNS
 
-T = 7
-BATCH, HEADS = 2, 3
-Rule = Callable[[int, int, int, int], bool]
-
-IDS = [[0, 0, 1, 1, 1, 2, 2], [5, 5, 5, 5, 3, 3, 5]]
-KEEP = [[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 0, 1, 1, 0]]
-RANK = [[0, 3, 1, 2, 6, 5, 4], [2, 2, 2, 0, 0, 1, 1]]
-TABLE = (torch.rand(BATCH, HEADS, T, T, generator=torch.Generator().manual_seed(1)) < 0.5).tolist()
-
-# a mask and the rule it stands for, in plain python
-LEAVES: dict[str, tuple[Mask, Rule]] = {
-    "causal": (causal(), lambda b, h, q, k: k <= q),
-    "full": (full(), lambda b, h, q, k: True),
-    "window": (window(3), lambda b, h, q, k: abs(q - k) < 3),
-    "prefix": (prefix(2), lambda b, h, q, k: k < 2),
-    "documents": (documents(torch.tensor(IDS)), lambda b, h, q, k: IDS[b][q] == IDS[b][k]),
-    "padding": (padding(torch.tensor(KEEP)), lambda b, h, q, k: KEEP[b][k] == 1),
-    "order": (order(torch.tensor(RANK)), lambda b, h, q, k: q == k or RANK[b][k] <= RANK[b][q]),
-    "tensor": (Mask.of(torch.tensor(TABLE)), lambda b, h, q, k: TABLE[b][h][q][k]),
-}
-PRINTED = ("causal", "full", "window", "prefix")
+from .expressions import ANY, BATCH, HEADS, LEAVES, MASKS, WRITABLE, Pair, Rule, T, brute_force, dense, expressions
 
 
-def both(pair: tuple[tuple[Mask, Rule], tuple[Mask, Rule]]) -> tuple[Mask, Rule]:
-    (left, first), (right, second) = pair
-    return left & right, lambda *at: first(*at) and second(*at)
+def test_the_expressions_are_made_of_every_pattern() -> None:
+    assert {name.removeprefix("limited ") for name in LEAVES} == {*PATTERNS, "tensor"}
+    assert set(WRITABLE) == {name for name, kind in PATTERNS.items() if not kind.takes_tensors}
 
 
-def either(pair: tuple[tuple[Mask, Rule], tuple[Mask, Rule]]) -> tuple[Mask, Rule]:
-    (left, first), (right, second) = pair
-    return left | right, lambda *at: first(*at) or second(*at)
-
-
-def neither(one: tuple[Mask, Rule]) -> tuple[Mask, Rule]:
-    mask, rule = one
-    return ~mask, lambda *at: not rule(*at)
-
-
-def expressions(names: tuple[str, ...]) -> st.SearchStrategy[tuple[Mask, Rule]]:
-    """Random expressions over the named leaves, each with its rule in plain python."""
-    leaves = st.sampled_from([LEAVES[name] for name in names])
-    return st.recursive(
-        leaves,
-        lambda inner: st.tuples(inner, inner).map(both) | st.tuples(inner, inner).map(either) | inner.map(neither),
-        max_leaves=8,
-    )
-
-
-ANY = expressions(tuple(LEAVES))
-MASKS = ANY.map(lambda pair: pair[0])
-
-
-def dense(mask: Mask) -> Tensor:
-    return mask.dense(T, batch=BATCH, heads=HEADS)
-
-
-def brute_force(rule: Rule) -> Tensor:
-    return torch.tensor(
-        [[[[bool(rule(b, h, q, k)) for k in range(T)] for q in range(T)] for h in range(HEADS)] for b in range(BATCH)]
-    )
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_pattern_means_its_rule(name: str) -> None:
+    mask, rule = LEAVES[name]
+    assert torch.equal(dense(mask), brute_force(rule))
 
 
 @given(ANY)
@@ -139,10 +91,11 @@ def test_torch_makes_a_block_mask_of_mask_mod() -> None:
     assert torch.equal(blocks.to_dense()[0, 0].bool(), tiles)
 
 
-@given(expressions(PRINTED))
-def test_parsing_undoes_printing(pair: tuple[Mask, Rule]) -> None:
+@given(expressions(WRITABLE))
+def test_parsing_undoes_printing(pair: Pair) -> None:
     mask, _ = pair
     assert Mask.parse(str(mask)) == mask
+    assert torch.equal(dense(Mask.parse(str(mask))), dense(mask))
     assert hash(Mask.parse(str(mask))) == hash(mask)
     assert repr(mask) == str(mask)
 

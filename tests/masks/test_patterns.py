@@ -9,7 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from arbprob_hf import HIDDEN, Mask, causal, documents, full, order, padding, prefix, window
+from arbprob_hf import (
+    HIDDEN,
+    Mask,
+    block_diffusion,
+    blocks,
+    causal,
+    dilated,
+    documents,
+    full,
+    heads,
+    order,
+    padding,
+    prefix,
+    sinks,
+    strided,
+    tree,
+    window,
+)
 from arbprob_hf.model.masking_arbprob import PATTERNS
 from arbprob_hf.model.patterns_arbprob import registered
 
@@ -20,14 +37,28 @@ DRAWN: dict[str, Mask] = {
     "causal": causal(),
     "full": full(),
     "window": window(2),
+    "dilated": dilated(2, 2),
+    "strided": strided(3),
     "prefix": prefix(2),
+    "sinks": sinks(2),
+    "blocks": blocks(2),
+    "block_diffusion": block_diffusion(3, 1),
+    "heads": heads(causal(), window(2)),
+    "tree": tree(torch.tensor([-1, 0, 0, 1, 1, 2])),
     "documents": documents(torch.tensor([0, 0, 0, 1, 1, 1])),
     "padding": padding(torch.tensor([0, 0, 1, 1, 1, 1])),
     "order": order(torch.tensor([0, 3, 1, 2, 5, 4])),
 }
 SAID = {
     "window": "for size 2",
+    "dilated": "for size 2, step 2",
+    "strided": "for step 3",
     "prefix": "for length 2",
+    "sinks": "for count 2",
+    "blocks": "for size 2",
+    "block_diffusion": "for\n    length 3, size 1",
+    "heads": "of `heads(causal, window(2))`",
+    "tree": "for parents\n    -1 0 0 1 1 2",
     "documents": "for ids 0 0 0 1 1 1",
     "padding": "for keep 0 0 1 1 1 1",
     "order": "for rank 0 3 1 2 5 4",
@@ -35,11 +66,13 @@ SAID = {
 ids_rows = st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=3)
 
 
-def picture(kind: type[Mask]) -> Tensor:
-    """The 6 x 6 picture of a docstring as bool (6, 6)."""
-    rows = re.findall(r"^\s*(\d) +((?:[#.] ){5}[#.])\s*$", kind.__doc__ or "", re.MULTILINE)
-    assert [number for number, _ in rows] == list("012345")
-    return torch.tensor([[sign == "#" for sign in row.split()] for _, row in rows])
+def pictures(kind: type[Mask]) -> Tensor:
+    """The 6 x 6 pictures of a docstring, side by side where there are several, as bool (pictures, 6, 6)."""
+    lines = [re.findall(r"(\d) +((?:[#.] ){5}[#.])", line) for line in (kind.__doc__ or "").splitlines()]
+    lines = [line for line in lines if line]
+    assert [{number for number, _ in line} for line in lines] == [{number} for number in "012345"]
+    rows = [[[sign == "#" for sign in row.split()] for _, row in line] for line in lines]
+    return torch.tensor(rows).transpose(0, 1)
 
 
 def loop(rule: Callable[[int, int], bool], q_len: int = 9, kv_len: int = 9) -> Tensor:
@@ -52,7 +85,7 @@ def test_every_pattern_is_drawn() -> None:
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_pattern_equals_its_picture(name: str) -> None:
-    assert torch.equal(DRAWN[name].dense(6)[0, 0], picture(PATTERNS[name]))
+    assert torch.equal(DRAWN[name].dense(6)[0], pictures(PATTERNS[name]))
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -84,6 +117,109 @@ def test_a_prefix_is_its_first_columns(length: int) -> None:
     expected = torch.zeros(9, 9, dtype=torch.bool)
     expected[:, :length] = True
     assert torch.equal(prefix(length).dense(9)[0, 0], expected)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+@pytest.mark.parametrize("size", [1, 2, 3, 20])
+def test_a_dilated_window_is_every_step_th_key_and_counts_the_query_itself(size: int, step: int) -> None:
+    distances = {jump * step for jump in range(size)}
+    expected = loop(lambda q, k: max(q, k) - min(q, k) in distances)
+    assert torch.equal(dilated(size, step).dense(9)[0, 0], expected)
+    assert (causal() & dilated(size, step)).dense(99)[0, 0, -1].sum() == min(size, 98 // step + 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 20])
+def test_a_dilated_window_without_gaps_is_a_window(size: int) -> None:
+    assert torch.equal(dilated(size, 1).dense(9), window(size).dense(9))
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 9])
+def test_strided_keys_share_the_remainder_of_the_query(step: int) -> None:
+    remainder = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7, 8][i % step] for i in range(9)])
+    assert torch.equal(strided(step).dense(9)[0, 0], remainder[:, None] == remainder)
+
+
+def test_the_strided_attention_of_sparse_transformers_is_an_expression() -> None:
+    """Child et al. 2019, section 4.2: the last `stride` positions, and those a multiple of `stride` back."""
+    seen = loop(lambda q, k: k in range(max(0, q - 2), q + 1) or (k <= q and (q - k) % 3 == 0))
+    assert torch.equal((causal() & (window(3) | strided(3))).dense(9)[0, 0], seen)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 9, 20])
+def test_sinks_are_a_prefix_that_never_looks_forward(count: int) -> None:
+    assert torch.equal(sinks(count).dense(9), (causal() & prefix(count)).dense(9))
+
+
+def test_a_window_with_sinks_stays_causal_and_with_a_prefix_does_not() -> None:
+    with_sinks, with_prefix = (causal() & window(3) | part for part in (sinks(4), prefix(4)))
+    assert not with_sinks.dense(9)[0, 0].triu(1).any()
+    assert with_prefix.dense(9)[0, 0].triu(1).any()
+    assert torch.equal(with_sinks.dense(9)[0, 0, 4:], with_prefix.dense(9)[0, 0, 4:])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 9, 20])
+def test_blocks_are_squares_on_the_diagonal(size: int) -> None:
+    squares = [torch.ones(piece.shape[0], piece.shape[0]) for piece in torch.arange(9).split(size)]
+    assert torch.equal(blocks(size).dense(9)[0, 0], torch.block_diag(*squares).bool())
+
+
+@pytest.mark.parametrize(("length", "size"), [(4, 1), (4, 2), (4, 4), (5, 2), (6, 4), (4, 9)])
+def test_block_diffusion_is_made_of_four_corners(length: int, size: int) -> None:
+    """Noisy to noisy, noisy to clean, clean to noisy and clean to clean (Arriola et al. 2025, section 3.1)."""
+    own = torch.block_diag(*[torch.ones(len(piece), len(piece)) for piece in torch.arange(length).split(size)]).bool()
+    earlier = torch.ones(length, length).tril().bool() & ~own
+    corners = torch.cat([torch.cat([own, earlier], 1), torch.cat([torch.zeros_like(own), earlier | own], 1)])
+    assert torch.equal(block_diffusion(length, size).dense(2 * length)[0, 0], corners)
+
+
+def test_the_clean_copy_of_blocks_of_one_is_causal() -> None:
+    assert torch.equal(block_diffusion(4, 1).dense(8)[0, 0, 4:, 4:], causal().dense(4)[0, 0])
+
+
+parent_rows = st.lists(st.tuples(*(st.integers(-1, token - 1) for token in range(9))), min_size=1, max_size=3)
+
+
+@given(parent_rows)
+def test_a_tree_sees_itself_and_what_a_climb_meets_row_by_row(parents: list[tuple[int, ...]]) -> None:
+    allowed = tree(torch.tensor(parents)).dense(9, batch=len(parents))
+    for own, row in zip(parents, allowed, strict=True):
+        for token in range(9):
+            met, climber = set(), token
+            while climber >= 0:
+                met.add(climber)
+                climber = own[climber]
+            assert set(row[0, token].nonzero().flatten().tolist()) == met
+
+
+def test_a_chain_is_causal_and_roots_are_alone() -> None:
+    assert torch.equal(tree(torch.arange(9) - 1).dense(9), causal().dense(9))
+    assert torch.equal(tree(torch.full((9,), -1)).dense(9)[0, 0], torch.eye(9).bool())
+
+
+def test_trees_are_equal_when_everybody_has_the_same_ancestors() -> None:
+    assert tree(torch.tensor([-1, 0, 0])) == tree(torch.tensor([[-1, 0, 0]], dtype=torch.int32))
+    assert tree(torch.tensor([-1, 0, 0])) != tree(torch.tensor([-1, 0, 1]))
+
+
+@given(ids_rows)
+def test_each_head_has_its_own_mask_tensors_row_by_row_among_them(ids: list[list[int]]) -> None:
+    table = torch.tensor(ids)
+    mask = heads(causal() & documents(table), documents(table), ~causal(), documents(table)) & window(4)
+    allowed = mask.dense(9)
+    assert allowed.shape == (len(ids), 4, 9, 9)
+    for own, row in zip(ids, allowed, strict=True):
+        same = loop(lambda q, k, own=own: own[q] == own[k] and abs(q - k) < 4)
+        assert torch.equal(row[1], same)
+        assert torch.equal(row[3], same)
+        assert torch.equal(row[0], same.tril())
+        assert torch.equal(row[2], loop(lambda q, k: q < k < q + 4))
+
+
+def test_heads_may_stand_anywhere_in_an_expression_and_in_each_other() -> None:
+    local = heads(window(1), full())
+    nested = ~(heads(local, local | causal()) & causal())
+    alone, past = torch.eye(5).bool(), torch.ones(5, 5).tril().bool()
+    assert torch.equal(nested.dense(5)[0], torch.stack([~alone, ~past]))
 
 
 @given(ids_rows)
@@ -138,6 +274,38 @@ def test_a_tensor_is_a_mask_as_it_stands(shape: tuple[int, ...]) -> None:
         (lambda: window(True), TypeError, "window(size): expected an integer, got 'True' (bool)"),
         (lambda: prefix(-1), ValueError, "prefix(length): expected at least 0, got -1"),
         (lambda: prefix("3"), TypeError, "prefix(length): expected an integer, got '3' (str)"),
+        (lambda: window(2**31), ValueError, "window(size): expected at most 2147483647, got 2147483648"),
+        (lambda: window(10**400), ValueError, "window(size): expected at most 2147483647"),
+        (lambda: sinks(-1), ValueError, "sinks(count): expected at least 0, got -1"),
+        (lambda: sinks(None), TypeError, "sinks(count): expected an integer, got 'None' (NoneType)"),
+        (lambda: dilated(0, 2), ValueError, "dilated(size): expected at least 1, got 0"),
+        (lambda: dilated(2, 0), ValueError, "dilated(step): expected at least 1, got 0"),
+        (lambda: strided(0), ValueError, "strided(step): expected at least 1, got 0"),
+        (lambda: blocks(0), ValueError, "blocks(size): expected at least 1, got 0"),
+        (lambda: block_diffusion(0, 1), ValueError, "block_diffusion(length): expected at least 1, got 0"),
+        (lambda: block_diffusion(4, 1.5), TypeError, "block_diffusion(size): expected an integer, got '1.5' (float)"),
+        (
+            lambda: block_diffusion(4, 2).dense(9),
+            ValueError,
+            "block_diffusion(length): expected at most 8 slots, a noisy and a clean copy of 4 tokens, got 9",
+        ),
+        (lambda: tree([-1, 0]), TypeError, "tree(parents): expected an integer tensor (T,) or (B, T), got list"),
+        (lambda: tree(torch.zeros(2, 2, 2).long()), ValueError, "tree(parents): expected shape (T,) or (B, T)"),
+        (
+            lambda: tree(torch.tensor([-1, 1])),
+            ValueError,
+            "tree(parents): expected each token's parent before it, or -1 for a root, got 1 for token 1",
+        ),
+        (lambda: tree(torch.tensor([[-1, 0], [-1, -2]])), ValueError, "or -1 for a root, got -2 for token 1"),
+        (lambda: tree(torch.tensor([-1, 0])).dense(3), ValueError, "tree(parents): expected 1 rows (or 1) of at least"),
+        (lambda: heads(), ValueError, "heads: expected one mask per head, got none"),
+        (lambda: heads(causal(), "full"), TypeError, "heads: expected masks, got str"),
+        (
+            lambda: (full() & heads(causal(), full())).dense(3, heads=4),
+            ValueError,
+            "heads: expected one mask per head, 4 in all, got 2",
+        ),
+        (lambda: heads(causal(), documents(torch.arange(4))).dense(5), ValueError, "documents(ids): expected 1 rows"),
         (lambda: documents([0, 1]), TypeError, "documents(ids): expected an integer tensor (T,) or (B, T), got list"),
         (lambda: documents(torch.rand(3)), TypeError, "documents(ids): expected an integer tensor"),
         (lambda: documents(torch.tensor(3)), ValueError, "documents(ids): expected shape (T,) or (B, T), got ()"),
