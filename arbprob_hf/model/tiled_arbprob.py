@@ -83,13 +83,16 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         _refuse_second_derivative()
         query, key, value, out, *normalisers = ctx.saved_tensors
-        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        totals = _Totals(query, key, value, ctx.needs_input_grad)
+        # on pieces the kernel is faster in float32 than in half precision, and rounds less
+        query, key, value, out, upstream = (x.to(totals.accurate) for x in (query, key, value, out, upstream))
         # the kernel takes the last stride to be 1; that of a sum's gradient is 0
         upstream = upstream if upstream.stride(-1) == 1 else upstream.contiguous()
-        totals = _Totals(query, key, value, ctx.needs_input_grad)
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         for piece, normaliser in zip(ctx.pieces, normalisers, strict=True):
             states = (*_cut(piece, query, key, value), _own(out, piece), normaliser)
-            gradients = backward(_own(upstream, piece), *states, 0.0, False, attn_mask=piece.scores, scale=ctx.scaling)
+            scores = None if piece.scores is None else piece.scores.to(totals.accurate)
+            gradients = backward(_own(upstream, piece), *states, 0.0, False, attn_mask=scores, scale=ctx.scaling)
             totals.add(piece, *gradients)
         return *totals.gradients(), None, None
 
@@ -123,11 +126,11 @@ class _Totals:
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor, needed: Sequence[bool]) -> None:
         self.dtype = query.dtype
-        accurate = torch.promote_types(self.dtype, torch.float32)
-        self.query = _zeros(query) if needed[0] else None
         # keys belong to several pieces: a sum in half precision would be rounded at each of them
-        self.key = _zeros(key, accurate) if needed[1] else None
-        self.value = _zeros(value, accurate) if needed[2] else None
+        self.accurate = torch.promote_types(query.dtype, torch.float32)
+        self.query = _zeros(query) if needed[0] else None
+        self.key = _zeros(key, self.accurate) if needed[1] else None
+        self.value = _zeros(value, self.accurate) if needed[2] else None
 
     def add(self, piece: Piece, query: Tensor, key: Tensor, value: Tensor) -> None:
         if self.query is not None:
