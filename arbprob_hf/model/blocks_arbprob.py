@@ -68,7 +68,7 @@ class BlockDiffusion(Mask):
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         noisy_q, noisy_k = q < self.length, k < self.length
-        own, other = (q % self.length) // self.size, (k % self.length) // self.size
+        own, other = self._block(q), self._block(k)
         # a noisy query stops one block earlier than a clean one
         return (noisy_q & noisy_k & (own == other)) | (~noisy_k & (other + noisy_q.long() <= own))
 
@@ -96,6 +96,9 @@ class BlockDiffusion(Mask):
                 f"block_diffusion(length): expected at most {2 * self.length} slots, a noisy and a clean copy of "
                 f"{self.length} tokens, got {max(q_len, kv_len)}"
             )
+
+    def _block(self, slot: Tensor) -> Tensor:
+        return (slot - self.length * (slot >= self.length)) // self.size
 
     def _copies(self, low: Tensor, high: Tensor) -> tuple["_Part", "_Part"]:
         # what of the slots low to high is noisy and what is clean, as blocks
