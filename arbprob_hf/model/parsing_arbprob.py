@@ -1,9 +1,11 @@
 """The text form of a mask, read by a walk over a syntax tree of five node kinds; nothing is evaluated."""
 
 import ast
+import difflib
+import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass
 from typing import Any
 
 # hostile text is refused before it reaches the parser
@@ -12,6 +14,8 @@ MAX_DEPTH = 50
 # deeper trees would exhaust the stack where they are printed and evaluated
 MAX_OPERATORS = 100
 MAX_INTEGER = 2**31 - 1
+
+_READ = "only patterns, integers and & | ~ ( ) are read"
 
 
 def parse_mask(text: str, patterns: Mapping[str, type[Any]]) -> Any:
@@ -24,80 +28,120 @@ def parse_mask(text: str, patterns: Mapping[str, type[Any]]) -> Any:
     """
     if not isinstance(text, str):
         raise TypeError(f"mask: expected the text of a mask, got {type(text).__name__}")
-    _refuse_hostile(text)
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(
-            f"mask: cannot read {_quote(text)}: {error.args[0]}; write e.g. 'causal & window(256)'"
-        ) from None
-    return _build(tree.body, text, patterns)
+    return _Reader(text, patterns).read()
 
 
-def _refuse_hostile(text: str) -> None:
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"mask: expected at most {MAX_TEXT} characters, got {len(text)}")
-    if not text.isascii():
-        raise ValueError(f"mask: expected ASCII text, got {_quote(text)}")
-    if "<tensor" in text:
-        raise ValueError(f"mask: {_quote(text)} holds a tensor, which has no text form; pass it to forward as mask=")
-    depth = 0
-    for sign in text:
-        depth += (sign == "(") - (sign == ")")
-        if depth > MAX_DEPTH:
-            raise ValueError(f"mask: expected at most {MAX_DEPTH} nested brackets in {_quote(text)}")
-    # the parser warns of stray escapes and of letters after a digit: they are refused before it
-    odd = re.search(r"[^\w\s&|~(),=]|\b\d+[A-Za-z]\w*", text)
-    if odd:
-        raise ValueError(
-            f"mask: unexpected {odd.group()!r:.40} in {_quote(text)}; only patterns, integers and & | ~ ( ) are read"
-        )
-    if len(re.findall(r"[&|~]", text)) > MAX_OPERATORS:
-        raise ValueError(f"mask: expected at most {MAX_OPERATORS} operators & | ~ in {_quote(text)}")
-    if re.search(r"\d{11}", text):
-        raise ValueError(f"mask: too large an integer in {_quote(text)}; integers go up to {MAX_INTEGER}")
+@dataclass(frozen=True)
+class _Reader:
+    # one text, and the classes its names stand for
+
+    text: str
+    patterns: Mapping[str, type[Any]]
+
+    def read(self) -> Any:
+        self._refuse_hostile()
+        try:
+            tree = ast.parse(self.text.strip(), mode="eval")
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise self._unreadable(f"{error.args[0]}; write e.g. 'causal & window(256)'") from None
+        return self._mask(tree.body)
+
+    def _refuse_hostile(self) -> None:
+        text, quoted = self.text, _quote(self.text)
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"mask: expected at most {MAX_TEXT} characters, got {len(text)}")
+        if not text.isascii():
+            raise ValueError(f"mask: expected ASCII text, got {quoted}")
+        if "<tensor" in text:
+            raise ValueError(f"mask: {quoted} holds a tensor, which has no text form; pass it to forward as mask=")
+        depth = 0
+        for sign in text:
+            depth += (sign == "(") - (sign == ")")
+            if depth > MAX_DEPTH:
+                raise ValueError(f"mask: expected at most {MAX_DEPTH} nested brackets in {quoted}")
+        # the parser warns of stray escapes and of letters after a digit: they are refused before it
+        odd = re.search(r"[^\w\s&|~(),=]|\b\d+[A-Za-z]\w*", text)
+        if odd:
+            raise ValueError(f"mask: unexpected {odd.group()!r:.40} in {quoted}; {_READ}")
+        if len(re.findall(r"[&|~]", text)) > MAX_OPERATORS:
+            raise ValueError(f"mask: expected at most {MAX_OPERATORS} operators & | ~ in {quoted}")
+        if re.search(r"\d{11}", text):
+            raise ValueError(f"mask: too large an integer in {quoted}; integers go up to {MAX_INTEGER}")
+
+    def _mask(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
+            left, right = self._mask(node.left), self._mask(node.right)
+            return left & right if isinstance(node.op, ast.BitAnd) else left | right
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+            return ~self._mask(node.operand)
+        if isinstance(node, ast.Name):
+            return self._pattern(node.id, [], {})
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            named = {str(keyword.arg): self._argument(keyword.value) for keyword in node.keywords}
+            if len(named) < len(node.keywords):
+                raise self._unreadable("an argument is given twice")
+            return self._pattern(node.func.id, [self._argument(value) for value in node.args], named)
+        raise ValueError(f"mask: {_quote(self.text)} holds {_in_words(node)}; {_READ}")
+
+    def _argument(self, node: ast.expr) -> Any:
+        if not isinstance(node, ast.Constant):
+            return self._mask(node)
+        if type(node.value) is not int or node.value > MAX_INTEGER:
+            got = f"{node.value!r:.40}"
+            raise ValueError(f"mask: expected an integer up to {MAX_INTEGER} in {_quote(self.text)}, got {got}")
+        return node.value
+
+    def _pattern(self, name: str, positional: list[Any], named: dict[str, Any]) -> Any:
+        if name not in self.patterns:
+            raise ValueError(f"mask: unknown pattern {name!r:.40} in {_quote(self.text)}; {self._advice(name)}")
+        kind = self.patterns[name]
+        if kind.takes_tensors:
+            raise ValueError(
+                f"mask: {name} needs a tensor, which has no text form; pass {name}(...) to forward as mask="
+            )
+        try:
+            return kind(*positional, **named)
+        except TypeError as error:
+            raise self._unreadable(str(error) if str(error).startswith(name) else _usage(name, kind)) from None
+
+    def _advice(self, name: str) -> str:
+        near = difflib.get_close_matches(name[:40], self.patterns, n=1)
+        if near:
+            return f"did you mean {near[0]}?"
+        known = ", ".join(sorted(name for name, kind in self.patterns.items() if not kind.takes_tensors))
+        known = known if len(known) <= 90 else f"{known[:87]}..."
+        return f"known: {known}; define your own with @pattern first, or load with trust_remote_code=True"
+
+    def _unreadable(self, why: str) -> ValueError:
+        return ValueError(f"mask: cannot read {_quote(self.text)}: {why}")
 
 
-def _build(node: ast.expr, text: str, patterns: Mapping[str, type[Any]]) -> Any:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
-        left, right = _build(node.left, text, patterns), _build(node.right, text, patterns)
-        return left & right if isinstance(node.op, ast.BitAnd) else left | right
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
-        return ~_build(node.operand, text, patterns)
-    if isinstance(node, ast.Name):
-        return _leaf(node.id, ([], {}), text, patterns)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        positional = [_argument(value, text, patterns) for value in node.args]
-        named = {str(keyword.arg): _argument(keyword.value, text, patterns) for keyword in node.keywords}
-        if len(named) < len(node.keywords):
-            raise ValueError(f"mask: cannot read {_quote(text)}: an argument is given twice")
-        return _leaf(node.func.id, (positional, named), text, patterns)
-    raise ValueError(
-        f"mask: {_quote(text)} holds {type(node).__name__}; only patterns, integers and & | ~ ( ) are read"
-    )
+def _usage(name: str, kind: type[Any]) -> str:
+    parameters = inspect.signature(kind).parameters.values()
+    wanted = ", ".join(str(one.replace(annotation=inspect.Parameter.empty)) for one in parameters)
+    return f"expected {name}({wanted})" if wanted else f"{name} takes no arguments"
 
 
-def _argument(node: ast.expr, text: str, patterns: Mapping[str, type[Any]]) -> Any:
-    if not isinstance(node, ast.Constant):
-        return _build(node, text, patterns)
-    if type(node.value) is not int or node.value > MAX_INTEGER:
-        raise ValueError(f"mask: expected an integer up to {MAX_INTEGER} in {_quote(text)}, got {node.value!r:.40}")
-    return node.value
+# what a person wrote, where python's grammar has its own word for it; other operators never get here
+_WORDS: dict[type[ast.AST], str] = {
+    ast.And: "the word and",
+    ast.Or: "the word or",
+    ast.Not: "the word not",
+    ast.IfExp: "the word if",
+    ast.GeneratorExp: "the word for",
+    ast.Await: "the word await",
+    ast.Yield: "the word yield",
+    ast.YieldFrom: "the word yield",
+    ast.Compare: "a comparison",
+    ast.Tuple: "a comma outside of a call",
+    ast.Call: "a call of what is no name",
+}
 
 
-def _leaf(name: str, arguments: tuple[list[Any], dict[str, Any]], text: str, patterns: Mapping[str, type[Any]]) -> Any:
-    if name not in patterns:
-        raise ValueError(f"mask: unknown pattern {name!r:.40} in {_quote(text)}; known: {', '.join(sorted(patterns))}")
-    kind = patterns[name]
-    if kind.takes_tensors:
-        raise ValueError(f"mask: {name} needs a tensor, which has no text form; pass {name}(...) to forward as mask=")
-    try:
-        positional, named = arguments
-        return kind(*positional, **named)
-    except TypeError as error:
-        wanted = ", ".join(field.name for field in fields(kind))
-        detail = str(error) if str(error).startswith(name) else f"expected {name}({wanted})"
-        raise ValueError(f"mask: cannot read {_quote(text)}: {detail}") from None
+def _in_words(node: ast.AST) -> str:
+    if isinstance(node, ast.Constant):
+        return f"{node.value!r:.40} where a mask belongs"
+    return _WORDS[type(node.op if isinstance(node, ast.BoolOp | ast.UnaryOp) else node)]
 
 
 def _quote(text: str) -> str:
