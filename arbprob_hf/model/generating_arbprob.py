@@ -1,7 +1,7 @@
 """Generation under masks: what `generate` needs to know beyond transformers' own."""
 
-import functools
-from collections.abc import Callable
+import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,20 +10,43 @@ from transformers import GenerationMixin
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
-from .masking_arbprob import Mask, TensorMask, keep_mask
+from .continuing_arbprob import Continued, continue_mask, repeat_rows
+from .foreseeing_arbprob import crosses, foreseen, is_settled, looks_ahead, refusal
+from .masking_arbprob import Mask, keep_mask
 from .patterns_arbprob import Causal
-from .tiling_arbprob import Grid
+from .tables_arbprob import Padding
 
 logger = logging.get_logger(__name__)
 
-_ROWS_AT_ONCE = 128
+# what drafts tokens for the model to check, each of them an argument or an option of generate
+_DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+# positional arguments of transformers' generate, after `inputs`
+_POSITIONAL = list(inspect.signature(GenerationMixin.generate).parameters)[2:]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What generation starts from.
+
+    Attributes:
+        length: number of columns, those of a given cache included.
+        uncounted: columns that the ids which transformers grows do not show: embeddings, or cached ones left out.
+        keep: bool (batch, length), which columns hold tokens, or None when all do.
+    """
+
+    batch: int
+    length: int
+    uncounted: int
+    keep: Tensor | None
+    device: torch.device
 
 
 class ArbProbGenerationMixin(GenerationMixin):
-    """transformers' generation with `mask=`: a pattern, its text, or a tensor for the prompt.
+    """transformers' generation with `mask=`: a pattern, its text, a tensor for the prompt, or a mix of them.
 
     A tensor (P, P), (B or 1, P, P) or (B or 1, H or 1, P, P) says who sees whom in the prompt of P tokens; a new
-    token sees what the last prompt row sees, and every token generated since.
+    token sees what the last prompt row sees, and every token generated since. In a `Mask` every largest part made of
+    tensors alone goes on like this, and patterns go on by themselves.
     """
 
     config: Any
@@ -35,90 +58,130 @@ class ArbProbGenerationMixin(GenerationMixin):
         Stops at `n_positions` tokens. A mask whose earlier rows look at tokens still to come cannot be cached: it is
         recomputed at every step, with one warning.
         """
-        for name in ("ranks", "limits", "document_ids", "attention_bias"):
-            if kwargs.get(name) is not None:
-                raise ValueError(f"{name}: not taken by generate, where the sequence grows; pass a mask= instead")
+        kwargs.update(zip(_POSITIONAL, args, strict=False))
+        self._refuse_arguments(kwargs)
         _reroute(kwargs)
-        given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
-        # without a prompt transformers starts from one token, <bos>
-        bos = torch.zeros(1, 1, dtype=torch.long, device=self.device)  # type: ignore[attr-defined]
-        self._prepare_mask(next((x for x in given if x is not None), bos), kwargs)
-        self._stop_at_the_last_position(kwargs)
-        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
-
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """As transformers', with the prompt's mask tensor extended to the rows of this step."""
-        prepared: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids,  # type: ignore[arg-type]
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-        mask = prepared.get("mask")
-        if isinstance(mask, Tensor):
-            step = prepared["inputs_embeds"] if prepared.get("input_ids") is None else prepared["input_ids"]
-            cache = prepared.get("past_key_values")
-            offset = 0 if cache is None else int(cache.get_seq_length())
-            prepared["mask"] = extend_prompt_mask(mask, offset, step.shape[1])
-        return prepared
+        prompt = self._prompt(inputs, kwargs)
+        self._prepare_mask(prompt, kwargs)
+        given = list(kwargs.get("stopping_criteria") or [])
+        last = LastPosition(self.config.n_positions - prompt.uncounted)
+        kwargs["stopping_criteria"] = StoppingCriteriaList([last, *given])
+        return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
     def create_masks_for_generate(self, *, attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
         """Leave the mask as it is: transformers would replace it by a causal one for static caches."""
         return attention_mask
 
-    def _prepare_mask(self, prompt: Tensor, kwargs: dict[str, Any]) -> None:
-        mask = kwargs.get("mask")
-        if mask is not None:
-            _check_kind("mask", mask)
-        mask = Mask.parse(mask) if isinstance(mask, str) else mask
-        if isinstance(mask, Mask) and _holds(mask, tensors=True):
-            mask = _written_for_prompt(mask, prompt)
-        if isinstance(mask, Tensor):
-            kwargs["mask"] = _prompt_mask(mask, prompt, self.config.n_head)
-            self._refuse_parts(kwargs, lambda read: bool(kwargs["mask"][:, :, :read, read:].any()))
-            return
-        if mask is not None:
-            kwargs["mask"] = mask
-        patterns = [mask] if mask is not None else [Mask.parse(t) for t in self.config.mask_texts]
-        sizes = dict(length=self.config.n_positions, heads=self.config.n_head)
-        self._refuse_parts(kwargs, lambda read: any(looks_past(pattern, read, **sizes) for pattern in patterns))
-        shortest = self._shortest(prompt, kwargs)
-        if any(looks_ahead(pattern, shortest, **sizes) for pattern in patterns):
-            logger.warning_once(
-                f"mask {' / '.join(map(str, patterns))} lets earlier tokens see later ones: generating without a cache"
-            )
-            kwargs["use_cache"] = False
+    def _expand_inputs_for_generation(  # type: ignore[override]
+        self, expand_size: int = 1, *args: Any, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        # transformers repeats tensors for beams; ours are inside the mask
+        ids, expanded = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)  # type: ignore[misc]
+        if isinstance(expanded.get("mask"), Mask):
+            expanded["mask"] = repeat_rows(expanded["mask"], expand_size)
+        return ids, expanded
 
-    def _refuse_parts(self, kwargs: dict[str, Any], is_past: Callable[[int], bool]) -> None:
-        # a prompt read in parts must not let a part see past its end; `is_past` tells that of the first tokens
-        options = kwargs.get("generation_config") or self.generation_config
-        size = kwargs.get("prefill_chunk_size", options.prefill_chunk_size)
-        if size is not None and any(is_past(read) for read in range(size, self.config.n_positions, size)):
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        # a draft is only ever a proposal, so an assistant may draft under another mask than the model's
+        assistant = self if kwargs.get("assistant_model") is None else kwargs["assistant_model"]
+        is_alike = kwargs.get("assistant_tokenizer") is None
+        mask = kwargs["model_kwargs"].get("mask") if is_alike else None
+        drafting = _drafting_mask(assistant, mask, kwargs["input_ids"].shape[1])
+        rest = {name: value for name, value in kwargs["model_kwargs"].items() if name != "mask"}
+        kwargs["model_kwargs"] = rest if drafting is None else {**rest, "mask": drafting}
+        return super()._get_candidate_generator(*args, **kwargs)  # type: ignore[misc]
+
+    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse transformers' continuous batching: it packs sequences in its own way and takes no masks."""
+        raise TypeError("generate_batch: continuous batching takes no masks; call generate with a left-padded batch")
+
+    def _refuse_arguments(self, kwargs: dict[str, Any]) -> None:
+        for name in ("ranks", "limits", "document_ids", "attention_bias"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"{name}: not taken by generate, where the sequence grows; pass a mask= instead")
+        if self._option("cache_implementation", kwargs) == "paged":
+            raise ValueError(
+                "cache_implementation: expected dynamic or static, got 'paged'; continuous batching takes no masks"
+            )
+        scale = self._option("guidance_scale", kwargs)
+        if scale not in (None, 1) and (kwargs.get("mask") is not None or _is_whole(kwargs.get("attention_mask"))):
+            raise ValueError(
+                "guidance_scale: cannot be used with mask=, as the unguided pass would not be under it; set "
+                "config.mask instead"
+            )
+
+    def _option(self, name: str, kwargs: dict[str, Any]) -> Any:
+        # in transformers' order: an argument, the given configuration, the model's
+        found = (kwargs.get(name), getattr(kwargs.get("generation_config"), name, None))
+        return next((value for value in found if value is not None), getattr(self.generation_config, name, None))
+
+    def _prompt(self, inputs: Tensor | None, kwargs: dict[str, Any]) -> Prompt:
+        ids = inputs if inputs is not None else kwargs.get("input_ids")
+        embeds, keep, read = kwargs.get("inputs_embeds"), kwargs.get("attention_mask"), _cached(kwargs)
+        # without a prompt transformers starts from one token, <bos>
+        bos = torch.zeros(1, 1, dtype=torch.long, device=self.device)  # type: ignore[attr-defined]
+        shown = embeds if embeds is not None else ids if ids is not None else bos
+        batch, length = shown.shape[:2]
+        if keep is None and embeds is None and ids is not None:
+            keep = self._real_tokens(ids, kwargs)
+        if keep is not None and read:
+            # with a cache the ids may be those not cached yet, and the 2-D mask tells
+            length = max(length, keep.shape[1])
+        counted = shown.shape[1] if embeds is None else 0 if ids is None else ids.shape[1]
+        keep = None if keep is None or keep.shape[1] != length or bool(keep.all()) else keep.bool()
+        return Prompt(batch, length, length - counted, keep, shown.device)
+
+    def _real_tokens(self, ids: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
+        # as transformers will infer it
+        padding, ends = self._option("pad_token_id", kwargs), self._option("eos_token_id", kwargs)
+        ends = ends if isinstance(ends, list | tuple) else [ends]
+        return None if padding is None or padding in ends else ids != padding
+
+    def _prepare_mask(self, prompt: Prompt, kwargs: dict[str, Any]) -> None:
+        mask = kwargs.get("mask")
+        if mask is None:
+            masks = [Mask.parse(text) for text in self.config.mask_texts]
+        else:
+            _check_kind("mask", mask)
+            if isinstance(mask, Tensor):
+                mask = Continued(_prompt_table(mask, prompt, self.config.n_head))
+            mask = Mask.parse(mask) if isinstance(mask, str) else mask
+            mask = continue_mask(mask, batch=prompt.batch, length=prompt.length, device=prompt.device)
+            kwargs["mask"], masks = mask, [mask]
+        self._prepare_caching(masks, prompt, kwargs)
+
+    def _prepare_caching(self, masks: list[Mask], prompt: Prompt, kwargs: dict[str, Any]) -> None:
+        size = self._option("prefill_chunk_size", kwargs)
+        read, length = _cached(kwargs), self.config.n_positions
+        parts = [] if size is None else list(range(read + size, prompt.length, size))
+        earliest = min([prompt.length, *parts, *([read] if read else [])])
+        unsettled = [mask for mask in masks if not is_settled(mask, earliest)]
+        found = [_foreseen(mask, prompt, length) for mask in unsettled]
+        if read and any(crosses(first, read, length) for first in found):
+            raise ValueError(refusal(read))
+        if any(crosses(first, part, length) for first in found for part in parts):
             raise ValueError(
                 f"prefill_chunk_size: expected None under a mask that lets prompt tokens see later ones, got {size}; "
                 "such a prompt is read at once"
             )
-        cache = kwargs.get("past_key_values")
-        read = 0 if cache is None else int(cache.get_seq_length())
-        if read and is_past(read):
-            raise ValueError(
-                f"past_key_values: holds {read} tokens that, under this mask, see later ones they have not been shown; "
-                "start without it"
+        if any(looks_ahead(first, prompt.length) for first in found):
+            self._leave_cache_out(masks, kwargs)
+        elif read and self._option("use_cache", kwargs) is False:
+            raise ValueError(f"past_key_values: holds {read} tokens, but use_cache is False; leave one of them out")
+
+    def _leave_cache_out(self, masks: list[Mask], kwargs: dict[str, Any]) -> None:
+        for name in ("past_key_values", "inputs_embeds", "prefill_chunk_size", *_DRAFTS):
+            value = self._option(name, kwargs)
+            if value is not None and value is not False:
+                raise ValueError(
+                    f"{name}: needs a cache, which a mask that lets earlier tokens see later ones rules out; "
+                    "leave it out"
+                )
+        if self._option("use_cache", kwargs) is not False:
+            logger.warning_once(
+                f"mask {' / '.join(map(str, masks))} lets earlier tokens see later ones: generating without a cache"
             )
-
-    def _shortest(self, prompt: Tensor, kwargs: dict[str, Any]) -> int:
-        # patterns count real tokens: the row with most padding meets a later one first
-        keep = kwargs.get("attention_mask")
-        options = kwargs.get("generation_config") or self.generation_config
-        padding = kwargs.get("pad_token_id", options.pad_token_id)
-        if keep is None and padding is not None and prompt.dim() == 2:
-            keep = prompt != padding  # as transformers will infer
-        return prompt.shape[1] if keep is None else max(1, int(keep.sum(1).min()))
-
-    def _stop_at_the_last_position(self, kwargs: dict[str, Any]) -> None:
-        given = list(kwargs.get("stopping_criteria") or [])
-        kwargs["stopping_criteria"] = StoppingCriteriaList([LastPosition(self.config.n_positions), *given])
+        kwargs["use_cache"] = False
 
 
 class LastPosition(StoppingCriteria):
@@ -132,80 +195,46 @@ class LastPosition(StoppingCriteria):
         return torch.full((input_ids.shape[0],), is_full, dtype=torch.bool, device=input_ids.device)
 
 
-def extend_prompt_mask(mask: Tensor, offset: int, q_len: int) -> Tensor:
-    """Rows `offset` to `offset + q_len - 1` of a prompt's mask continued over generated tokens.
-
-    Args:
-        mask: bool (B, H or 1, P, P), the prompt's.
-
-    Returns:
-        bool (B, H or 1, q_len, offset + q_len): a token after the prompt sees what the last prompt row sees, and
-        every token generated since, itself included; a prompt token sees no generated one.
-    """
-    length = mask.shape[-1]
-    rows = torch.arange(offset, offset + q_len, device=mask.device)
-    columns = torch.arange(offset + q_len, device=mask.device)
-    known = mask[:, :, rows.clamp(max=length - 1)][..., : offset + q_len]  # (B, H or 1, q_len, <= P)
-    known = torch.nn.functional.pad(known, (0, offset + q_len - known.shape[-1]))
-    grown = (columns >= length) & (columns <= rows[:, None]) & (rows[:, None] >= length)  # (q_len, T_kv)
-    return known | grown
+def _cached(kwargs: dict[str, Any]) -> int:
+    cache = kwargs.get("past_key_values")
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
-@functools.lru_cache(maxsize=256)
-def looks_ahead(mask: Mask, prompt: int, *, length: int, heads: int) -> bool:
-    """Whether a row of a pattern, once cached, would have had to see a token that came later.
-
-    The prompt's `prompt` rows are computed together, later ones one at a time, up to `length` tokens.
-    """
-    if isinstance(mask, Causal):
-        return False
-    together = _sees_beyond(mask, 0, prompt, at_least=prompt, length=length, heads=heads)
-    return together or _sees_beyond(mask, prompt, length, at_least=0, length=length, heads=heads)
+def _foreseen(mask: Mask, prompt: Prompt, length: int) -> Tensor:
+    if prompt.keep is None:
+        return foreseen(mask, length=length).to(prompt.device)
+    # patterns count real tokens, in each row from another column
+    keep = torch.nn.functional.pad(prompt.keep, (0, length - prompt.length), value=True)
+    starts = torch.arange(length, device=keep.device) - (keep.cumsum(1) - 1)  # (B, length)
+    return foreseen(mask.shifted(starts) & Padding(keep), length=length, keep=keep)
 
 
-@functools.lru_cache(maxsize=256)
-def looks_past(mask: Mask, read: int, *, length: int, heads: int) -> bool:
-    """Whether one of the first `read` rows of a pattern sees one of the tokens after them, up to `length`."""
-    if isinstance(mask, Causal):
-        return False
-    return _sees_beyond(mask, 0, read, at_least=read, length=length, heads=heads)
+def _drafting_mask(assistant: Any, mask: Mask | None, prompt: int) -> Mask | None:
+    # None: the assistant drafts under its own mask
+    if "mask" not in inspect.signature(assistant.forward).parameters:
+        return None
+    config = assistant.config
+    given = [Mask.parse(text) for text in config.mask_texts] if mask is None else [mask]
+    fits = all(one.count_heads() in (1, config.n_head) for one in given)
+    # an assistant's cache may be cut by the last token of the prompt
+    is_cuttable = all(_never_crosses(one, prompt - 1, config.n_positions) for one in given)
+    return mask if fits and is_cuttable else Causal()
 
 
-def _sees_beyond(mask: Mask, first: int, last: int, *, at_least: int, length: int, heads: int) -> bool:
-    # whether a row r of first <= r < last sees a column c > r with c >= at_least; a few rows at a time, as a whole
-    # (length, length) mask may not fit
-    for start in range(first, min(last, length), _ROWS_AT_ONCE):
-        rows = min(_ROWS_AT_ONCE, min(last, length) - start)
-        grid = Grid(range(1), range(min(heads, mask.count_heads())), range(start, start + rows), range(length))
-        b, h, q, k = grid.indices()
-        if bool((mask.allowed(b, h, q, k) & (k > q) & (k >= at_least)).any()):
-            return True
-    return False
+def _never_crosses(mask: Mask, cut: int, length: int) -> bool:
+    # whether no token sees a later one from `cut` on
+    return is_settled(mask, cut) or not looks_ahead(foreseen(mask, length=length), cut)
 
 
-def _holds(mask: Mask, *, tensors: bool) -> bool:
-    # whether a leaf holds tensors, or, with tensors=False, whether one does not
-    if mask.operands():
-        return any(_holds(operand, tensors=tensors) for operand in mask.operands())
-    return isinstance(mask, TensorMask) == tensors
-
-
-def _written_for_prompt(mask: Mask, prompt: Tensor) -> Tensor:
-    if _holds(mask, tensors=False):
-        raise ValueError(
-            f"mask: {str(mask)[:60]} mixes patterns, which go on after the prompt, with tensors, which end with it; "
-            "pass a pattern alone, or the prompt's mask as one tensor: mask.dense(prompt_length, batch=...)"
-        )
-    batch, length = prompt.shape[:2]
-    heads = mask.count_heads()
-    mask.check_fits(batch=batch, heads=heads, q_len=length, kv_len=length, exact=True)
-    return mask.dense(length, batch=batch, heads=heads, device=prompt.device)
+def _is_whole(value: object) -> bool:
+    # whether an attention_mask is a mask itself, rather than which tokens exist
+    return value is not None and not (isinstance(value, Tensor) and value.dim() == 2)
 
 
 def _reroute(kwargs: dict[str, Any]) -> None:
     # transformers insists on a 2-D attention_mask in generate; a mask of the prompt goes by its own name
     value = kwargs.get("attention_mask")
-    if value is None or (isinstance(value, Tensor) and value.dim() == 2):
+    if not _is_whole(value):
         return
     if isinstance(value, Tensor) and value.dim() not in (3, 4):
         raise ValueError(f"attention_mask: expected 2, 3 or 4 dimensions, got shape {tuple(value.shape)}")
@@ -220,15 +249,14 @@ def _check_kind(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
 
 
-def _prompt_mask(mask: Tensor, prompt: Tensor, heads: int) -> Tensor:
+def _prompt_table(mask: Tensor, prompt: Prompt, heads: int) -> Tensor:
     keep = keep_mask(mask, "mask", dims=(2, 3, 4))
     keep = keep[None, None] if keep.dim() == 2 else keep[:, None] if keep.dim() == 3 else keep
-    batch, length = prompt.shape[:2]
+    batch, length = prompt.batch, prompt.length
     fits = keep.shape[0] in (1, batch) and keep.shape[1] in (1, heads) and tuple(keep.shape[2:]) == (length, length)
     if not fits:
         raise ValueError(
             f"mask: expected ({length}, {length}), ({batch} or 1, {length}, {length}) or ({batch} or 1, {heads} or 1, "
             f"{length}, {length}) for this prompt, got shape {tuple(mask.shape)}"
         )
-    # beams repeat rows of the batch, so every row needs its own
-    return keep.expand(batch, -1, -1, -1)
+    return keep

@@ -288,6 +288,18 @@ class Shifted(Mask):
     def rebuilt(self, *operands: Mask) -> Mask:
         return Shifted(*operands, self.starts)
 
+    def count_rows(self) -> int:
+        return max(self.pattern.count_rows(), self.starts.shape[0])
+
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
+        rows, slots = self.starts.shape
+        if rows not in (1, batch) or slots < max(q_len, kv_len):
+            raise ValueError(
+                f"mask: shifted by a tensor of shape {tuple(self.starts.shape)}, expected {batch} rows (or 1) of "
+                f"{max(q_len, kv_len)} slots"
+            )
+        self.pattern.check_fits(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len)
+
     def tiles(self, tiling: Tiling) -> Tiles:
         return self.pattern.tiles(tiling.counted_from(self.starts))
 

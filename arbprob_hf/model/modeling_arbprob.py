@@ -5,6 +5,7 @@ transformers' GPT-2, so official weights load here and ours load there.
 """
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_arbprob import prepare_attention
+from .carrying_arbprob import carried_code, write_code
 from .checking_arbprob import (
     check_bias,
     check_cache,
@@ -32,6 +34,7 @@ from .checking_arbprob import (
     check_positions,
 )
 from .configuration_arbprob import ArbProbConfig, check_mask
+from .foreseeing_arbprob import check_past
 from .generating_arbprob import ArbProbGenerationMixin
 from .losses_arbprob import causal_loss
 from .masking_arbprob import Mask
@@ -112,7 +115,7 @@ class ArbProbPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = False
-    _supports_flex_attn = False
+    _supports_flex_attn = True
     # a backend that transformers offers but that may drop the mask is refused
     _supports_attention_backend = False
     _supports_context_parallel = False
@@ -139,6 +142,14 @@ class ArbProbPreTrainedModel(PreTrainedModel):
                 "is it whole, and GPT-2's?"
             )
         return loaded if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any) -> None:
+        """As transformers', and the patterns of one's own that the masks use; refused first where they cannot be."""
+        masks = self.base_model._default_masks().values()  # type: ignore[operator, union-attr]
+        code = carried_code(masks, is_pushed=bool(kwargs.get("push_to_hub")))
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if is_main_process:
+            write_code(code, save_directory)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -205,7 +216,8 @@ class ArbProbModel(ArbProbPreTrainedModel):
             attention_mask: `None` for `config.mask`; (B, T_kv) for which tokens exist; (B or 1, T, T_kv) or
                 (B or 1, H or 1, T, T_kv) for the whole truth; or a `Mask` or its text. Tensors are bool or 0-1.
             position_ids: long (B or 1, T); counted from the cached length when `None`.
-            past_key_values: keys and values of earlier tokens.
+            past_key_values: keys and values of earlier tokens, which must not have been meant to see those of this
+                pass: patterns are checked, tensors on the CPU; what a mask tensor said for earlier rows is not known.
             mask: a `Mask`, its text, or a tensor (T, T_kv) or as above; replaces `config.mask`, ANDed with a 2-D
                 `attention_mask`.
             ranks, limits: long (B, T_kv): query q sees key k when k == q or ranks[k] <= limits[q]; `limits` is
@@ -237,7 +249,8 @@ class ArbProbModel(ArbProbPreTrainedModel):
         arguments = MaskArguments(attention_mask, mask, ranks, limits, document_ids)
         plans = self._layer_plans(arguments, sizes, backend, hidden_states.dtype, attention_bias)
         self.attention_paths = [plan.path for plan in plans]
-        for block, plan in zip(self.h, plans, strict=True):
+        # drafting with the first layers alone lowers config.n_layer for a while
+        for block, plan in zip(self.h, plans, strict=False):
             hidden_states = block(hidden_states, plan, past_key_values)
         return BaseModelOutputWithPast(
             last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
@@ -269,14 +282,13 @@ class ArbProbModel(ArbProbPreTrainedModel):
             check_bias(bias, sizes)
         device = sizes.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
-        made = {
-            text: prepare_attention(
-                resolve_mask(default, arguments, sizes), sizes, backend=backend, dtype=compute, bias=bias
-            )
-            for text, default in self._default_masks().items()
-        }
+        made = {}
+        for text, default in self._default_masks().items():
+            mask = resolve_mask(default, arguments, sizes)
+            check_past(mask, sizes, self.config.n_positions)
+            made[text] = prepare_attention(mask, sizes, backend=backend, dtype=compute, bias=bias)
         texts = self.config.mask_texts
-        return [made[texts[layer % len(texts)]] for layer in range(len(self.h))]
+        return [made[texts[layer % len(texts)]] for layer in range(self.config.n_layer)]
 
 
 class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 from twins import far, left_padded, ours_alone, tokens, twins
 
-from arbprob_hf import ArbProbForCausalLM
+from arbprob_hf import ArbProbForCausalLM, Mask, documents
 
 LENGTH = 12
 MASKS: dict[str, str | list[str]] = {
@@ -150,3 +150,52 @@ def test_packed_documents_cannot_go_on_from_a_cache() -> None:
     model(ids, past_key_values=cache, use_cache=True)
     with pytest.raises(ValueError, match="document_ids: packed documents cannot go on from a cache"):
         model(ids, past_key_values=cache, use_cache=True, document_ids=torch.zeros(2, 24, dtype=torch.long))
+
+
+FORGETFUL: dict[str, dict[str, Any]] = {
+    "config": dict(),
+    "text": dict(mask="causal | prefix(8)"),
+    "attention_mask": dict(attention_mask="window(2)"),
+    "ranks": dict(ranks=torch.arange(LENGTH).flip(0).expand(2, -1)),
+    "limits": dict(ranks=torch.zeros(2, LENGTH).long(), limits=torch.ones(2, LENGTH).long()),
+    "documents": dict(mask=documents(torch.zeros(2, LENGTH).long())),
+    "padded": dict(mask="causal | prefix(5)", attention_mask=left_padded((9, LENGTH), LENGTH)[1]),
+}
+
+
+@kinds
+@pytest.mark.parametrize("options", FORGETFUL.values(), ids=FORGETFUL)
+def test_a_cache_that_was_not_shown_what_it_should_have_seen_is_refused(options: dict[str, Any], kind: str) -> None:
+    model, ids = ours_alone(mask="causal" if options else ["causal", "causal", "full"]), tokens(2, LENGTH)
+    cache = new_cache(kind, model)
+    model(ids[:, :6], past_key_values=cache, use_cache=True, mask="causal")
+    with pytest.raises(ValueError, match="^past_key_values: holds 6 tokens that, under this mask, see later ones"):
+        model(ids[:, 6:], past_key_values=cache, use_cache=True, **options)
+
+
+SHOWN: dict[str, dict[str, Any]] = {
+    "prefix": dict(mask="causal | prefix(6)"),
+    "not a window": dict(mask="causal & ~(window(3) & ~window(2))"),
+    "documents": dict(mask=documents(torch.tensor([[0] * 6 + [1] * 6]))),
+    "ranks": dict(ranks=torch.tensor([[5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 11, 10]]).expand(2, -1)),
+    "padded": dict(mask="causal | prefix(3)", attention_mask=left_padded((9, LENGTH), LENGTH)[1]),
+}
+
+
+@kinds
+@pytest.mark.parametrize("options", SHOWN.values(), ids=SHOWN)
+def test_a_cache_that_was_shown_all_it_should_have_seen_is_gone_on_from(options: dict[str, Any], kind: str) -> None:
+    model, ids = ours_alone(), tokens(2, LENGTH)
+    whole = model(ids, **options).logits
+    first = {name: first_six(value) for name, value in options.items()}
+    cache = new_cache(kind, model)
+    begun = model(ids[:, :6], past_key_values=cache, use_cache=True, **first).logits
+    ended = model(ids[:, 6:], past_key_values=cache, use_cache=True, **options).logits
+    assert far(torch.cat([begun, ended], dim=1), whole) <= 1e-10
+
+
+def first_six(value: Any) -> Any:
+    """An argument cut to the first six tokens."""
+    if isinstance(value, str):
+        return value
+    return documents(value.ids[:, :6]) if isinstance(value, Mask) else value[:, :6]

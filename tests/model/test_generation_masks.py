@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache, GenerationConfig
 from twins import far, left_padded, ours_alone, tokens
 
 from arbprob_hf import ArbProbForCausalLM, Mask, causal, documents, padding, prefix
-from arbprob_hf.model import generating_arbprob
+from arbprob_hf.model import foreseeing_arbprob, generating_arbprob
+from arbprob_hf.model.continuing_arbprob import Continued
 
 NEW = 7
 # generate rounds the logits it reports to fp32
@@ -219,18 +221,6 @@ def test_a_prompt_that_looks_ahead_is_not_read_in_chunks(mask: Any) -> None:
         run(model_with(), tokens(2, 6), mask=mask, prefill_chunk_size=3)
 
 
-MIXED = [
-    causal() & documents(torch.zeros(6, dtype=torch.long)),
-    prefix(3) | ~Mask.of(torch.ones(6, 6)),
-]
-
-
-@pytest.mark.parametrize("mask", MIXED, ids=str)
-def test_patterns_mixed_with_tensors_are_refused_since_only_the_patterns_go_on(mask: Mask) -> None:
-    with pytest.raises(ValueError, match=r"^mask: .* mixes patterns, which go on after the prompt, with tensors"):
-        run(model_with(), tokens(2, 6), mask=mask)
-
-
 def test_tensors_combined_are_the_prompts_mask() -> None:
     model, ids, table = model_with(), tokens(2, 6), random_mask(2, 6, 6)
     keep = torch.tensor([[True] * 6, [False] * 2 + [True] * 4])
@@ -254,14 +244,118 @@ def test_a_cache_that_holds_the_whole_prefix_is_gone_on_from() -> None:
 
 @pytest.mark.parametrize("length", [3, 130, 300])
 @pytest.mark.parametrize(
-    "text", ["full", "causal | prefix(2)", "causal | prefix(200)", "causal & window(9)", "window(2)"]
+    "text", ["full", "causal | prefix(2)", "causal | prefix(200)", "causal & window(9)", "window(2)", "~causal"]
 )
-def test_looking_ahead_is_what_the_written_mask_shows(text: str, length: int) -> None:
+def test_what_is_foreseen_is_what_the_written_mask_shows(text: str, length: int) -> None:
     mask, rows, columns = Mask.parse(text), torch.arange(length)[:, None], torch.arange(length)
     allowed = mask.dense(length)[0, 0]
-    for prompt in (1, 2, 129, length):
-        later = columns >= (rows + 1).clamp(min=min(prompt, length))
-        ahead = bool((allowed & later).any())
-        assert generating_arbprob.looks_ahead(mask, min(prompt, length), length=length, heads=1) == ahead
-        past = bool(allowed[:prompt, prompt:].any())
-        assert generating_arbprob.looks_past(mask, prompt, length=length, heads=1) == past
+    first = foreseeing_arbprob.foreseen(mask, length=length)
+    for cut in {1, min(2, length), min(129, length), length}:
+        crossing = bool(allowed[:cut, cut:].any())
+        assert foreseeing_arbprob.crosses(first, cut, length) == crossing
+        assert not (foreseeing_arbprob.is_settled(mask, cut) and crossing)
+        ahead = bool((allowed & (columns > rows) & (columns >= cut)).any())
+        assert foreseeing_arbprob.looks_ahead(first, cut) == ahead
+
+
+def test_a_continued_mask_is_the_same_rule_written_by_rows_and_all_at_once() -> None:
+    mask = Continued(random_mask(2, 3, 6, 6)) & causal()
+    whole = mask.dense(11, batch=2, heads=3)
+    assert torch.equal(whole, continued(mask.left.table, 11).tril())
+    for row in range(11):
+        assert torch.equal(mask.dense(1, offset=row, batch=2, heads=3), whole[:, :, row : row + 1, : row + 1])
+
+
+@pytest.mark.parametrize("mask", [Mask.of(torch.ones(5, 5)), causal() & documents(torch.zeros(3, 6).long())], ids=str)
+def test_a_tensor_in_a_mask_covers_the_prompt(mask: Mask) -> None:
+    with pytest.raises(ValueError, match=r"^(mask: a tensor of shape \(5, 5\) does not|documents\(ids\): expected)"):
+        run(model_with(), tokens(2, 6), mask=mask)
+
+
+def test_a_prompts_mask_has_the_models_number_of_heads() -> None:
+    table = Mask.of(torch.ones(1, 2, 6, 6))
+    with pytest.raises(ValueError, match=r"^mask: a prompt's tensor of shape \(1, 2, 6, 6\) does not fit .* heads=3$"):
+        run(model_with(), tokens(2, 6), mask=table & causal())
+
+
+def test_a_mask_shifted_by_hand_covers_the_prompt_and_goes_on_as_a_tensor() -> None:
+    model, ids = model_with(), tokens(2, 6)
+    keep = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    starts = torch.arange(6) - (keep.cumsum(1) - 1)
+    mask = prefix(2).shifted(starts) | causal()
+    whole = continued(prefix(2).shifted(starts).dense(6, batch=2), 6 + NEW) | torch.ones(6 + NEW, 6 + NEW).tril().bool()
+    out = run(model, ids, mask=mask)
+    logits = model(out.sequences, mask=whole).logits[:, 5:-1]
+    assert far(torch.stack(out.logits, dim=1), logits) <= ROUNDING
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (3, 6)])
+def test_a_shift_by_hand_covers_the_prompt(shape: tuple[int, int]) -> None:
+    starts = torch.zeros(shape, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"^mask: shifted by a tensor of shape .*, expected 2 rows .* of 6 slots$"):
+        run(model_with(), tokens(2, 6), mask=prefix(2).shifted(starts) | causal())
+
+
+def test_a_configuration_may_stand_in_its_place() -> None:
+    model, ids = model_with("full"), tokens(2, 6)
+    options = GenerationConfig(max_new_tokens=3, prefill_chunk_size=2)
+    with pytest.raises(ValueError, match="^prefill_chunk_size: expected None"):
+        model.generate(ids, options)
+
+
+@pytest.mark.parametrize("name", ["inputs_embeds", "past_key_values"])
+def test_what_needs_a_cache_is_refused_under_a_mask_that_rules_it_out(name: str) -> None:
+    model, ids = model_with(), tokens(2, 6)
+    given = dict(inputs_embeds=model.get_input_embeddings()(ids), past_key_values=DynamicCache())[name]
+    with pytest.raises(ValueError, match=f"^{name}: needs a cache, which a mask that lets earlier tokens see later"):
+        run(model, None if name == "inputs_embeds" else ids, mask="full", **{name: given})
+
+
+def test_a_cache_and_no_use_of_it_are_refused() -> None:
+    model, ids = model_with(), tokens(2, 6)
+    cache = model(ids[:, :4], use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="^past_key_values: holds 4 tokens, but use_cache is False"):
+        run(model, ids, past_key_values=cache, use_cache=False)
+
+
+def test_guidance_is_refused_together_with_a_mask() -> None:
+    with pytest.raises(ValueError, match="^guidance_scale: cannot be used with mask="):
+        run(model_with(), tokens(2, 6), mask="causal & window(3)", guidance_scale=2.0)
+
+
+def test_guidance_is_under_the_configurations_mask() -> None:
+    model, ids = model_with("causal & window(3)"), tokens(2, 6)
+    guided = [run(model, ids, guidance_scale=2.0, use_cache=use_cache) for use_cache in (True, False)]
+    assert torch.equal(guided[0].sequences, guided[1].sequences)
+
+
+def test_continuous_batching_is_refused() -> None:
+    model, ids = model_with(), tokens(2, 6)
+    with pytest.raises(ValueError, match="^cache_implementation: expected dynamic or static, got 'paged'"):
+        run(model, ids, cache_implementation="paged")
+    with pytest.raises(TypeError, match="^generate_batch: continuous batching takes no masks"):
+        model.generate_batch([[3, 4]])
+
+
+@pytest.mark.parametrize(
+    "way", [dict(penalty_alpha=0.6, top_k=4), dict(num_beams=4, num_beam_groups=2, diversity_penalty=0.5)]
+)
+def test_modes_that_transformers_moved_out_are_refused(way: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="requires `trust_remote_code=True`"):
+        run(model_with(), tokens(2, 6), **way)
+
+
+@pytest.mark.parametrize("form", ["ids", "embeddings", "the rest of a cache"])
+def test_generation_stops_at_the_last_position_whatever_it_starts_from(form: str) -> None:
+    model, ids = model_with(), tokens(2, 10)
+    cache = model(ids[:, :6], use_cache=True).past_key_values
+    given = {
+        "ids": dict(inputs=ids),
+        "embeddings": dict(inputs_embeds=model.get_input_embeddings()(ids)),
+        "the rest of a cache": dict(inputs=ids[:, 6:], past_key_values=cache, attention_mask=torch.ones(2, 10).long()),
+    }[form]
+    inputs = given.pop("inputs", None)
+    out = model.generate(inputs, max_new_tokens=99, do_sample=False, **given)
+    whole = model.generate(ids, max_new_tokens=99, do_sample=False)
+    assert whole.shape == (2, 32)
+    assert torch.equal(out[:, -22:], whole[:, -22:])
