@@ -7,6 +7,7 @@ from .model.leaking_arbprob import certify, check_leakage
 from .model.masking_arbprob import Mask
 from .model.modeling_arbprob import ArbProbForCausalLM, ArbProbModel
 from .model.patterns_arbprob import causal, dilated, full, prefix, sinks, strided, window
+from .model.registering_arbprob import pattern
 from .model.tables_arbprob import HIDDEN, documents, order, padding, tree
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "heads",
     "order",
     "padding",
+    "pattern",
     "prefix",
     "sinks",
     "strided",

@@ -143,12 +143,12 @@ class ArbProbPreTrainedModel(PreTrainedModel):
             )
         return loaded if output_loading_info else model
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As transformers', and the patterns of one's own that the masks use; refused first where they cannot be."""
-        masks = self.base_model._default_masks().values()  # type: ignore[operator, union-attr]
+        masks = self.base_model._default_masks().values()  # type: ignore[operator]
         code = carried_code(masks, is_pushed=bool(kwargs.get("push_to_hub")))
-        super().save_pretrained(save_directory, is_main_process, **kwargs)
-        if is_main_process:
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
             write_code(code, save_directory)
 
     @torch.no_grad()
@@ -263,7 +263,10 @@ class ArbProbModel(ArbProbPreTrainedModel):
             texts = self.config.mask_texts
             # a copy: an entry of the config's own list may be replaced in place
             kept = self.config.mask if isinstance(self.config.mask, str) else texts
-            self._parsed = (kept, {text: Mask.parse(text) for text in texts})
+            masks = {text: Mask.parse(text) for text in texts}
+            for mask in masks.values():
+                mask.check_fits(batch=1, heads=self.config.n_head, q_len=1, kv_len=1)
+            self._parsed = (kept, masks)
         return self._parsed[1]
 
     def _sizes(self, embeds: Tensor, past_key_values: Cache | None) -> Sizes:
