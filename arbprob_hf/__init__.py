@@ -9,6 +9,7 @@ from .model.modeling_arbprob import ArbProbForCausalLM, ArbProbModel
 from .model.patterns_arbprob import causal, dilated, full, prefix, sinks, strided, window
 from .model.registering_arbprob import pattern
 from .model.tables_arbprob import HIDDEN, documents, order, padding, tree
+from .plotting import plot_mask
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "order",
     "padding",
     "pattern",
+    "plot_mask",
     "prefix",
     "sinks",
     "strided",

@@ -1,5 +1,9 @@
 """The command `arbprob`: everything that is not training itself."""
 
+import json
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(help="Language models under arbitrary attention masks.", no_args_is_help=True, add_completion=False)
@@ -27,6 +31,45 @@ def sanity() -> None:
     if not all(passed):
         typer.echo(f"{passed.count(False)} of {len(passed)} checks failed", err=True)
         raise typer.Exit(1)
+
+
+@app.command()
+def mask(
+    masks: Annotated[
+        list[str], typer.Argument(help="A mask, such as 'causal & window(8)'; several are one per layer.")
+    ],
+    length: Annotated[int, typer.Option(help="Number of tokens.")] = 16,
+    layers: Annotated[
+        int | None, typer.Option(help="Number of layers; one per mask, but at least 2, if left out.")
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(help="Number of heads; a mask made for another number is refused.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also draw it there, as .png or .svg.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file at --out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON instead.")] = False,
+) -> None:
+    """Say what a mask lets through, layer by layer, and whether later tokens leak; draw it."""
+    from arbprob_hf.describing_masks import describe, lines
+    from arbprob_hf.plotting import check_picture_path, plot_mask
+
+    try:
+        if out is not None:
+            check_picture_path(out)
+            if out.exists() and not force:
+                raise ValueError(f"--out: {out} exists; name another file, or replace it with --force")
+        found = describe(masks, length, layers=layers, heads=heads)
+        if out is not None:
+            plot_mask(found.masks, length, layers=found.layers, path=out)
+    except (ValueError, TypeError, OSError) as error:
+        typer.echo(f"arbprob mask: error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1 if isinstance(error, OSError) else 2) from None
+    if as_json:
+        typer.echo(json.dumps({**found.figures(), "picture": str(out) if out is not None else None}))
+        return
+    typer.echo("\n".join(lines(found)))
+    if out is not None:
+        typer.echo(f"{'picture':<12}{out}")
 
 
 def main() -> None:
