@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .flex_arbprob import flex_plan
 from .masking_arbprob import Mask
 from .plans_arbprob import Plan, Written, written_plan
 from .resolving_arbprob import Sizes, is_open
@@ -33,4 +34,4 @@ def _eager_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | 
 
 
 # the backends that are known to obey every mask; a name not listed here is refused
-BACKENDS: dict[str, Callable[..., Plan]] = {"eager": _eager_plan, "sdpa": sdpa_plan}
+BACKENDS: dict[str, Callable[..., Plan]] = {"eager": _eager_plan, "sdpa": sdpa_plan, "flex_attention": flex_plan}
