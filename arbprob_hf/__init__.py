@@ -1,5 +1,6 @@
 """Language models under arbitrary attention masks: the public names."""
 
+from .evaluation.auditing import audit
 from .model.blocks_arbprob import block_diffusion, blocks
 from .model.configuration_arbprob import ArbProbConfig
 from .model.heads_arbprob import heads
@@ -19,6 +20,7 @@ __all__ = [
     "ArbProbForCausalLM",
     "ArbProbModel",
     "Mask",
+    "audit",
     "block_diffusion",
     "blocks",
     "causal",

@@ -21,6 +21,7 @@ TEXT_NAMES = {"Makefile", "LICENSE", "run", ".gitignore"}
 ARROWS = {
     "model": set(),
     "data": {"model"},
+    "evaluation": {"model"},
     "depths": {"model"},
     "plotting": {"model", "depths"},
     "describing_masks": {"model", "depths"},
@@ -29,7 +30,7 @@ ARROWS = {
     "sanity": {"model", "data", "training", "plotting", "publishing"},
     "cli": {"model", "data", "training", "plotting", "publishing", "sanity", "describing_masks"},
     "__main__": {"cli"},
-    "__init__": {"model", "plotting"},
+    "__init__": {"model", "evaluation", "plotting"},
 }
 # files of model/, each may import only those before it
 MODEL_ORDER = [

@@ -1,0 +1,1 @@
+"""What a live model really does, measured from outside."""

@@ -1,0 +1,129 @@
+"""Under which masks and at which lengths a model is audited, and how its masks reach it."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..model.leaking_arbprob import own_lengths
+from ..model.masking_arbprob import Mask
+from ..model.patterns_arbprob import Causal
+from ..model.reaching_arbprob import reach_through
+from ..model.tiling_arbprob import Grid
+
+Give = Callable[[Mask, Grid], dict[str, Any]]
+Masks = Mask | str | Tensor | Callable[[int], Mask] | None
+
+# 17: kernels work in powers of two; the longest is past the length from which ours looks for structure
+LENGTHS = (16, 17, 272)
+BATCH = 2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One shape of input and what must hold under it.
+
+    Attributes:
+        masks: the mask of each layer, as it ought to be.
+        given: the mask that is handed to the model; None where its own holds.
+        with_rows: whether the batch rows have masks of their own.
+    """
+
+    masks: tuple[Mask, ...]
+    given: Mask | None
+    batch: int
+    length: int
+    with_rows: bool = False
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """bool (B, T, T), True at (b, q, k) where the output of q may depend on the input of k."""
+        seen = {mask: mask.dense(self.length, batch=self.batch).any(1) for mask in set(self.masks)}
+        return reach_through([seen[mask] for mask in self.masks])
+
+    @cached_property
+    def looks_ahead(self) -> bool:
+        """Whether a query sees a later key in some layer: no cache can hold such a model."""
+        return any(bool(mask.dense(self.length).triu(1).any()) for mask in set(self.masks))
+
+    def keeps(self, heads: int) -> list[Tensor]:
+        """The masks written out, bool (B, H, T, T) for each layer."""
+        written = [mask.dense(self.length, batch=self.batch) for mask in self.masks]
+        return [keep.expand(-1, heads, -1, -1) for keep in written]
+
+    def __str__(self) -> str:
+        return f"{self.length} slots"
+
+
+def make_settings(model: nn.Module, mask: Masks, lengths: tuple[int, ...] | None) -> list[Setting]:
+    """The mask at each length, and, where one is given, batches whose rows have masks of their own."""
+    config: Any = model.config
+    layers = int(config.num_hidden_layers)
+    fixed = Mask.of(mask) if isinstance(mask, Tensor) else Mask.parse(mask) if isinstance(mask, str) else mask
+    settings = []
+    for length in _lengths(config, fixed, lengths):
+        given = fixed if fixed is None or isinstance(fixed, Mask) else fixed(length)
+        if given is None:
+            masks = default_masks(config, layers)
+            settings.append(Setting(masks, None, BATCH, length))
+            continue
+        rows = given.count_rows()
+        plain = Setting((given,) * layers, given, rows if rows > 1 else BATCH, length)
+        own = Mask.of(_own_rows(plain))
+        settings += [plain, Setting((own,) * layers, own, 3, length, with_rows=True)]
+    return settings
+
+
+def default_masks(config: Any, layers: int) -> tuple[Mask, ...]:
+    """The masks that hold in each layer when none is given: `config.mask`, or causal in networks that have no such."""
+    texts = getattr(config, "mask_texts", None)
+    masks = [Causal()] if texts is None else [Mask.parse(text) for text in texts]
+    return tuple(masks[layer % len(masks)] for layer in range(layers))
+
+
+def default_give(model: nn.Module) -> Give:
+    """How people hand a mask to this model: as `mask=` where its forward names that, else as an `attention_mask`."""
+    return give_by_name if "mask" in inspect.signature(model.forward).parameters else give_attention_mask
+
+
+def give_by_name(mask: Mask, grid: Grid) -> dict[str, Any]:
+    """`mask=`: the expression itself, or, for a part of what its tensors cover, those rows."""
+    is_whole = own_lengths(mask) <= {len(grid.queries)} and len(grid.queries) == len(grid.keys)
+    return {"mask": mask if is_whole or not own_lengths(mask) else write(mask, grid)}
+
+
+def give_attention_mask(mask: Mask, grid: Grid) -> dict[str, Any]:
+    """`attention_mask=`: bool (B, T_q, T_kv), or (B, H, T_q, T_kv) where heads differ."""
+    keep = write(mask, grid)
+    return {"attention_mask": keep[:, 0] if keep.shape[1] == 1 else keep}
+
+
+def write(mask: Mask, grid: Grid) -> Tensor:
+    """A mask written out on the queries and keys of one pass: bool (B, heads it tells apart, T_q, T_kv)."""
+    first, device = grid.queries.start, grid.device
+    return mask.dense(len(grid.queries), len(grid.keys), batch=len(grid.rows), offset=first, device=device)
+
+
+def _lengths(config: Any, mask: Mask | Callable[[int], Mask] | None, asked: tuple[int, ...] | None) -> list[int]:
+    own = own_lengths(mask) if isinstance(mask, Mask) else set()
+    most = int(getattr(config, "max_position_embeddings", None) or max(LENGTHS))
+    found = sorted({min(length, most) for length in (asked or own or LENGTHS)})
+    if found[0] < 2:
+        raise ValueError(f"lengths: expected at least 2 slots, got {found[0]}")
+    if asked and max(asked) > most:
+        raise ValueError(f"lengths: expected at most {most}, the model's number of positions, got {max(asked)}")
+    return found
+
+
+def _own_rows(plain: Setting) -> Tensor:
+    # bool (3, T, T): the mask, some of it with a query that sees nothing, and another one, as causal as the mask is
+    mask, length = plain.masks[0], plain.length
+    keep = mask.dense(length, batch=plain.batch)[0].any(0)
+    draw = torch.rand(2, length, length, generator=torch.Generator().manual_seed(length))
+    fewer, other = keep & (draw[0] < 0.7), draw[1] < 0.3
+    fewer[length // 3] = False
+    return torch.stack([keep, fewer, other if plain.looks_ahead else other.tril()])
