@@ -102,7 +102,9 @@ class _Reader:
         try:
             return kind(*positional, **named)
         except TypeError as error:
-            raise self._unreadable(str(error) if str(error).startswith(name) else _usage(name, kind)) from None
+            # a pattern's own words name it and its parameter; python's tell of its constructor
+            is_own = str(error).startswith((f"{name}(", f"{name}: "))
+            raise self._unreadable(str(error) if is_own else _usage(name, kind)) from None
 
     def _advice(self, name: str) -> str:
         near = difflib.get_close_matches(name[:40], self.patterns, n=1)
