@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from arbprob_hf.model.carrying_arbprob import check_travels
 from arbprob_hf.model.configuration_arbprob import ArbProbConfig
 from arbprob_hf.model.masking_arbprob import Mask
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
@@ -20,7 +21,7 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) 
     """The float32 network that `model_args` describes, with `tokenizer`'s vocabulary.
 
     Random weights come from torch's global generator. Raises ValueError when loaded weights are not GPT-2's, not
-    whole, or know fewer tokens than `tokenizer` has.
+    whole, or know fewer tokens than `tokenizer` has, and when the mask uses a pattern that cannot be saved.
     """
     if model_args.init_from is not None:
         return _loaded(model_args, tokenizer)
@@ -28,6 +29,7 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) 
     given = {name: getattr(model_args, name) for name in names if getattr(model_args, name) is not None}
     special = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = ArbProbConfig.preset(model_args.preset or "nano", vocab_size=len(tokenizer), **special, **given)
+    check_travels(config)
     return ArbProbForCausalLM._from_config(config, dtype=torch.float32, **_attention(model_args))
 
 
@@ -58,6 +60,7 @@ def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> A
         **changed,
     )
     _refuse_partial(str(model_args.init_from), found)
+    check_travels(model.config)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"init_from: {model_args.init_from!r:.80} knows {model.config.vocab_size} tokens, "
