@@ -39,6 +39,7 @@ from .generating_arbprob import ArbProbGenerationMixin
 from .losses_arbprob import causal_loss
 from .masking_arbprob import Mask
 from .plans_arbprob import Plan
+from .products_arbprob import head_logits
 from .resolving_arbprob import MaskArguments, Sizes, resolve_mask
 
 
@@ -365,7 +366,7 @@ class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
         if asked if return_logits is None else return_logits:
             check_kept(logits_to_keep)
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden_states[:, kept, :])  # (B, T or fewer, V)
+            logits = head_logits(self.lm_head, hidden_states[:, kept, :])  # (B, T or fewer, V)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

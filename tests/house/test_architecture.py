@@ -52,6 +52,7 @@ MODEL_ORDER = [
     "foreseeing_arbprob",
     "checking_arbprob",
     "losses_arbprob",
+    "products_arbprob",
     "plans_arbprob",
     "tiled_arbprob",
     "structure_arbprob",
@@ -177,7 +178,8 @@ def test_names_others_rely_on_are_public() -> None:
     import arbprob_hf
 
     network = {"ArbProbConfig", "ArbProbModel", "ArbProbForCausalLM"}
-    masks = {"Mask", "causal", "documents", "full", "order", "padding", "prefix", "window"}
+    masks = {"Mask", "pattern", "causal", "full", "window", "dilated", "strided", "prefix", "sinks", "blocks"}
+    masks |= {"documents", "padding", "order", "block_diffusion", "tree", "heads"}
     assert network | masks <= set(arbprob_hf.__all__)
     assert [name for name in arbprob_hf.__all__ if not hasattr(arbprob_hf, name)] == []
     assert arbprob_hf.ArbProbConfig.model_type == "arbprob"
