@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import typer.main
+from typer.testing import CliRunner
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.cli import app
+from arbprob_hf.model.masking_arbprob import PATTERNS
+from arbprob_hf.model.registering_arbprob import BUILT_IN
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.flags import ALIASES
 
@@ -70,11 +73,17 @@ def run_python(code: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_every_python_block_runs_after_the_ones_before_it(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the Python of the page prints, all of it run in one go."""
+    return run_python("\n".join(blocks("python")), tmp_path_factory.mktemp("page"))
+
+
+def test_every_python_block_runs_after_the_ones_before_it(printed: str) -> None:
     assert len(blocks("python")) >= 5
-    out = run_python("\n".join(blocks("python")), tmp_path)
-    assert "causal & window(32)" in out
-    assert "torch.Size([2, 13])" in out
+    assert "causal & window(32)" in printed
+    assert "torch.Size([2, 13])" in printed
+    assert "['tiled']" in printed
 
 
 def test_the_mask_fact_is_as_stated(tmp_path: Path) -> None:
@@ -84,6 +93,28 @@ def test_the_mask_fact_is_as_stated(tmp_path: Path) -> None:
     stated = re.search(r"The first line prints about (\d+\.\d+)", README)
     assert stated is not None
     assert float(theirs) == pytest.approx(float(stated[1]), rel=0.05)
+
+
+def test_what_the_mask_command_prints_is_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (words,) = [words for words in commands() if words[:2] == ["arbprob", "mask"]]
+    ran = CliRunner().invoke(app, words[1:])
+    assert ran.stdout in blocks("text")
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_what_the_blocks_print_is_as_shown(printed: str) -> None:
+    _, leaks, audited = blocks("text")
+    assert leaks in printed
+    summary, *lines = audited.splitlines()
+    assert summary in printed
+    # the figures behind a verdict are those of one machine
+    assert [line[:44] for line in printed.splitlines()][-len(lines) :] == [line[:44] for line in lines]
+
+
+def test_every_pattern_is_in_the_table() -> None:
+    named = {re.match(r"`(\w+)", row[0])[1] for row in table("pattern")} - {"Mask"}
+    assert named == {name for name, kind in PATTERNS.items() if kind in BUILT_IN}
 
 
 def test_make_targets_exist() -> None:

@@ -1,0 +1,56 @@
+"""The pictures of README.md are those that the code draws now, hold every pattern, and are small."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from arbprob_hf.model.masking_arbprob import PATTERNS
+from arbprob_hf.model.registering_arbprob import BUILT_IN
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["heads.png", "masks.png", "reach.png"]
+
+
+@pytest.fixture(scope="module")
+def gallery() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("draw_gallery", ROOT / "docs" / "draw_gallery.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_picture_has_its_drawing(gallery: ModuleType) -> None:
+    assert sorted(gallery.DRAWINGS) == sorted(path.name for path in (ROOT / "docs").glob("*.png")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_is_what_the_code_draws(name: str, gallery: ModuleType) -> None:
+    # `python docs/draw_gallery.py` brings it up to date
+    figure = gallery.DRAWINGS[name]()
+    with Image.open(ROOT / "docs" / name) as picture:
+        assert picture.info["Drawn"] == gallery.digest(figure)
+        assert picture.width == round(figure.get_figwidth() * figure.dpi)
+
+
+def test_another_mask_is_another_digest(gallery: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = gallery.digest(gallery.draw_masks())
+    monkeypatch.setattr(gallery, "TEXTS", ["causal", *gallery.TEXTS[1:-1], "block_diffusion(6, 3)"])
+    assert gallery.digest(gallery.draw_masks()) != before
+
+
+def test_every_pattern_is_in_a_picture(gallery: ModuleType) -> None:
+    captions = " ".join([*gallery.TEXTS, *gallery.TABLES, gallery.HEADS])
+    own = {name for name, kind in PATTERNS.items() if kind in BUILT_IN}
+    assert own <= set(re.findall(r"\w+", captions))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_is_small_and_shown(name: str) -> None:
+    assert (ROOT / "docs" / name).stat().st_size < 200_000
+    assert f"(docs/{name})" in (ROOT / "README.md").read_text(encoding="utf-8")
