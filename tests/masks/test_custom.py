@@ -230,7 +230,7 @@ class Callable_:
         (has_a_negative, None, ValueError, "has_a_negative(step): expected at least 0, got -1"),
         (hides_a_method, None, ValueError, "the parameter 'dense' has the name of a part of Mask; rename it"),
     ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__),
 )
 def test_what_is_no_rule_is_refused_when_it_is_registered(
     rule: Any, name: Any, error: type[Exception], message: str
