@@ -4,6 +4,7 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,15 +136,16 @@ def draw_sheets(
 
     if len(drawn) > MOST_SHEETS:
         raise ValueError(f"mask: {len(drawn)} different heads and layers, expected at most {MOST_SHEETS}; draw fewer")
-    side = side or (5.2 if len(drawn) == 1 else max(2.2, 6.8 / columns))
+    shapes = [sheet.depth.shape for sheet in drawn]
+    longest, tallest = max(map(max, shapes)), max(q_len / kv_len for q_len, kv_len in shapes)
+    # a few tokens need no large picture
+    side = side or (min(5.2, 2.0 + 0.4 * longest) if len(drawn) == 1 else max(2.2, 6.8 / columns))
     rows = math.ceil(len(drawn) / columns)
     captions = [_wrapped(sheet.caption, side) for sheet in drawn]
     above = 0.15 * max(caption.count("\n") + bool(caption) for caption in captions)  # inches
-    size = (side * columns + 0.4, (side + above) * rows + 0.8)
+    size = (side * columns + 0.4, (side * min(1.0, tallest) + above) * rows + 0.8)
     # a pixel for each cell, as far as that is sensible
-    longest = max(max(sheet.depth.shape) for sheet in drawn)
-    dpi = min(400, max(150, math.ceil(1.4 * longest / side)))
-    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    figure = Figure(figsize=size, dpi=min(400, max(150, math.ceil(1.4 * longest / side))), layout="constrained")
     FigureCanvasAgg(figure)
     steps = _Steps(drawn)
     for number, sheet in enumerate(drawn):
@@ -158,7 +160,7 @@ def draw_sheets(
         figure.suptitle(_wrapped(title, side * columns), fontsize=10, parse_math=False)
     _draw_legend(figure, steps.legend(), side * columns)
     # a notebook shows what can draw itself, also where pyplot was never imported
-    figure._repr_png_ = lambda: _as_png(figure)  # type: ignore[attr-defined]
+    figure._repr_png_ = partial(_as_png, figure)  # type: ignore[attr-defined]
     return figure
 
 
@@ -325,7 +327,8 @@ def _masked(here: Tensor) -> Any:
 
 def _wrapped(text: str, inches: float) -> str:
     width = max(12, int(inches * 14))
-    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
+    # the captions tell what a longer title would
+    return "\n".join(textwrap.fill(line, width, max_lines=4, placeholder=" ...") for line in text.splitlines())
 
 
 def _as_png(figure: "Figure") -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -51,9 +52,12 @@ def test_queries_go_down_and_keys_across() -> None:
 def test_the_title_is_the_text_of_the_mask_and_wraps() -> None:
     figure = plot_mask("causal & window(3) | prefix(2)", 5, layers=2)
     assert figure.get_suptitle() == "causal & window(3) | prefix(2), reach through 2 layers"
-    long = " | ".join(["causal & window(3)"] * 9)
+    long = " | ".join(["causal & window(3)"] * 7)
     assert plot_mask(long, 5).get_suptitle().replace("\n", " ") == long
     assert "\n" in plot_mask(long, 5).get_suptitle()
+    longer = plot_mask(" | ".join(["causal & window(3)"] * 40), 5).get_suptitle()
+    assert longer.endswith(" ...")
+    assert longer.count("\n") == 3
     assert plot_mask("causal", 5, title="a $title$").get_suptitle() == "a $title$"
 
 
@@ -162,6 +166,16 @@ def test_a_file_is_left_alone_when_drawing_fails(tmp_path: Path, monkeypatch: py
 
 def test_a_notebook_shows_it() -> None:
     assert imread(io.BytesIO(plot_mask("causal", 5)._repr_png_())).shape[2] == 4
+
+
+def test_a_figure_can_be_stored_and_shown_again() -> None:
+    stored = pickle.loads(pickle.dumps(plot_mask("causal", 5)))
+    assert imread(io.BytesIO(stored._repr_png_())).shape[2] == 4
+
+
+def test_a_picture_is_as_flat_as_its_mask() -> None:
+    width, height = plot_mask(torch.ones(2, 20)).get_size_inches()
+    assert height < width / 2
 
 
 def test_no_global_state_of_matplotlib_is_touched() -> None:
