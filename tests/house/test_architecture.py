@@ -206,7 +206,7 @@ def test_importing_only_defines() -> None:
 
 
 def test_no_file_names_a_path_of_some_machine() -> None:
-    folders = ("arbprob_hf", "benchmarks", "configs", "tests", ".ci")
+    folders = ("arbprob_hf", "benchmarks", "configs", "docs", "tests", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     top = [path for path in ROOT.iterdir() if path.is_file()]
     files = [path for path in [*inside, *top] if path.suffix in TEXT_SUFFIXES or path.name in TEXT_NAMES]

@@ -33,7 +33,11 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("mask", ["causal", "causal & window(2)", full(), prefix(2), torch.eye(5)], ids=str)
+@pytest.mark.parametrize(
+    "mask",
+    ["causal", "causal & window(2)", full(), prefix(2), torch.eye(5)],
+    ids=["causal", "window", "full", "prefix", "tensor"],
+)
 def test_what_is_drawn_is_the_mask(mask: Mask | str | torch.Tensor) -> None:
     drawn = colours(plot_mask(mask, 5))
     kept = Mask.parse(mask) if isinstance(mask, str) else Mask.of(mask) if isinstance(mask, torch.Tensor) else mask
