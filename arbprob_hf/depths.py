@@ -130,14 +130,15 @@ def first_layers(steps: Sequence[Tensor], layers: int) -> Tensor:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers as a text: `0-2, 5`."""
+    """Ascending numbers as a text: `0-2, 5`; what is in the middle of more than ten runs is left out."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
             runs[-1] = [runs[-1][0], number]
         else:
             runs.append([number])
-    return ", ".join("-".join(map(str, run)) for run in runs)
+    texts = ["-".join(map(str, run)) for run in runs]
+    return ", ".join(texts if len(texts) <= 10 else [*texts[:5], "...", *texts[-3:]])
 
 
 def layers_text(layers: int) -> str:

@@ -87,7 +87,15 @@ def test_each_row_of_the_batch_has_its_own_picture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "text"), [([], ""), ([4], "4"), ([0, 1, 2, 5, 7, 8], "0-2, 5, 7-8")], ids=["none", "one", "many"]
+    ("numbers", "text"),
+    [
+        ([], ""),
+        ([4], "4"),
+        ([0, 1, 2, 5, 7, 8], "0-2, 5, 7-8"),
+        (list(range(0, 20, 2)), "0, 2, 4, 6, 8, 10, 12, 14, 16, 18"),
+        (list(range(0, 99, 2)), "0, 2, 4, 6, 8, ..., 94, 96, 98"),
+    ],
+    ids=["none", "one", "some", "ten", "many"],
 )
 def test_ranges_are_short(numbers: list[int], text: str) -> None:
     assert ranges(numbers) == text
