@@ -215,6 +215,15 @@ def test_each_head_has_its_own_mask_tensors_row_by_row_among_them(ids: list[list
         assert torch.equal(row[2], loop(lambda q, k: q < k < q + 4))
 
 
+def test_a_mask_given_twice_serves_both_its_heads() -> None:
+    first, second = torch.ones(6, 6).tril().bool(), torch.ones(6, 6).tril(1).triu(-1).bool()
+    table = Mask.of(torch.ones(6, 6))
+    allowed = heads(causal(), window(2), causal(), table, window(2), table).dense(6)[0]
+    assert torch.equal(
+        allowed, torch.stack([first, second, first, full().dense(6)[0, 0], second, full().dense(6)[0, 0]])
+    )
+
+
 def test_heads_may_stand_anywhere_in_an_expression_and_in_each_other() -> None:
     local = heads(window(1), full())
     nested = ~(heads(local, local | causal()) & causal())
