@@ -74,6 +74,7 @@ PROBES = (
     Probe("batch rows apart", probing.batch_rows, lambda counts: f"{sum(counts):.0f} pairs of rows, none changed"),
     Probe("gradients, training", probing.gradients, lambda counts: _pairs(counts, "with a gradient")),
     Probe("must depend, float64", probing.must_depend, lambda counts: f"all of {sum(counts):.0f} allowed pairs", True),
+    Probe("slopes, float64", probing.slopes, lambda sizes: f"within {max(sizes):.0e} of small steps", True),
     Probe("prefill and decode, float64", probing.decoding, lambda sizes: f"within {max(sizes):.0e} of one pass", True),
     Probe("reference, float64", probing.reference, lambda sizes: f"within {max(sizes):.0e}", True),
 )

@@ -21,6 +21,8 @@ LARGE = 1e3
 MOST_PROBED = 24
 PROBES_OF_MANY = 8
 EXACT = 1e-9
+SLOPE = 1e-3
+STEPS = (1e-3, 1e-6)
 
 
 class Subject:
@@ -181,6 +183,29 @@ def must_depend(twin: Subject, setting: Setting) -> Outcome:
                 text = f"slot {probes[probe]} stays the same whatever slot {k} is"
                 return Outcome("too strict", _where(setting, row, text))
     return Outcome(PASSED, measured=int(reach.sum()))
+
+
+def slopes(twin: Subject, setting: Setting) -> Outcome:
+    """Gradients are what the outputs do: the slope along a random direction, by autograd and by small steps."""
+    embeds = twin.train(False).embed(twin.ids(setting))
+    step = twin.noise(embeds, float(embeds.std()))
+    followed = embeds.clone().requires_grad_()
+    with torch.enable_grad():
+        out = twin.outputs(setting, inputs_embeds=followed)
+        direction = twin.noise(out, 1.0)
+        (gradient,) = torch.autograd.grad((out * direction).sum(), followed)
+    claimed, best = float((gradient * step).sum()), (torch.inf, 0.0)
+    # a curved network asks for small steps, one that computes parts in float32 whatever its dtype for larger ones
+    for size in STEPS:
+        with torch.no_grad():
+            ends = [twin.outputs(setting, inputs_embeds=embeds + sign * size * step) for sign in (1, -1)]
+        measured = float(((ends[0] - ends[1]) * direction).sum()) / (2 * size)
+        scale = max(float((gradient * step).norm()), abs(measured), 1e-30)
+        best = min(best, (abs(claimed - measured) / scale, measured))
+    if best[0] <= SLOPE:
+        return Outcome(PASSED, measured=best[0])
+    text = f"{setting}: gradients promise a slope of {claimed:.2g}, the outputs have one of {best[1]:.2g}"
+    return Outcome("differs", text, best[0])
 
 
 @torch.no_grad()

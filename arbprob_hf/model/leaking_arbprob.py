@@ -194,7 +194,8 @@ def _shortest(
         fewest, source = torch.where(seen, steps[:, None] + 1, torch.inf).min(0)  # (T,) each
         trail.append((layer, fewest < steps, source))
         steps = torch.minimum(fewest, steps)
-    slots, taken = [key], []
+    slots: list[int] = [key]
+    taken: list[int] = []
     for layer, is_better, source in reversed(trail):
         if is_better[slots[0]]:
             slots.insert(0, int(source[slots[0]]))

@@ -99,6 +99,12 @@ def test_masks_of_the_config_hold_layer_by_layer(backend: str) -> None:
     assert "nothing to decode from a cache" in str(report)
 
 
+@pytest.mark.parametrize("spread", [0.02, 1.0])
+def test_small_and_large_weights_raise_no_alarm(spread: float) -> None:
+    report = audit(ours(initializer_range=spread), "causal & window(4)", lengths=(16,))
+    assert report.passed, str(report)
+
+
 def test_our_model_passes_with_dropout_and_in_half_precision() -> None:
     assert audit(ours(attn_pdrop=0.2, resid_pdrop=0.2, embd_pdrop=0.2), "causal & window(4)", lengths=(16,))
     half = ours().to(torch.bfloat16)
@@ -146,6 +152,24 @@ def test_a_network_that_is_not_gpt2_is_audited_without_a_reference() -> None:
     report = audit(LlamaForCausalLM(config), lengths=SHORT)
     assert report.passed, str(report)
     assert "LlamaForCausalLM is not shaped as GPT-2: no reference to compare with" in report.notes
+
+
+class Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, states: Tensor) -> Tensor:
+        return states.clone()
+
+    @staticmethod
+    def backward(ctx: object, upstream: Tensor) -> Tensor:
+        return upstream / 2
+
+
+def test_gradients_that_are_not_those_of_the_outputs_are_found() -> None:
+    model = ours()
+    model.transformer.h[1].ln_1.register_forward_hook(lambda module, inputs, out: Halved.apply(out))
+    report = audit(model, "causal", lengths=(16,))
+    assert [check.name for check in report.failed] == ["slopes, float64", "rows with masks of their own"]
+    assert "gradients promise a slope of" in report.failed[0].figure
 
 
 def test_a_forward_that_raises_is_a_finding() -> None:
@@ -207,7 +231,7 @@ def test_the_same_audit_twice_reads_the_same() -> None:
 def test_a_report_is_a_table_with_a_line_per_check() -> None:
     report = audit(ours(), "causal & window(3)", lengths=(8,))
     lines = str(report).splitlines()
-    assert lines[0] == "audit of ArbProbForCausalLM (sdpa) under causal & window(3): all 10 checks passed"
+    assert lines[0] == "audit of ArbProbForCausalLM (sdpa) under causal & window(3): all 11 checks passed"
     assert lines[1].startswith("  passed      forward, finite outputs ")
     assert len(lines) == 1 + len(report.checks) + len(report.notes)
     failed = audit(theirs(), "causal & window(3)", lengths=(8,))
