@@ -9,6 +9,7 @@ from .flex_arbprob import flex_plan
 from .masking_arbprob import Mask
 from .plans_arbprob import Plan, Written, written_plan
 from .resolving_arbprob import Sizes, is_open
+from .stepping_arbprob import step_plan
 from .structure_arbprob import sdpa_plan
 
 
@@ -27,6 +28,12 @@ def prepare_attention(
     return BACKENDS[backend](mask, sizes, dtype=dtype, bias=bias)
 
 
+def _sdpa_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:
+    # a pass of one new token is short: what it sees is looked up rather than searched for
+    step = step_plan(mask, sizes) if bias is None and not is_open(mask, sizes) else None
+    return sdpa_plan(mask, sizes, dtype=dtype, bias=bias) if step is None else step
+
+
 def _eager_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:
     if bias is None and is_open(mask, sizes):
         return Written()
@@ -34,4 +41,4 @@ def _eager_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | 
 
 
 # the backends that are known to obey every mask; a name not listed here is refused
-BACKENDS: dict[str, Callable[..., Plan]] = {"eager": _eager_plan, "sdpa": sdpa_plan, "flex_attention": flex_plan}
+BACKENDS: dict[str, Callable[..., Plan]] = {"eager": _eager_plan, "sdpa": _sdpa_plan, "flex_attention": flex_plan}

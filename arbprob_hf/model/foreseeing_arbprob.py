@@ -23,7 +23,7 @@ def check_past(mask: Mask, sizes: Sizes, n_positions: int) -> None:
     cut = sizes.offset
     if not isinstance(cut, int) or cut == 0 or torch.compiler.is_compiling() or is_settled(mask, cut):
         return
-    if _holds_tensors(mask):
+    if holds_tensors(mask):
         if sizes.device.type != "cpu" or _starts_late(mask):
             return
         grid = Grid(range(sizes.batch), range(sizes.heads), range(cut), range(cut, sizes.filled), sizes.device)
@@ -61,7 +61,7 @@ def foreseen(mask: Mask, *, length: int, keep: Tensor | None = None) -> Tensor:
         mask: an expression over columns.
         keep: bool (B, length), the real tokens of each row; what other queries see does not matter.
     """
-    if keep is None and not _holds_tensors(mask):
+    if keep is None and not holds_tensors(mask):
         return _of_pattern(mask, length)
     return _search(mask, length, keep)
 
@@ -99,9 +99,11 @@ def _search(mask: Mask, length: int, keep: Tensor | None) -> Tensor:
     return first
 
 
-def _holds_tensors(mask: Mask) -> bool:
-    return mask.takes_tensors or isinstance(mask, Shifted) or any(map(_holds_tensors, mask.operands()))
+def holds_tensors(mask: Mask) -> bool:
+    """Whether a part of the mask is made of tensors."""
+    return mask.takes_tensors or isinstance(mask, Shifted) or any(map(holds_tensors, mask.operands()))
 
 
 def _starts_late(mask: Mask) -> bool:
-    return (isinstance(mask, Dense) and mask.first != 0) or any(map(_starts_late, mask.operands()))
+    is_late = isinstance(mask, Dense) and bool(mask.first != 0)
+    return is_late or any(map(_starts_late, mask.operands()))

@@ -1,5 +1,6 @@
 """Generation under masks: what `generate` needs to know beyond transformers' own."""
 
+import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ class ArbProbGenerationMixin(GenerationMixin):
     """
 
     config: Any
+    lm_head: Any
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -68,11 +70,32 @@ class ArbProbGenerationMixin(GenerationMixin):
         kwargs["stopping_criteria"] = StoppingCriteriaList([last, *given])
         return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As transformers'; a cached step of one token needs none of what it looks into."""
+        cache = kwargs.get("past_key_values")
+        is_step = next_sequence_length == 1 and cache is not None and not kwargs.get("is_first_iteration")
+        if not is_step or input_ids.device != self.lm_head.weight.device:
+            given = {"next_sequence_length": next_sequence_length, "inputs_embeds": inputs_embeds, **kwargs}
+            return super().prepare_inputs_for_generation(input_ids, **given)  # type: ignore
+        left_out = ("is_first_iteration", "labels")
+        step = {name: value for name, value in kwargs.items() if value is not None and name not in left_out}
+        # copied, so that a compiled step always meets the same strides
+        step["input_ids"] = input_ids[:, -1:].clone(memory_format=torch.contiguous_format)
+        if "position_ids" in step:
+            step["position_ids"] = step["position_ids"][:, -1:].clone(memory_format=torch.contiguous_format)
+        return step
+
     def create_masks_for_generate(self, *, attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
         """Leave the mask as it is: transformers would replace it by a causal one for static caches."""
         return attention_mask
 
-    def _expand_inputs_for_generation(  # type: ignore[override]
+    def _expand_inputs_for_generation(
         self, expand_size: int = 1, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
         # transformers repeats tensors for beams; ours are inside the mask
@@ -81,7 +104,7 @@ class ArbProbGenerationMixin(GenerationMixin):
             expanded["mask"] = repeat_rows(expanded["mask"], expand_size)
         return ids, expanded
 
-    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
         # a draft is only ever a proposal, so an assistant may draft under another mask than the model's
         assistant = self if kwargs.get("assistant_model") is None else kwargs["assistant_model"]
         is_alike = kwargs.get("assistant_tokenizer") is None
@@ -145,7 +168,7 @@ class ArbProbGenerationMixin(GenerationMixin):
             _check_kind("mask", mask)
             if isinstance(mask, Tensor):
                 mask = Continued(_prompt_table(mask, prompt, self.config.n_head))
-            mask = Mask.parse(mask) if isinstance(mask, str) else mask
+            mask = _known(Mask.parse(mask)) if isinstance(mask, str) else mask
             mask = continue_mask(mask, batch=prompt.batch, length=prompt.length, device=prompt.device)
             kwargs["mask"], masks = mask, [mask]
         self._prepare_caching(masks, prompt, kwargs)
@@ -193,6 +216,12 @@ class LastPosition(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         is_full = input_ids.shape[1] >= self.n_positions
         return torch.full((input_ids.shape[0],), is_full, dtype=torch.bool, device=input_ids.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _known(mask: Mask) -> Mask:
+    # what is remembered of a mask is found fastest by the same object, so equal ones become one
+    return mask
 
 
 def _cached(kwargs: dict[str, Any]) -> int:

@@ -286,7 +286,8 @@ class Shifted(Mask):
         return (self.pattern,)
 
     def rebuilt(self, *operands: Mask) -> Mask:
-        return Shifted(*operands, self.starts)
+        (pattern,) = operands
+        return Shifted(pattern, self.starts)
 
     def count_rows(self) -> int:
         return max(self.pattern.count_rows(), self.starts.shape[0])

@@ -55,6 +55,7 @@ MODEL_ORDER = [
     "products_arbprob",
     "plans_arbprob",
     "tiled_arbprob",
+    "stepping_arbprob",
     "structure_arbprob",
     "flex_arbprob",
     "attention_arbprob",

@@ -1,0 +1,66 @@
+"""Attention of one new token: the keys it sees are sliced out of the cache, and no mask is made."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .foreseeing_arbprob import holds_tensors
+from .masking_arbprob import Mask
+from .plans_arbprob import Plan
+from .resolving_arbprob import Sizes
+from .tiling_arbprob import Grid
+
+# rows of a pattern are written so many at a time: the next steps find theirs ready
+_ROWS_AT_ONCE = 64
+# more runs of keys than this are faster masked than copied together
+_MOST_RUNS = 4
+
+
+@dataclass(frozen=True)
+class Stepped(Plan):
+    """One query that sees the same runs of keys in every row and head; `runs` is empty where it sees nothing."""
+
+    runs: tuple[slice, ...]
+    path = "stepped"
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, dropout: float
+    ) -> tuple[Tensor, None]:
+        if not self.runs:
+            return query.new_zeros(*query.shape[:-1], value.shape[-1]), None
+        key, value = self._seen(key), self._seen(value)  # (B, H, keys seen, D)
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling), None
+
+    def _seen(self, states: Tensor) -> Tensor:
+        parts = [states[:, :, run] for run in self.runs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def step_plan(mask: Mask, sizes: Sizes) -> Stepped | None:
+    """The plan of a pass of one query per row under a pattern on the CPU.
+
+    None where rows or heads differ, where tensors would have to be looked at, and where the runs are many.
+    """
+    offset = sizes.offset
+    if sizes.q_len != 1 or not isinstance(offset, int) or torch.compiler.is_compiling() or sizes.device.type != "cpu":
+        return None
+    if mask.count_heads() > 1 or holds_tensors(mask):
+        return None
+    runs = _runs(mask, offset // _ROWS_AT_ONCE)[offset % _ROWS_AT_ONCE]
+    return Stepped(runs) if len(runs) <= _MOST_RUNS else None
+
+
+@functools.lru_cache(maxsize=256)
+def _runs(mask: Mask, block: int) -> list[tuple[slice, ...]]:
+    # of each query of a block, the runs of earlier keys that it sees, itself included
+    first = block * _ROWS_AT_ONCE
+    queries, keys = range(first, first + _ROWS_AT_ONCE), range(first + _ROWS_AT_ONCE)
+    allowed = mask.written(Grid(range(1), range(1), queries, keys)).expand(1, 1, len(queries), len(keys))[0, 0]
+    # an edge is where a run starts, or where it has ended
+    edges: list[list[int]] = [[] for _ in queries]
+    for row, edge in F.pad(allowed.tril(first), (1, 1)).diff().nonzero().tolist():
+        edges[row].append(edge)
+    return [tuple(slice(*ends) for ends in zip(found[::2], found[1::2], strict=True)) for found in edges]
