@@ -70,7 +70,9 @@ def resolve_mask(default: Mask, given: MaskArguments, sizes: Sizes) -> Mask:
     if given.ranks is not None or given.limits is not None:
         order = _order(given, sizes)
         mask = order if mask is None else And(order, mask)
-    mask = default if mask is None else mask
+    if mask is None:
+        mask = default
+        _check_fits(mask, sizes)
     restarts = None if given.document_ids is None else _restarts(given.document_ids, sizes)
     if keep is None and restarts is None:
         return mask
@@ -145,13 +147,17 @@ def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> Mas
             raise ValueError(
                 f"{name}: text cannot be read inside torch.compile; pass Mask.parse({value!r:.60}) instead"
             )
-        return Mask.parse(value)
+        value = Mask.parse(value)
     if isinstance(value, Mask):
-        value.check_fits(batch=sizes.batch, heads=sizes.heads, q_len=sizes.filled, kv_len=sizes.filled, exact=True)
+        _check_fits(value, sizes)
         return value
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
     return Dense(_table(value, sizes, name), sizes.offset)
+
+
+def _check_fits(mask: Mask, sizes: Sizes) -> None:
+    mask.check_fits(batch=sizes.batch, heads=sizes.heads, q_len=sizes.filled, kv_len=sizes.filled, exact=True)
 
 
 _AXES = {2: "(queries, keys)", 3: "(batch or 1, queries, keys)", 4: "(batch or 1, heads or 1, queries, keys)"}
