@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# keys that a piece sees on average, up to which half precision is left for float32 in the backward; measured on CPU
+FEW_KEYS = 512
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -84,14 +87,15 @@ class _Fused(torch.autograd.Function):
         _refuse_second_derivative()
         query, key, value, out, *normalisers = ctx.saved_tensors
         totals = _Totals(query, key, value, ctx.needs_input_grad)
-        # on pieces the kernel is faster in float32 than in half precision, and rounds less
-        query, key, value, out, upstream = (x.to(totals.accurate) for x in (query, key, value, out, upstream))
+        # over few keys the kernel is faster in float32 than in half precision, casts included
+        dtype = totals.accurate if _mean_keys(ctx.pieces) <= FEW_KEYS else query.dtype
+        query, key, value, out, upstream = (x.to(dtype) for x in (query, key, value, out, upstream))
         # the kernel takes the last stride to be 1; that of a sum's gradient is 0
         upstream = upstream if upstream.stride(-1) == 1 else upstream.contiguous()
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         for piece, normaliser in zip(ctx.pieces, normalisers, strict=True):
             states = (*_cut(piece, query, key, value), _own(out, piece), normaliser)
-            scores = None if piece.scores is None else piece.scores.to(totals.accurate)
+            scores = None if piece.scores is None else piece.scores.to(dtype)
             gradients = backward(_own(upstream, piece), *states, 0.0, False, attn_mask=scores, scale=ctx.scaling)
             totals.add(piece, *gradients)
         return *totals.gradients(), None, None
@@ -175,6 +179,10 @@ def _cut(piece: Piece, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tenso
     if len(keys) == 1:
         return _own(query, piece), keys[0], values[0]
     return _own(query, piece), torch.cat(keys, dim=2), torch.cat(values, dim=2)
+
+
+def _mean_keys(pieces: Sequence[Piece]) -> float:
+    return sum(run.stop - run.start for piece in pieces for run in piece.keys) / max(len(pieces), 1)
 
 
 def _refuse_second_derivative() -> None:

@@ -131,8 +131,12 @@ def test_random_pieces_agree_with_the_reference(way: str) -> None:
             torch.testing.assert_close(mine, other, atol=5e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("few_keys", [0, 512], ids=["many keys", "few keys"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_the_fused_kernels_are_there_and_agree_with_recomputation(dtype: torch.dtype) -> None:
+def test_the_fused_kernels_are_there_and_agree_with_recomputation(
+    dtype: torch.dtype, few_keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiled_arbprob, "FEW_KEYS", few_keys)
     assert tiled_arbprob._has_fused_kernels(dtype)
     sizes, pieces = small()
     pieces = [one if one.scores is None else replace(one, scores=one.scores.to(dtype)) for one in pieces]
