@@ -118,10 +118,10 @@ class _Recomputed(torch.autograd.Function):
         query, key, value = ctx.saved_tensors
         totals = _Totals(query, key, value, ctx.needs_input_grad)
         for piece in ctx.pieces:
-            cut = [states.detach().requires_grad_() for states in _cut(piece, query, key, value)]
+            q, k, v = (states.detach().requires_grad_() for states in _cut(piece, query, key, value))
             with torch.enable_grad(), torch.autocast(query.device.type, enabled=False):
-                out = F.scaled_dot_product_attention(*cut, attn_mask=piece.scores, scale=ctx.scaling)
-            totals.add(piece, *torch.autograd.grad(out, cut, _own(upstream, piece)))
+                out = F.scaled_dot_product_attention(q, k, v, attn_mask=piece.scores, scale=ctx.scaling)
+            totals.add(piece, *torch.autograd.grad(out, (q, k, v), _own(upstream, piece)))
         return *totals.gradients(), None, None
 
 
