@@ -45,15 +45,19 @@ class Case:
         assert isinstance(self.config, str)
         return resolve_mask(Mask.parse(self.config), MaskArguments(**self.arguments), sizes)
 
-    def model(self, package: types.SimpleNamespace) -> Any:
-        """A small network out of the modules of a package."""
-        torch.manual_seed(0)
-        config = package.configuration.ArbProbConfig(**FIELDS, mask=self.config)
-        config._attn_implementation = self.backend
+    def model(self, package: types.SimpleNamespace, dtype: torch.dtype = torch.float32) -> Any:
+        """A small network out of the modules of a package, made once for cases alike."""
         package.structure.SHORTEST, package.structure.TILE = (1, 4) if self.tiled else (256, 128)
         # the kernels behind the fused pair trust their arguments: given wrong ones, they write where they should not
         package.tiled._is_fused = lambda *states: False
-        return package.modeling.ArbProbForCausalLM(config)
+        made = package.__dict__.setdefault("models", {})
+        key = (str(self.config), self.backend, dtype)
+        if key not in made:
+            torch.manual_seed(0)
+            config = package.configuration.ArbProbConfig(**FIELDS, mask=self.config)
+            config._attn_implementation = self.backend
+            made[key] = package.modeling.ArbProbForCausalLM(config).to(dtype).eval()
+        return made[key]
 
     def given(self, package: types.SimpleNamespace, grid: Grid) -> dict[str, Any]:
         """The arguments of forward for a part of the slots."""

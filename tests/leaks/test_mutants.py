@@ -26,7 +26,7 @@ from arbprob_hf.model.resolving_arbprob import Sizes, write_out
 from arbprob_hf.model.tiling_arbprob import Grid
 
 # of the changes to the code every so many are seeded; benchmarks/mutants.py seeds all
-EVERY = 6
+EVERY = 8
 LENGTHS = (16, 17)
 SIZES = dict(vocab_size=23, n_positions=32, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
 SIZES |= dict(initializer_range=0.3, attn_pdrop=0.0, resid_pdrop=0.1, embd_pdrop=0.0)
@@ -121,7 +121,7 @@ def bug_in_a_mask(pattern: str, change: Callable[[Tensor], Tensor]) -> str:
         changed.append(not wrong.equal(right))
         return {"mask": wrong[:, :, grid.queries.start :]}
 
-    passed = audit(model(), pattern, lengths=LENGTHS, give=give).passed
+    passed = audit(model(), pattern, lengths=(17,), give=give).passed
     return "caught" if not passed else "missed" if any(changed) else "equivalent"
 
 
