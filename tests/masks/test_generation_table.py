@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arbprob_hf import ArbProbForCausalLM, Mask, causal, documents, heads, padding, window
+from arbprob_hf import ArbProbForCausalLM, Mask, causal, documents, heads, padding, tree, window
 
 from .oracles import micro, reference_logits
 
@@ -58,6 +58,14 @@ def near(size: int) -> Rule:
 
 same_document = continued(IDS[:, :, None] == IDS[:, None, :])
 kept = continued((KEPT[:, None, :] == 1).expand(BATCH, PROMPT, PROMPT))
+PARENTS = torch.tensor([[-1, 0, 0, 1, 1, 4], [-1, -1, 0, 1, 3, 2]])
+LINES = torch.tensor(
+    [
+        [[k in line for k in range(PROMPT)] for line in ([0], [0, 1], [0, 2], [0, 1, 3], [0, 1, 4], [0, 1, 4, 5])],
+        [[k in line for k in range(PROMPT)] for line in ([0], [1], [0, 2], [1, 3], [1, 3, 4], [0, 2, 5])],
+    ]
+)
+ancestors = continued(LINES)
 table, by_head, ahead = continued(TABLE), continued(BY_HEAD), continued(AHEAD)
 
 # what is given as mask=, a list being config.mask, and what it means
@@ -68,6 +76,17 @@ MASKS: dict[str, tuple[Any, Rule]] = {
         "causal & (window(2) | prefix(2))",
         lambda b, h, layer, q, k, s: k <= q and (q - k < 2 or k - s < 2),
     ),
+    "window | sinks": (
+        "causal & window(2) | sinks(2)",
+        lambda b, h, layer, q, k, s: k <= q and (q - k < 2 or k - s < 2),
+    ),
+    "strided": (
+        "causal & (window(2) | strided(3))",
+        lambda b, h, layer, q, k, s: k <= q and (q - k < 2 or (q - k) % 3 == 0),
+    ),
+    "dilated": ("causal & dilated(3, 2)", lambda b, h, layer, q, k, s: k <= q and q - k in (0, 2, 4)),
+    "blocks": ("causal & blocks(4)", lambda b, h, layer, q, k, s: k <= q and (q - s) // 4 == (k - s) // 4),
+    "tree": (tree(PARENTS), ancestors),
     "hole": ("causal & ~(prefix(2) & ~prefix(1))", lambda b, h, layer, q, k, s: k <= q and k - s != 1),
     "per head": (
         "heads(causal, causal & window(2))",
@@ -92,6 +111,7 @@ MASKS: dict[str, tuple[Any, Rule]] = {
 }
 LOOKING_AHEAD: dict[str, tuple[Any, Rule]] = {
     "full": ("full", lambda *a: True),
+    "blocks": ("causal | blocks(4)", lambda b, h, layer, q, k, s: k <= q or (q - s) // 4 == (k - s) // 4),
     "prefix": ("causal | prefix(4)", lambda b, h, layer, q, k, s: k <= q or k - s < 4),
     "3-D": (AHEAD, ahead),
     "mixed": (causal() | Mask.of(AHEAD), lambda *a: a[4] <= a[3] or ahead(*a)),
@@ -236,6 +256,6 @@ def cut(mask: Any) -> Any:
         return mask
     if mask.operands():
         return mask.rebuilt(*map(cut, mask.operands()))
-    if not mask.takes_tensors:
-        return mask
-    return type(mask)(next(value for value in vars(mask).values() if isinstance(value, Tensor))[:1])
+    first = object.__new__(type(mask))
+    vars(first).update({name: value[:1] if isinstance(value, Tensor) else value for name, value in vars(mask).items()})
+    return first
