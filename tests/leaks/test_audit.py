@@ -1,6 +1,7 @@
 """The audit passes sound models under every pattern, and fails unsound ones for the right reason."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -81,6 +82,24 @@ def test_every_registered_pattern_is_audited_here() -> None:
 def test_no_pattern_raises_an_alarm(name: str, backend: str) -> None:
     mask = TEXTS.get(name) or seeded({**TABLES, **OTHERS}[name])
     report = audit(ours(backend=backend), mask, lengths=SHORT if backend == "sdpa" else (17,))
+    assert report.passed, str(report)
+
+
+LEAVES = ["causal", "full", "window(3)", "prefix(4)", "dilated(3, 2)", "strided(3)", "sinks(2)", "blocks(4)"]
+
+
+def random_text(draw: random.Random, depth: int) -> str:
+    if depth == 0 or draw.random() < 0.2:
+        return draw.choice(LEAVES)
+    if draw.random() < 0.25:
+        return f"~({random_text(draw, depth - 1)})"
+    return f"({random_text(draw, depth - 1)}) {draw.choice('&|')} ({random_text(draw, depth - 1)})"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_expressions_raise_no_alarm(seed: int) -> None:
+    text = random_text(random.Random(seed), 3)
+    report = audit(ours(backend=["eager", "sdpa"][seed % 2]), text, lengths=(13,))
     assert report.passed, str(report)
 
 
