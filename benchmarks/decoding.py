@@ -34,7 +34,7 @@ class Work:
 WORK = (
     Work("causal"),
     Work("causal & window(64)", "causal & window(64)"),
-    Work("causal & (window(64) | prefix(4))", "causal & (window(64) | prefix(4))"),
+    Work("causal & window(64), or sinks(4)", "causal & window(64) | sinks(4)"),
     Work("tensor over the prompt", None),
     Work("causal, batch 8, left-padded", batch=8, padded=True),
     Work("causal & window(64), batch 8, left-padded", "causal & window(64)", batch=8, padded=True),
