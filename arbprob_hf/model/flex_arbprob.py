@@ -135,7 +135,7 @@ def _kernel(device: str) -> Callable[..., Any]:
     return _unfused if device == "cpu" else fused
 
 
-def _unfused(*states: Tensor, **options: Any) -> Any:
+def _unfused(*states: Any, **options: Any) -> Any:
     with warnings.catch_warnings():
         # torch advises to compile; on the CPU that takes a C++ compiler and longer than it saves
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile", category=UserWarning)

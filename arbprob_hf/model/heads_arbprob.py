@@ -38,7 +38,7 @@ class Heads(Mask):
         object.__setattr__(self, "masks", _merged(masks))
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return self._united(h, [mask.allowed(b, h, q, k) for mask, _ in _shares(self.masks)])
+        return _united(h, [(own, mask.allowed(b, h, q, k)) for mask, own in _shares(self.masks)])
 
     def arguments(self) -> list[object]:
         return list(self.masks)
@@ -50,12 +50,17 @@ class Heads(Mask):
         return self.masks
 
     def written(self, grid: Grid) -> Tensor:
-        return self._united(grid.indices()[1], [mask.written(grid) for mask, _ in _shares(self.masks)])
+        # a grid of a few heads asks only the masks that these have
+        shares = [(mask, own) for mask, own in _shares(self.masks) if any(head in grid.heads for head in own)]
+        if len(shares) == 1:
+            return shares[0][0].written(grid)
+        return _united(grid.indices()[1], [(own, mask.written(grid)) for mask, own in shares])
 
     def tiles(self, tiling: Tiling) -> Tiles:
         h = torch.arange(tiling.heads, device=tiling.device)[None, :, None, None]
-        parts = [mask.tiles(tiling) for mask, _ in _shares(self.masks)]
-        return Tiles(self._united(h, [part.some for part in parts]), self._united(h, [part.every for part in parts]))
+        parts = [(own, mask.tiles(tiling)) for mask, own in _shares(self.masks)]
+        some, every = ([(own, tiles[which]) for own, tiles in parts] for which in (0, 1))
+        return Tiles(_united(h, some), _united(h, every))
 
     def shifted(self, starts: Tensor) -> Mask:
         moved = list(self.masks)
@@ -69,16 +74,6 @@ class Heads(Mask):
         if heads != len(self.masks):
             raise ValueError(f"heads: expected one mask per head, {heads} in all, got {len(self.masks)}")
         super().check_fits(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, exact=exact)
-
-    def _united(self, h: Tensor, parts: list[Tensor]) -> Tensor:
-        united = None
-        for (_, numbers), part in zip(_shares(self.masks), parts, strict=True):
-            own = h == numbers[0]
-            for number in numbers[1:]:
-                own = own | (h == number)
-            united = own & part if united is None else united | (own & part)
-        assert united is not None
-        return united
 
 
 # the name people write
@@ -105,3 +100,15 @@ def _shares(masks: tuple[Mask, ...]) -> list[tuple[Mask, list[int]]]:
         else:
             own.append(head)
     return found
+
+
+def _united(h: Tensor, parts: list[tuple[list[int], Tensor]]) -> Tensor:
+    # each part holds for the heads it is given with
+    united = None
+    for numbers, part in parts:
+        own = h == numbers[0]
+        for number in numbers[1:]:
+            own = own | (h == number)
+        united = own & part if united is None else united | (own & part)
+    assert united is not None
+    return united

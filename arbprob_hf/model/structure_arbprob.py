@@ -22,7 +22,11 @@ from .tiling_arbprob import Grid, Tiles, Tiling
 
 # shorter passes are over before their structure is known
 SHORTEST = 256
-TILE = 128
+TILE = 64
+# below this, putting slots in order costs more than it spares
+SHORTEST_SORTED = 640
+# neighbouring tiles of queries go together where that adds no more than a tenth to the pairs: kernels like height
+SLACK = 1.1
 # tiles pay when they spare at least a quarter of the pairs
 LARGEST_SHARE = 0.75
 
@@ -138,11 +142,26 @@ def _regions(tiles: Tiles, sizes: Sizes) -> Iterator[tuple[Piece, bool]]:
         rows = slice(0, sizes.batch) if len(table) == 1 else slice(row, row + 1)
         for first, last in _alike(by_head):
             heads = slice(0, sizes.heads) if len(by_head) == 1 else slice(first, last)
-            for tile, keys in enumerate(by_head[first]):
-                queries = slice(tile * TILE, min((tile + 1) * TILE, sizes.q_len))
+            for start, stop, keys in _joined(by_head[first]):
+                queries = slice(start * TILE, min(stop * TILE, sizes.q_len))
                 runs = tuple(_runs([some for some, _ in keys], sizes.kv_len))
                 if runs:
                     yield Piece(rows, heads, queries, runs, None), all(every for some, every in keys if some)
+
+
+def _joined(tiles: list[list[tuple[bool, bool]]]) -> list[tuple[int, int, list[tuple[bool, bool]]]]:
+    # neighbouring tiles of queries: first and last + 1, and what all of them together make of the key tiles
+    groups = [(0, 1, tiles[0])]
+    apart = sum(some for some, _ in tiles[0])
+    for tile, keys in enumerate(tiles[1:], start=1):
+        start, _, joined = groups[-1]
+        union = [(a or c, b and d) for (a, b), (c, d) in zip(joined, keys, strict=True)]
+        pairs = sum(some for some, _ in keys)
+        if (tile + 1 - start) * sum(some for some, _ in union) <= SLACK * (apart + pairs):
+            groups[-1], apart = (start, tile + 1, union), apart + pairs
+        else:
+            groups, apart = [*groups, (tile, tile + 1, keys)], pairs
+    return groups
 
 
 def _alike(entries: Sequence[object]) -> Iterator[tuple[int, int]]:
@@ -172,7 +191,8 @@ def _filled(allowed: Tensor, grid: Grid) -> Tensor:
 
 
 def _sorted(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> Sorted | None:
-    if type(mask) is not Order or sizes.offset != 0 or sizes.q_len != sizes.kv_len:
+    is_whole = sizes.offset == 0 and sizes.q_len == sizes.kv_len
+    if type(mask) is not Order or not is_whole or sizes.q_len < SHORTEST_SORTED:
         return None
     rank = mask.rank.to(sizes.device)
     limit = rank if mask.limit is None else mask.limit.to(sizes.device)
