@@ -1,9 +1,11 @@
-"""Time of attention alone under each kind of mask, against one call of torch's kernel with a dense bool mask.
+"""Time of attention alone under each kind of mask, against torch's kernel with a dense bool mask, and its causal one.
 
     python benchmarks/attention.py [--length 1024] [--batch 2] [--rounds 7] [--threads 1] [--dtype float32]
+    python benchmarks/attention.py --device cuda --backend flex_attention --dtype bfloat16
 
-Both take turns round by round; a figure is the median of the per-round ratios of process CPU time (wall time on an
-accelerator), with the smallest and largest: above 1, ours is faster. Queries, keys and values are views of one
+They take turns round by round; a figure is the median of the per-round ratios of process CPU time (wall time on an
+accelerator), with the smallest and largest: above 1, ours is faster. flex_attention has no backward on the CPU; there
+its figures are of the forward alone. Queries, keys and values are views of one
 projection, as in the network. `path` is how the mask is computed. Preparing the mask is a cost that a forward pays once
 for all its layers; its share is that of one layer's forward and backward.
 """
@@ -19,6 +21,7 @@ from torch.nn import functional as F
 
 from arbprob_hf import Mask, block_diffusion, causal, documents, order, prefix, sinks, window
 from arbprob_hf.model.attention_arbprob import prepare_attention
+from arbprob_hf.model.plans_arbprob import Plan
 from arbprob_hf.model.resolving_arbprob import Sizes
 
 DOCUMENTS = 8
@@ -30,10 +33,14 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(
         f"batch {arguments.batch} x {arguments.length} tokens, {arguments.heads} heads x {arguments.width}, "
-        f"{arguments.dtype}, {arguments.threads} thread(s), torch {torch.__version__}, {arguments.device}"
+        f"{arguments.dtype}, {arguments.threads} thread(s), torch {torch.__version__}, {arguments.device}, "
+        f"{arguments.backend}"
     )
-    print("| mask | path | forward [min, max] | forward + backward [min, max] | preparing the mask, ms (share) |")
-    print("|---|---|---|---|---|")
+    print(
+        "| mask | path | forward [min, max] | forward + backward [min, max] | both, against the causal kernel | "
+        "preparing the mask, ms (share) |"
+    )
+    print("|---|---|---|---|---|---|")
     for name, mask in masks(arguments).items():
         # a bar would end the cell
         print(row(name.replace("|", "or"), mask, arguments), flush=True)
@@ -70,29 +77,35 @@ def row(name: str, mask: Mask, arguments: argparse.Namespace) -> str:
     sizes = Sizes(arguments.batch, arguments.heads, arguments.length, arguments.length, 0, device)
     scaling = arguments.width**-0.5
     allowed = mask.dense(arguments.length, device=device)
-    plan = prepare_attention(mask, sizes, backend="sdpa", dtype=dtype)
+
+    def prepare() -> Plan:
+        return prepare_attention(mask, sizes, backend=arguments.backend, dtype=dtype)
+
+    plan = prepare()
 
     def dense(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=scaling)
 
+    def causal_kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+
     def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return plan.attend(query, key, value, scaling=scaling, dropout=0.0)[0]
 
-    forward = compare(dense, ours, False, arguments)
-    both = compare(dense, ours, True, arguments)
-    preparing = statistics.median(
-        timed(lambda: prepare_attention(mask, sizes, backend="sdpa", dtype=dtype), arguments.device)
-        for _ in range(arguments.rounds)
-    )
+    peers = {"dense": dense, "causal": causal_kernel, "ours": ours}
+    forward = compare(peers, arguments, backward=False)
+    has_backward = arguments.backend != "flex_attention" or arguments.device != "cpu"
+    both = compare(peers, arguments, backward=True) if has_backward else forward
+    preparing = statistics.median(timed(prepare, arguments.device) for _ in range(arguments.rounds))
     layer = statistics.median(both["ours"])
     return (
-        f"| {name} | {plan.path} | {ratio(forward)} | {ratio(both)} | "
-        f"{1e3 * preparing:.1f} ({100 * preparing / layer:.0f} %) |"
+        f"| {name} | {plan.path} | {ratio(forward, 'dense')} | {ratio(both, 'dense') if has_backward else 'none'} | "
+        f"{ratio(both, 'causal')} | {1e3 * preparing:.1f} ({100 * preparing / layer:.0f} %) |"
     )
 
 
 def compare(
-    dense: Callable[..., Tensor], ours: Callable[..., Tensor], backward: bool, arguments: argparse.Namespace
+    peers: dict[str, Callable[..., Tensor]], arguments: argparse.Namespace, *, backward: bool
 ) -> dict[str, list[float]]:
     """Seconds of each round, by peer; one round before those counted."""
     torch.manual_seed(1)
@@ -107,16 +120,16 @@ def compare(
         if backward:
             torch.autograd.grad(out, projected, upstream)
 
-    times: dict[str, list[float]] = {"dense": [], "ours": []}
+    times: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(arguments.rounds + 1):
-        for name, attend in (("dense", dense), ("ours", ours)):
+        for name, attend in peers.items():
             times[name].append(timed(lambda attend=attend: step(attend), arguments.device))  # type: ignore[misc]
     return {name: seconds[1:] for name, seconds in times.items()}
 
 
-def ratio(times: dict[str, list[float]]) -> str:
-    """The median of the per-round ratios, and their range."""
-    ratios = [a / b for a, b in zip(times["dense"], times["ours"], strict=True)]
+def ratio(times: dict[str, list[float]], peer: str) -> str:
+    """The median of the per-round ratios of a peer's time to ours, and their range."""
+    ratios = [a / b for a, b in zip(times[peer], times["ours"], strict=True)]
     return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
 
 
@@ -144,6 +157,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float64"])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--backend", default="sdpa", choices=["sdpa", "flex_attention", "eager"])
     return parser.parse_args()
 
 
