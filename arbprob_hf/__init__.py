@@ -1,10 +1,10 @@
 """Language models under arbitrary attention masks: the public names."""
 
 from .evaluation.auditing import audit
+from .evaluation.leaking import certify, check_leakage
 from .model.blocks_arbprob import block_diffusion, blocks
 from .model.configuration_arbprob import ArbProbConfig
 from .model.heads_arbprob import heads
-from .model.leaking_arbprob import certify, check_leakage
 from .model.masking_arbprob import Mask
 from .model.modeling_arbprob import ArbProbForCausalLM, ArbProbModel
 from .model.patterns_arbprob import causal, dilated, full, prefix, sinks, strided, window

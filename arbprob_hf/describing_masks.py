@@ -20,7 +20,7 @@ from arbprob_hf.depths import (
     sheets,
     where,
 )
-from arbprob_hf.model.leaking_arbprob import check_leakage
+from arbprob_hf.evaluation.leaking import check_leakage
 from arbprob_hf.model.masking_arbprob import Mask
 
 # wider pictures do not fit a terminal of 80 columns

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..model.leaking_arbprob import own_lengths
 from ..model.masking_arbprob import Mask
 from ..model.patterns_arbprob import Causal
 from ..model.reaching_arbprob import reach_through
 from ..model.tiling_arbprob import Grid
+from .leaking import own_lengths
 
 Give = Callable[[Mask, Grid], dict[str, Any]]
 Masks = Mask | str | Tensor | Callable[[int], Mask] | None

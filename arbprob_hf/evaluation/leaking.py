@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from .masking_arbprob import Mask
-from .reaching_arbprob import reach_of, reach_through
-from .tables_arbprob import HIDDEN
+from ..model.masking_arbprob import Mask
+from ..model.reaching_arbprob import reach_of, reach_through
+from ..model.tables_arbprob import HIDDEN
 
 _LISTED = 10
 
