@@ -44,10 +44,10 @@ def mutants_of(file: str, function: str) -> list[Mutant]:
     """Every small change to one function, `name` or `Class.name`."""
     tree = ast.parse((MODEL / f"{file}.py").read_text(encoding="utf-8"))
     found = []
-    for index, node in enumerate(_deciding(_find(tree, function))):
+    for index, node in enumerate(_deciding(find_function(tree, function))):
         for number in range(len(list(_changes(node)))):
             twin = copy.deepcopy(tree)
-            place = list(_deciding(_find(twin, function)))[index]
+            place = list(_deciding(find_function(twin, function)))[index]
             change, apply = list(_changes(place))[number]
             apply()
             found.append(Mutant(file, function, place.lineno, change, ast.unparse(ast.fix_missing_locations(twin))))
@@ -80,12 +80,17 @@ def loaded(mutant: Mutant | None, folder: Path) -> Iterator[types.SimpleNamespac
             del sys.modules[name]
 
 
-def _find(tree: ast.Module, function: str) -> ast.FunctionDef:
+def find_function(tree: ast.Module, function: str) -> ast.FunctionDef:
+    """The function `name` or `Class.name` of a file; LookupError where there is none."""
     body: list[ast.stmt] = tree.body
-    *classes, name = function.split(".")
-    for wanted in classes:
-        body = next(node.body for node in body if isinstance(node, ast.ClassDef) and node.name == wanted)
-    return next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == name)
+    found: ast.stmt | None = None
+    for part in function.split("."):
+        named = (node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == part)
+        found = next(named, None)
+        body = getattr(found, "body", [])
+    if not isinstance(found, ast.FunctionDef):
+        raise LookupError(f"targets: no function {function}; was it renamed or moved?")
+    return found
 
 
 def _deciding(function: ast.FunctionDef) -> Iterator[ast.AST]:

@@ -14,7 +14,7 @@ TARGETS: dict[str, list[str]] = {
         *("_distances", "_has_multiple", "_all_multiples"),
     ],
     "blocks_arbprob": [*_methods("Blocks", LEAVES), *_methods("BlockDiffusion", "allowed tiles _block _copies")],
-    "heads_arbprob": [*_methods("Heads", "allowed written tiles _united"), "_shares"],
+    "heads_arbprob": [*_methods("Heads", "allowed written tiles"), "_shares", "_united"],
     "tables_arbprob": [*_methods("Documents Padding Order Tree", LEAVES), "_walk", "_at"],
     "masking_arbprob": [
         *_methods("And Or Not", NODES),

@@ -4,6 +4,7 @@
 nothing that is asked of it differs; or missed, which fails the test.
 """
 
+import ast
 import functools
 import itertools
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import judge
-from mutating import mutants_of
+from mutating import MODEL, find_function, mutants_of
 from targets import TARGETS
 from torch import Tensor
 
@@ -304,6 +305,18 @@ def bugs_in_code(folder: Path, every: int = EVERY) -> Tally:
     seeded = [mutant for file, names in TARGETS.items() for name in names for mutant in mutants_of(file, name)]
     named = {f"{number} {mutant}": verdict for number, (mutant, verdict) in enumerate(judge(seeded[::every], folder))}
     return tally("the model's code, by audit", named)
+
+
+@pytest.mark.parametrize("file", TARGETS)
+def test_every_target_is_there(file: str) -> None:
+    tree = ast.parse((MODEL / f"{file}.py").read_text(encoding="utf-8"))
+    assert [find_function(tree, name).name for name in TARGETS[file]] == [name.split(".")[-1] for name in TARGETS[file]]
+
+
+def test_a_target_that_is_gone_is_named() -> None:
+    for gone in ("Heads._united", "Nobody.allowed", "nothing"):
+        with pytest.raises(LookupError, match=rf"targets: no function {gone}; was it renamed or moved\?$"):
+            mutants_of("heads_arbprob", gone)
 
 
 @pytest.mark.parametrize("fields", [{}, LAYERED], ids=["one mask", "masks of the layers"])
