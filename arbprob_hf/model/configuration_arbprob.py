@@ -5,7 +5,11 @@ import math
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedConfig
+
+# transformers tells copies of this code apart by this file and what it imports: rules of one's own are part of it
+from .custom_arbprob import RULES  # noqa: F401
 
 # the sizes of DESIGN.md; every other field keeps its default
 PRESETS: dict[str, dict[str, Any]] = {
@@ -195,11 +199,19 @@ def check_mask(config: ArbProbConfig) -> None:
     texts = [config.mask] if isinstance(config.mask, str) else config.mask
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise TypeError(
-            f"mask: expected the text of a mask or a list of texts, one per layer, got {_shown(config.mask)}; "
-            "masks made of tensors are passed to forward, not kept in a config"
+            f"mask: expected the text of a mask or a list of texts, one per layer, got {_shown(config.mask)}"
+            f"{_mask_advice(config.mask)}"
         )
     if not isinstance(config.mask, str) and len(texts) != config.n_layer:
         raise ValueError(f"mask: expected one text or one per layer (n_layer={config.n_layer}), got {len(texts)}")
+
+
+def _mask_advice(mask: Any) -> str:
+    # a Mask is known by what it can do: this file imports none of them
+    given = mask if isinstance(mask, list | tuple) else [mask]
+    if any(isinstance(one, Tensor) or (hasattr(one, "shifted") and "<tensor" in str(one)) for one in given):
+        return "; masks made of tensors are passed to forward, not kept in a config"
+    return "; write str(mask)" if any(hasattr(one, "shifted") and not isinstance(one, type) for one in given) else ""
 
 
 def _shown(value: object) -> str:

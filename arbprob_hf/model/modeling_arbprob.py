@@ -285,7 +285,9 @@ class ArbProbModel(ArbProbPreTrainedModel):
         if bias is not None:
             check_bias(bias, sizes)
         device = sizes.device.type
-        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+        # autocast leaves float64 alone
+        is_cast = torch.is_autocast_enabled(device) and dtype != torch.float64
+        compute = torch.get_autocast_dtype(device) if is_cast else dtype
         made = {}
         for text, default in self._default_masks().items():
             mask = resolve_mask(default, arguments, sizes)

@@ -126,7 +126,7 @@ def whatever_the_keys(kernel: Callable[[Tensor, Tensor], Tensor], query: Tensor,
     inf - inf is nan. Queries and keys beyond what can overflow are drawn in, which changes no bit of the others; on the
     CPU only when the output shows the need, elsewhere and under a compiler, where looking costs more, always.
     """
-    if query.device.type == "cpu" and not torch.compiler.is_compiling():
+    if may_look(query.device):
         out = kernel(query, key)
         # the sum is the cheapest test there is; where it overflows by itself, only time is lost
         if bool(out.detach().sum(dtype=torch.promote_types(out.dtype, torch.float32)).isfinite()):
@@ -134,12 +134,19 @@ def whatever_the_keys(kernel: Callable[[Tensor, Tensor], Tensor], query: Tensor,
     return kernel(_drawn_in(query), _drawn_in(key))
 
 
+def may_look(device: torch.device) -> bool:
+    """Whether to decide by values: not under a compiler or a function transform, nor where a device is waited for."""
+    is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    return device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed
+
+
 def _drawn_in(states: Tensor) -> Tensor:
     if states.dtype == torch.float16:
         # its range is so small that the bound would touch sound values
         return states
     bound = (torch.finfo(states.dtype).max / states.shape[-1]) ** 0.5 / 2
-    return states.clamp(-bound, bound)
+    # what is infinite already is a fault that must show
+    return torch.where(states.isfinite(), states.clamp(-bound, bound), states)
 
 
 def zero_unseeing(out: Tensor, seeing: Tensor | None) -> Tensor:
@@ -150,7 +157,7 @@ def zero_unseeing(out: Tensor, seeing: Tensor | None) -> Tensor:
 def _with_self(allowed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor | None]:
     # a softmax over nothing is nan on some kernels: such a query sees itself and its output is zeroed
     seeing = allowed.any(-1, keepdim=True)  # (B or 1, H or 1, T_q, 1)
-    if not torch.compiler.is_compiling() and sizes.device.type == "cpu" and bool(seeing.all()):
+    if may_look(sizes.device) and bool(seeing.all()):
         return allowed, None
     own = (torch.arange(sizes.q_len, device=sizes.device) + sizes.offset)[:, None]  # (T_q, 1)
     itself = torch.arange(sizes.kv_len, device=sizes.device)[None, :] == own  # (T_q, T_kv)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .masking_arbprob import Mask
-from .plans_arbprob import Kernel, Plan, additive_plan, whatever_the_keys, zero_unseeing
+from .plans_arbprob import Kernel, Plan, additive_plan, may_look, whatever_the_keys, zero_unseeing
 from .resolving_arbprob import Sizes, is_causal, is_open
 from .tables_arbprob import HIDDEN, Order
 from .tiled_arbprob import Piece, tiled_attention
@@ -86,10 +86,9 @@ class Tiled(Plan):
 
 
 def _has_structure_to_look_for(sizes: Sizes) -> bool:
-    # under a compiler nothing may depend on values; a static cache has columns that hold no tokens yet; an
-    # accelerator would have to be waited for, and has flex attention
-    is_known = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled and not torch.compiler.is_compiling()
-    return is_known and sizes.device.type == "cpu" and sizes.q_len >= SHORTEST
+    # a static cache has columns that hold no tokens yet; an accelerator has flex attention
+    is_filled = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
+    return is_filled and sizes.q_len >= SHORTEST and may_look(sizes.device)
 
 
 def _structured(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> Plan | None:

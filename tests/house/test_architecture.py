@@ -34,8 +34,10 @@ ARROWS = {
 }
 # files of model/, each may import only those before it
 MODEL_ORDER = [
+    "custom_arbprob",
     "configuration_arbprob",
     "parsing_arbprob",
+    "classes_arbprob",
     "tiling_arbprob",
     "reaching_arbprob",
     "masking_arbprob",
@@ -44,15 +46,14 @@ MODEL_ORDER = [
     "heads_arbprob",
     "tables_arbprob",
     "registering_arbprob",
-    "custom_arbprob",
     "carrying_arbprob",
     "continuing_arbprob",
     "resolving_arbprob",
     "foreseeing_arbprob",
     "checking_arbprob",
     "losses_arbprob",
-    "products_arbprob",
     "plans_arbprob",
+    "products_arbprob",
     "tiled_arbprob",
     "stepping_arbprob",
     "structure_arbprob",

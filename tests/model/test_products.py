@@ -1,12 +1,15 @@
 """The head's product with a few rows is what the head itself would give, and leaves to the head what only it can do."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import nn
 from twins import far
 
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.model import products_arbprob
 from arbprob_hf.model.products_arbprob import head_logits
 
@@ -84,4 +87,35 @@ def test_hooks_on_the_head_see_every_product(multiplied: list[int]) -> None:
 def test_autocast_goes_through_the_head(multiplied: list[int]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert head_logits(HEAD, torch.randn(1, 1, WIDTH)).dtype == torch.bfloat16
+    assert multiplied == []
+
+
+@torch.no_grad()
+def test_weights_that_are_brought_at_every_call_are_not_read_where_they_are_not(multiplied: list[int]) -> None:
+    model = ArbProbForCausalLM(ArbProbConfig(n_layer=1, n_head=2, n_embd=64, n_positions=16, vocab_size=2**15)).eval()
+    ids = torch.randint(2**15, (1, 4))
+    expected = model(ids).logits
+    offloaded = cpu_offload(copy.deepcopy(model), execution_device=torch.device("cpu"))
+    multiplied.clear()
+    assert far(offloaded(ids).logits, expected) <= 1e-5
+    assert multiplied == []
+
+
+@torch.no_grad()
+def test_a_forward_put_in_place_of_the_heads_own_is_called(multiplied: list[int]) -> None:
+    head = nn.Linear(WIDTH, VOCABULARY)
+    head.forward = lambda hidden: torch.full((1, 1, VOCABULARY), 7.0)
+    assert (head_logits(head, torch.randn(1, 1, WIDTH)) == 7).all()
+    assert multiplied == []
+
+
+@torch.no_grad()
+def test_hooks_on_every_module_see_the_head(multiplied: list[int]) -> None:
+    seen: list[type] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, given, out: seen.append(type(module)))
+    try:
+        head_logits(HEAD, torch.randn(1, 1, WIDTH))
+    finally:
+        handle.remove()
+    assert seen == [nn.Linear]
     assert multiplied == []
