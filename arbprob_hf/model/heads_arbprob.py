@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .classes_arbprob import MaskClass, uncalled
 from .masking_arbprob import Mask, Shifted, TensorMask
 from .patterns_arbprob import registered
 from .tiling_arbprob import Grid, Tiles, Tiling
@@ -34,7 +35,7 @@ class Heads(Mask):
             raise ValueError("heads: expected one mask per head, got none")
         for mask in masks:
             if not isinstance(mask, Mask):
-                raise TypeError(f"heads: expected masks, got {type(mask).__name__}")
+                raise TypeError(f"heads: expected masks, got {type(mask).__name__}; {_advice(mask)}")
         object.__setattr__(self, "masks", _merged(masks))
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -78,6 +79,12 @@ class Heads(Mask):
 
 # the name people write
 heads = Heads
+
+
+def _advice(given: object) -> str:
+    if isinstance(given, MaskClass):
+        return uncalled(given)
+    return "write heads(*masks)" if isinstance(given, list | tuple) else 'write Mask.parse("...") for a text'
 
 
 def _merged(masks: tuple[Mask, ...]) -> tuple[Mask, ...]:

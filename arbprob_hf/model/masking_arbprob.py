@@ -4,19 +4,20 @@ A rule answers, for index tensors that broadcast together, whether query `q` of 
 `k`. The text form is the same everywhere: in YAML, on the command line, in `repr` and in config.json.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from .classes_arbprob import MaskClass, not_a_mask
 from .parsing_arbprob import parse_mask
 from .reaching_arbprob import reach_of
 from .tiling_arbprob import Grid, Tiles, Tiling
 
 
-class Mask(ABC):
+class Mask(metaclass=MaskClass):
     """Which keys each query may see. True means "may attend", everywhere."""
 
     # whether an argument is a tensor: such a mask has no text form
@@ -66,10 +67,20 @@ class Mask(ABC):
             operand.check_fits(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, exact=exact)
 
     def __and__(self, other: "Mask") -> "Mask":
-        return And(self, other) if isinstance(other, Mask) else NotImplemented
+        if not isinstance(other, Mask):
+            raise TypeError(not_a_mask(other))
+        return And(self, other)
 
     def __or__(self, other: "Mask") -> "Mask":
-        return Or(self, other) if isinstance(other, Mask) else NotImplemented
+        if not isinstance(other, Mask):
+            raise TypeError(not_a_mask(other))
+        return Or(self, other)
+
+    def __rand__(self, other: object) -> "Mask":
+        # reached only where the left side is no mask
+        raise TypeError(not_a_mask(other))
+
+    __ror__ = __rand__
 
     def __invert__(self) -> "Mask":
         return Not(self)

@@ -4,7 +4,7 @@ import ast
 import difflib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,8 @@ class _Reader:
     def read(self) -> Any:
         self._refuse_hostile()
         try:
-            tree = ast.parse(self.text.strip(), mode="eval")
+            # a line break, as in a folded YAML value, is a space
+            tree = ast.parse(" ".join(self.text.split()), mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise self._unreadable(f"{error.args[0]}; write e.g. 'causal & window(256)'") from None
         return self._mask(tree.body)
@@ -102,12 +103,12 @@ class _Reader:
         try:
             return kind(*positional, **named)
         except TypeError as error:
-            # a pattern's own words name it and its parameter; python's tell of its constructor
-            is_own = str(error).startswith((f"{name}(", f"{name}: "))
-            raise self._unreadable(str(error) if is_own else _usage(name, kind)) from None
+            # a pattern's own words name it and its parameter
+            is_own = fits_call(kind, positional, named) and str(error).startswith((f"{name}(", f"{name}: "))
+            raise self._unreadable(str(error) if is_own else usage(name, kind)) from None
 
     def _advice(self, name: str) -> str:
-        near = difflib.get_close_matches(name[:40], self.patterns, n=1)
+        near = difflib.get_close_matches(name[:40].lower(), self.patterns, n=1)
         if near:
             return f"did you mean {near[0]}?"
         known = ", ".join(sorted(name for name, kind in self.patterns.items() if not kind.takes_tensors))
@@ -118,7 +119,17 @@ class _Reader:
         return ValueError(f"mask: cannot read {_quote(self.text)}: {why}")
 
 
-def _usage(name: str, kind: type[Any]) -> str:
+def fits_call(kind: type[Any], positional: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    """Whether python could call `kind` so: as many arguments as it takes, of the right names."""
+    try:
+        inspect.signature(kind).bind(*positional, **named)
+    except TypeError:
+        return False
+    return True
+
+
+def usage(name: str, kind: type[Any]) -> str:
+    """What a call of the pattern `kind` looks like, for errors: `expected window(size)`."""
     parameters = inspect.signature(kind).parameters.values()
     wanted = ", ".join(str(one.replace(annotation=inspect.Parameter.empty)) for one in parameters)
     return f"expected {name}({wanted})" if wanted else f"{name} takes no arguments"

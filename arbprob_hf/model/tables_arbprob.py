@@ -217,7 +217,8 @@ def _at(table: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def _rows(pattern: str, name: str, value: Tensor) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype.is_floating_point or value.is_complex():
         got = f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{pattern}({name}): expected an integer tensor (T,) or (B, T), got {got}")
+        advice = "" if isinstance(value, Tensor) else "; wrap it in torch.tensor(...)"
+        raise TypeError(f"{pattern}({name}): expected an integer tensor (T,) or (B, T), got {got}{advice}")
     if value.dim() not in (1, 2) or value.numel() == 0:
         raise ValueError(f"{pattern}({name}): expected shape (T,) or (B, T), got {tuple(value.shape)}")
     return (value[None] if value.dim() == 1 else value).to(torch.long)  # (B or 1, T)
