@@ -1,5 +1,6 @@
 """Generation under masks: what `generate` needs to know beyond transformers' own."""
 
+import copy
 import functools
 import inspect
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from transformers import GenerationMixin
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
+from .classes_arbprob import MaskClass, uncalled
 from .continuing_arbprob import Continued, continue_mask, repeat_rows
 from .foreseeing_arbprob import crosses, foreseen, is_settled, looks_ahead, refusal
 from .masking_arbprob import Mask, keep_mask
@@ -145,6 +147,8 @@ class ArbProbGenerationMixin(GenerationMixin):
         bos = torch.zeros(1, 1, dtype=torch.long, device=self.device)  # type: ignore[attr-defined]
         shown = embeds if embeds is not None else ids if ids is not None else bos
         batch, length = shown.shape[:2]
+        if keep is not None and not read and (ids is None) != (embeds is None):
+            _check_columns(keep, batch, length)
         if keep is None and embeds is None and ids is not None:
             keep = self._real_tokens(ids, kwargs)
         if keep is not None and read:
@@ -170,6 +174,7 @@ class ArbProbGenerationMixin(GenerationMixin):
                 mask = Continued(_prompt_table(mask, prompt, self.config.n_head))
             mask = _known(Mask.parse(mask)) if isinstance(mask, str) else mask
             mask = continue_mask(mask, batch=prompt.batch, length=prompt.length, device=prompt.device)
+            mask.check_fits(batch=prompt.batch, heads=self.config.n_head, q_len=prompt.length, kv_len=prompt.length)
             kwargs["mask"], masks = mask, [mask]
         self._prepare_caching(masks, prompt, kwargs)
 
@@ -205,6 +210,12 @@ class ArbProbGenerationMixin(GenerationMixin):
                 f"mask {' / '.join(map(str, masks))} lets earlier tokens see later ones: generating without a cache"
             )
         kwargs["use_cache"] = False
+        # transformers would warn that options of a cache are not used, and of arguments beside a configuration
+        for name in ("cache_implementation", "cache_config"):
+            kwargs.pop(name, None)
+        if kwargs.get("generation_config") is not None:
+            own = kwargs["generation_config"] = copy.copy(kwargs["generation_config"])
+            own.use_cache, own.cache_implementation = kwargs.pop("use_cache"), None
 
 
 class LastPosition(StoppingCriteria):
@@ -274,8 +285,19 @@ def _reroute(kwargs: dict[str, Any]) -> None:
 
 
 def _check_kind(name: str, value: object) -> None:
+    if isinstance(value, MaskClass):
+        raise TypeError(uncalled(value))
     if not isinstance(value, Tensor | Mask | str):
         raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
+
+
+def _check_columns(keep: Tensor, batch: int, length: int) -> None:
+    # transformers would derive positions from it, and blame those
+    if tuple(keep.shape) != (batch, length):
+        hint = "; is it a mask of queries and keys? pass it as mask=" if keep.shape[0] == keep.shape[1] else ""
+        raise ValueError(
+            f"attention_mask: expected shape (batch, keys) = {batch, length}, got {tuple(keep.shape)}{hint}"
+        )
 
 
 def _prompt_table(mask: Tensor, prompt: Prompt, heads: int) -> Tensor:

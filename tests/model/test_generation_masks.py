@@ -1,5 +1,6 @@
 """generate under any mask: cached equals uncached, and a prompt's own mask goes on as documented."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -146,6 +147,44 @@ def test_a_mask_that_looks_ahead_is_said_to_be_uncached(monkeypatch: pytest.Monk
     assert said == ["mask full lets earlier tokens see later ones: generating without a cache"]
     assert run(model_with("causal & window(3)"), tokens(2, 6)).past_key_values is not None
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("where", ["argument", "configuration"])
+def test_no_cache_is_made_of_what_cannot_be_cached(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    model, ids, options = model_with(), tokens(2, 6), {"cache_implementation": "static", "max_new_tokens": 2}
+    options |= {"return_dict_in_generate": True, "do_sample": False, "pad_token_id": 0}
+    own = GenerationConfig(**options)
+    given = options if where == "argument" else {"generation_config": own}
+    # transformers keeps its lines from the root
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    try:
+        found = model.generate(ids, mask=f"full | window({len(where)})", attention_mask=torch.ones(2, 6), **given)
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert found.past_key_values is None
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == ["generating without a cache"]
+    assert own.cache_implementation == "static"
+
+
+def test_a_mask_that_does_not_fit_is_refused_before_anything_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(generating_arbprob.logger, "warning_once", said.append)
+    model = model_with()
+    with pytest.raises(ValueError, match="^heads: expected one mask per head"):
+        run(model, tokens(2, 6), mask="heads(causal, full)")
+    assert said == []
+
+
+def test_a_square_attention_mask_is_told_from_padding() -> None:
+    with pytest.raises(ValueError, match=r"^attention_mask: expected .* = \(2, 6\), got \(8, 8\); .* pass it as mask="):
+        run(model_with(), tokens(2, 6), attention_mask=torch.ones(8, 8))
+    with pytest.raises(ValueError, match=r"^attention_mask: expected .* = \(2, 6\), got \(2, 5\)$"):
+        run(model_with(), tokens(2, 6), attention_mask=torch.ones(2, 5))
+
+
+def test_a_pattern_that_was_not_called_is_told_so() -> None:
+    with pytest.raises(TypeError, match=r"^causal: a pattern is called: write causal\(\)$"):
+        run(model_with(), tokens(2, 6), mask=causal)
 
 
 SHAPES: dict[str, tuple[int, ...]] = {
