@@ -15,6 +15,8 @@ from arbprob_hf.model.resolving_arbprob import MaskArguments, Sizes, resolve_mas
 
 CASES, ROUNDS = 2_000, 20
 TOLERANCE = 1e-5
+# kernels of other processors round otherwise; 1e-5 holds where it was measured
+TOLERANCE_OF_GRADIENTS = 2e-5
 # small tiles, so that short sequences take every path
 TILE = 8
 
@@ -141,10 +143,12 @@ def test_every_backend_gives_the_reference(number: int) -> None:
         for backend in ("eager", "sdpa", "flex_attention"):
             path, got = outcome(mask, draw, given, backend)
             paths[path] += 1
-            for ours, theirs in zip(got, expected, strict=False):
+            for which, (ours, theirs) in enumerate(zip(got, expected, strict=False)):
                 # a key that many queries see collects large gradients
                 worst = float((ours - theirs).detach().abs().max() / theirs.detach().abs().max().clamp(min=1.0))
-                assert worst <= TOLERANCE, f"seed {seed}, {backend} by {path}, {mask}: {worst}"
+                assert worst <= (TOLERANCE_OF_GRADIENTS if which else TOLERANCE), (
+                    f"seed {seed}, {backend} by {path}, {mask}: {worst}"
+                )
             blind = ~keep.any(-1)
             assert bool((got[0].detach()[blind] == 0).all()), f"seed {seed}, {backend} by {path}, {mask}"
     taken = {"written", "flex", "additive", "tiled"}
