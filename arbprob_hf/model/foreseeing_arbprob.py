@@ -7,9 +7,10 @@ from torch import Tensor
 
 from .continuing_arbprob import Continued
 from .masking_arbprob import And, Dense, Mask, Not, Shifted
-from .patterns_arbprob import Causal
+from .patterns_arbprob import Causal, Sinks
+from .registering_arbprob import Custom
 from .resolving_arbprob import Sizes
-from .tiling_arbprob import Grid
+from .tiling_arbprob import Grid, Tiling
 
 _ROWS_AT_ONCE = 128
 
@@ -17,8 +18,8 @@ _ROWS_AT_ONCE = 128
 def check_past(mask: Mask, sizes: Sizes, n_positions: int) -> None:
     """Raise where a cached token, under a resolved mask, sees one of the tokens of this pass.
 
-    A pattern is looked at once and remembered. Tensors are looked at on the CPU only: an accelerator would have to be
-    waited for. A tensor of this pass's queries tells nothing of earlier ones.
+    A pattern is looked at once and remembered, a rule of one's own is asked every time. Tensors are looked at on the
+    CPU only: an accelerator would have to be waited for. A tensor of this pass's queries tells nothing of earlier ones.
     """
     cut = sizes.offset
     if not isinstance(cut, int) or cut == 0 or torch.compiler.is_compiling() or is_settled(mask, cut):
@@ -28,6 +29,12 @@ def check_past(mask: Mask, sizes: Sizes, n_positions: int) -> None:
             return
         grid = Grid(range(sizes.batch), range(sizes.heads), range(cut), range(cut, sizes.filled), sizes.device)
         is_crossed = bool(mask.written(grid).any())
+    elif holds_rules(mask):
+        heads = range(mask.count_heads())
+        parts = (range(start, min(start + _ROWS_AT_ONCE, cut)) for start in range(0, cut, _ROWS_AT_ONCE))
+        is_crossed = any(
+            bool(mask.written(Grid(range(1), heads, part, range(cut, sizes.filled))).any()) for part in parts
+        )
     else:
         is_crossed = crosses(foreseen(mask, length=n_positions), cut, sizes.filled)
     if is_crossed:
@@ -44,7 +51,7 @@ def refusal(cut: int) -> str:
 
 def is_settled(mask: Mask, cut: int) -> bool:
     """Whether it is plain from the expression that no token before `cut` sees a later one; False if it is not."""
-    if isinstance(mask, Causal):
+    if isinstance(mask, Causal | Sinks):
         return True
     if isinstance(mask, Continued):
         return cut >= mask.prompt
@@ -61,7 +68,7 @@ def foreseen(mask: Mask, *, length: int, keep: Tensor | None = None) -> Tensor:
         mask: an expression over columns.
         keep: bool (B, length), the real tokens of each row; what other queries see does not matter.
     """
-    if keep is None and not holds_tensors(mask):
+    if keep is None and not holds_tensors(mask) and not holds_rules(mask):
         return _of_pattern(mask, length)
     return _search(mask, length, keep)
 
@@ -76,32 +83,58 @@ def looks_ahead(first: Tensor, cut: int) -> bool:
     return bool((first[cut:] < torch.arange(cut, len(first), device=first.device)).any())
 
 
+def _crosses_now(mask: Mask, cut: int, length: int) -> bool:
+    heads, keys = range(mask.count_heads()), range(cut, length)
+    parts = (range(start, min(start + _ROWS_AT_ONCE, cut)) for start in range(0, cut, _ROWS_AT_ONCE))
+    return any(bool(mask.written(Grid(range(1), heads, queries, keys)).any()) for queries in parts)
+
+
 @functools.lru_cache(maxsize=64)
 def _of_pattern(mask: Mask, length: int) -> Tensor:
     return _search(mask, length, None)
 
 
 def _search(mask: Mask, length: int, keep: Tensor | None) -> Tensor:
-    # a few queries at a time, as a whole (length, length) mask may not fit
+    # a few queries at a time, as a whole (length, length) mask may not fit; and no keys that tiles rule out
     device = None if keep is None else keep.device
+    batch = range(mask.count_rows() if keep is None else keep.shape[0])
+    heads = range(mask.count_heads())
     first = torch.full((length,), length, device=device)
-    for start in range(0, length, _ROWS_AT_ONCE):
-        stop = min(start + _ROWS_AT_ONCE, length)
-        batch = mask.count_rows() if keep is None else keep.shape[0]
-        grid = Grid(range(batch), range(mask.count_heads()), range(start, stop), range(length), device)
+    stops = _stops(mask, Tiling(_ROWS_AT_ONCE, len(heads), length, length, device=device), keep)
+    for start, stop in zip(range(0, length, _ROWS_AT_ONCE), stops, strict=True):
+        queries = range(start, min(start + _ROWS_AT_ONCE, length))
+        grid = Grid(batch, heads, queries, range(start, stop), device)
         _, _, q, k = grid.indices()
-        ahead = mask.written(grid) & (k > q)  # (B, H, queries, T)
+        ahead = mask.written(grid) & (k > q)  # (B, H, queries, keys)
         if keep is not None:
-            ahead = ahead & keep[:, None, start:stop, None]
-        seen = ahead.flatten(0, 1).any(0)  # (queries, T)
+            ahead = ahead & keep[:, None, queries.start : queries.stop, None]
+        seen = ahead.flatten(0, 1).any(0)  # (queries, keys)
         earliest = torch.where(seen, q[0, 0], length).amin(0)
-        first = torch.minimum(first, earliest)
+        first[start:stop] = torch.minimum(first[start:stop], earliest)
     return first
+
+
+def _stops(mask: Mask, tiling: Tiling, keep: Tensor | None) -> list[int]:
+    # for each tile of queries, where the last tile of keys ends that it may see; its own tile at least
+    some = mask.tiles(tiling).some
+    if keep is not None:
+        some = some & tiling.over_queries(keep.long())[1].bool()
+    count = -(-tiling.q_len // tiling.size)
+    some = some.flatten(0, 1).any(0).expand(count, count)
+    numbers = torch.arange(count, device=some.device)
+    last = torch.where(some, numbers, numbers[:, None]).amax(1)
+    stops: list[int] = ((last + 1) * tiling.size).clamp(max=tiling.kv_len).tolist()
+    return stops
 
 
 def holds_tensors(mask: Mask) -> bool:
     """Whether a part of the mask is made of tensors."""
     return mask.takes_tensors or isinstance(mask, Shifted) or any(map(holds_tensors, mask.operands()))
+
+
+def holds_rules(mask: Mask) -> bool:
+    """Whether a part of the mask is a rule of one's own: such a rule may read anything, so nothing is remembered."""
+    return isinstance(mask, Custom) or any(map(holds_rules, mask.operands()))
 
 
 def _starts_late(mask: Mask) -> bool:

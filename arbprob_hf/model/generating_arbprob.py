@@ -14,13 +14,15 @@ from transformers.utils import logging
 
 from .classes_arbprob import MaskClass, uncalled
 from .continuing_arbprob import Continued, continue_mask, repeat_rows
-from .foreseeing_arbprob import crosses, foreseen, is_settled, looks_ahead, refusal
+from .foreseeing_arbprob import crosses, foreseen, holds_rules, is_settled, looks_ahead, refusal
 from .masking_arbprob import Mask, keep_mask
 from .patterns_arbprob import Causal
 from .tables_arbprob import Padding
 
 logger = logging.get_logger(__name__)
 
+# generate looks for tokens that see later ones in so many more at a time
+_LENGTH_STEP = 256
 # what drafts tokens for the model to check, each of them an argument or an option of generate
 _DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 # positional arguments of transformers' generate, after `inputs`
@@ -54,6 +56,7 @@ class ArbProbGenerationMixin(GenerationMixin):
 
     config: Any
     lm_head: Any
+    base_model: Any
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -167,12 +170,12 @@ class ArbProbGenerationMixin(GenerationMixin):
     def _prepare_mask(self, prompt: Prompt, kwargs: dict[str, Any]) -> None:
         mask = kwargs.get("mask")
         if mask is None:
-            masks = [Mask.parse(text) for text in self.config.mask_texts]
+            masks = list(self.base_model._default_masks().values())
         else:
             _check_kind("mask", mask)
             if isinstance(mask, Tensor):
                 mask = Continued(_prompt_table(mask, prompt, self.config.n_head))
-            mask = _known(Mask.parse(mask)) if isinstance(mask, str) else mask
+            mask = _remembered(Mask.parse(mask)) if isinstance(mask, str) else mask
             mask = continue_mask(mask, batch=prompt.batch, length=prompt.length, device=prompt.device)
             mask.check_fits(batch=prompt.batch, heads=self.config.n_head, q_len=prompt.length, kv_len=prompt.length)
             kwargs["mask"], masks = mask, [mask]
@@ -180,7 +183,7 @@ class ArbProbGenerationMixin(GenerationMixin):
 
     def _prepare_caching(self, masks: list[Mask], prompt: Prompt, kwargs: dict[str, Any]) -> None:
         size = self._option("prefill_chunk_size", kwargs)
-        read, length = _cached(kwargs), self.config.n_positions
+        read, length = _cached(kwargs), self._longest(prompt, kwargs)
         parts = [] if size is None else list(range(read + size, prompt.length, size))
         earliest = min([prompt.length, *parts, *([read] if read else [])])
         unsettled = [mask for mask in masks if not is_settled(mask, earliest)]
@@ -196,6 +199,12 @@ class ArbProbGenerationMixin(GenerationMixin):
             self._leave_cache_out(masks, kwargs)
         elif read and self._option("use_cache", kwargs) is False:
             raise ValueError(f"past_key_values: holds {read} tokens, but use_cache is False; leave one of them out")
+
+    def _longest(self, prompt: Prompt, kwargs: dict[str, Any]) -> int:
+        # what lies beyond is not looked at; in large steps, as what is found is remembered by length
+        limit: int = self.config.n_positions
+        new = self._option("max_new_tokens", kwargs)
+        return limit if new is None else min(limit, -(-(prompt.length + new) // _LENGTH_STEP) * _LENGTH_STEP)
 
     def _leave_cache_out(self, masks: list[Mask], kwargs: dict[str, Any]) -> None:
         for name in ("past_key_values", "inputs_embeds", "prefill_chunk_size", *_DRAFTS):
@@ -227,6 +236,11 @@ class LastPosition(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         is_full = input_ids.shape[1] >= self.n_positions
         return torch.full((input_ids.shape[0],), is_full, dtype=torch.bool, device=input_ids.device)
+
+
+def _remembered(mask: Mask) -> Mask:
+    # a rule of one's own may hold anything, so it is kept no longer than its user keeps it
+    return mask if holds_rules(mask) else _known(mask)
 
 
 @functools.lru_cache(maxsize=64)

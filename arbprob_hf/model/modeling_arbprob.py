@@ -40,6 +40,7 @@ from .losses_arbprob import causal_loss
 from .masking_arbprob import Mask
 from .plans_arbprob import Plan
 from .products_arbprob import head_logits
+from .registering_arbprob import Custom
 from .resolving_arbprob import MaskArguments, Sizes, resolve_mask
 
 
@@ -183,7 +184,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.gradient_checkpointing = False
         self.attention_paths: list[str] = []
-        self._parsed: tuple[str | list[str], dict[str, Mask]] | None = None
+        self._parsed: tuple[str | list[str], int, dict[str, Mask]] | None = None
         self._default_masks()  # a mask that cannot be read is refused here, not at the first batch
         self.post_init()
 
@@ -258,8 +259,9 @@ class ArbProbModel(ArbProbPreTrainedModel):
         )
 
     def _default_masks(self) -> dict[str, Mask]:
-        # parsed once; a text assigned to the config later is checked and parsed at its first use
-        if self._parsed is None or self._parsed[0] != self.config.mask:
+        # parsed once, and again where the config holds another text or a name in it may mean another rule
+        parsed = self._parsed
+        if parsed is None or parsed[0] != self.config.mask or parsed[1] != Custom.registrations:
             check_mask(self.config)
             texts = self.config.mask_texts
             # a copy: an entry of the config's own list may be replaced in place
@@ -267,8 +269,8 @@ class ArbProbModel(ArbProbPreTrainedModel):
             masks = {text: Mask.parse(text) for text in texts}
             for mask in masks.values():
                 mask.check_fits(batch=1, heads=self.config.n_head, q_len=1, kv_len=1)
-            self._parsed = (kept, masks)
-        return self._parsed[1]
+            self._parsed = parsed = (kept, Custom.registrations, masks)
+        return parsed[2]
 
     def _sizes(self, embeds: Tensor, past_key_values: Cache | None) -> Sizes:
         batch, q_len = embeds.shape[:2]

@@ -1,7 +1,9 @@
 """`@pattern`: a rule of one's own becomes a mask under a name, in Python and in the text form."""
 
+import importlib
 import inspect
 import keyword
+import pickle
 import textwrap
 from collections.abc import Callable
 from dataclasses import field, fields, make_dataclass
@@ -23,31 +25,86 @@ BUILT_IN: tuple[type[Mask], ...] = (
     *(Causal, Full, Window, Dilated, Strided, Prefix, Sinks),
     *(Blocks, BlockDiffusion, Heads, Documents, Padding, Order, Tree),
 )
-# small, and every axis of another length
-_TRIAL = Grid(range(2), range(3), range(5), range(7))
+# small, both axes of another length; an answer may tell no rows or heads apart
+_TRIAL = Grid(range(1), range(1), range(5), range(7))
+
+
+class _Withheld:
+    # stands for `b` and `h`, which a rule may take and pass on but not use: nothing would know how many it tells apart
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def _refuse(self, *_: object) -> Any:
+        raise _UsedError(
+            f"uses {self._name}, but treats all rows and heads alike; a rule for each head is heads(mask, mask, ...), "
+            "data for each row goes in as a tensor: documents, padding, order, tree, Mask.of"
+        )
+
+    @classmethod
+    def __torch_function__(cls, function: object, types: object, args: Any = (), kwargs: Any = None) -> Any:
+        given = [*args, *(kwargs or {}).values()]
+        flat = [one for value in given for one in (value if isinstance(value, list | tuple) else [value])]
+        next((one for one in flat if isinstance(one, cls)), cls("b or h"))._refuse()
+
+    def __getattr__(self, name: str) -> Any:
+        # special names are looked for by those who only ask what kind of thing this is
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self._refuse()
+
+
+class _UsedError(Exception):
+    # a rule has used what is withheld from it
+    pass
+
+
+_OPERATORS = ["lt", "le", "eq", "ne", "gt", "ge", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "matmul"]
+_OPERATORS += ["and", "or", "xor", "lshift", "rshift"]
+_OPERATORS += [f"r{name}" for name in _OPERATORS[6:]]
+for _name in [*_OPERATORS, "bool", "int", "float", "index", "len", "iter", "getitem", "neg", "invert", "abs", "hash"]:
+    setattr(_Withheld, f"__{_name}__", _Withheld._refuse)
+_ROW, _HEAD = _Withheld("b"), _Withheld("h")
 
 
 class Custom(Mask):
     """Query q sees key k when a registered function says so; each function has a class of its own.
 
-    `rule` is the function, `source` its text as it was when registered, None where python does not know it.
+    `rule` is the function, `source` its text as it was when registered, None where python does not know it. The
+    function is not given rows and heads: it treats all alike.
     """
 
     rule: ClassVar[FunctionType]
     source: ClassVar[str | None]
+    # how many times a function was registered: texts parsed before may mean something else since
+    registrations: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         for one in fields(self):  # type: ignore[arg-type]
             check_count(type(self).__name__, one.name, getattr(self, one.name), low=0)
         try:
-            result = type(self).rule(*_TRIAL.indices(), *self.arguments())
+            result = type(self).rule(_ROW, _HEAD, *_TRIAL.indices()[2:], *self.arguments())
         except Exception as error:
             raise ValueError(f"pattern {str(self)[:60]}: {_reason(error)}") from error
         _check_result(str(self)[:60], result)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        seen: Tensor = type(self).rule(b, h, q, k, *self.arguments())
+        seen: Tensor = type(self).rule(_ROW, _HEAD, q, k, *self.arguments())
         return seen & (q == q) & (k == k)
+
+    def __copy__(self) -> "Custom":
+        return self
+
+    def __deepcopy__(self, known: object) -> "Custom":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kind = type(self)
+        if PATTERNS.get(kind.__name__) is not kind:
+            raise pickle.PicklingError(
+                f"pattern {kind.__name__[:60]}: was defined anew after this mask was built; build the mask again"
+            )
+        return _unpickled, (kind.__module__, kind.__name__, str(self))
 
 
 @overload
@@ -61,11 +118,15 @@ def pattern(*, name: str | None = None) -> Callable[[Callable[..., Any]], Callab
 def pattern(rule: Callable[..., Any] | None = None, *, name: str | None = None) -> Any:
     """Register a function `rule(b, h, q, k, ...)` as a pattern: a decorator, with or without a name.
 
-    The four indices are integer tensors that broadcast together; the function answers with a bool tensor that
-    broadcasts with them, True where query `q` of head `h` in row `b` may see key `k`. Further parameters are integers
-    from 0, with integer defaults or none. What comes back builds the mask: `zebra(3)`, or `zebra(3)` in a text.
+    `q` and `k` are integer tensors that broadcast together; the function answers with a bool tensor that broadcasts
+    with them, True where query `q` may see key `k`. It must be pure: the same answer for the same indices, always.
+    `b` and `h` (row and head) are there for the form alone; using them is refused when a mask is built. A mask for each
+    head is `heads(mask, mask, ...)`; what differs from row to row is a tensor: `documents`, `padding`, `order`, `tree`,
+    `Mask.of`. Further parameters are integers from 0, with integer defaults or none. What comes back builds the mask:
+    `zebra(3)`, or `zebra(3)` in a text.
 
-    Defining the same function again replaces the pattern; masks built before keep the old rule.
+    Defining the same function again replaces the pattern: texts mean the new one from then on, those of configurations
+    included; masks built before keep the old rule, and cannot be pickled.
 
     Args:
         name: the name in the text form; the function's own when None.
@@ -91,7 +152,15 @@ def _enter(rule: Callable[..., Any], name: str | None) -> type[Custom]:
     )
     kind.__module__, kind.__qualname__ = rule.__module__, rule.__qualname__
     PATTERNS[name] = kind
+    Custom.registrations += 1
     return kind
+
+
+def _unpickled(module: str, name: str, text: str) -> Mask:
+    # as pickle does for classes: what defines the rule is imported where that has not happened
+    if name not in PATTERNS:
+        importlib.import_module(module)
+    return Mask.parse(text)
 
 
 def _check_name(name: str, rule: FunctionType) -> None:
@@ -147,12 +216,14 @@ def _check_result(name: str, result: object) -> None:
         torch.broadcast_to(result, (rows, heads, queries, keys))
     except RuntimeError:
         raise ValueError(
-            f"pattern {name}: expected an answer that broadcasts with b, h, q and k to {(rows, heads, queries, keys)}, "
+            f"pattern {name}: expected an answer that broadcasts with q and k to {(rows, heads, queries, keys)}, "
             f"got shape {tuple(result.shape)}"
         ) from None
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, _UsedError):
+        return str(error)
     if "Boolean value of Tensor" in str(error):
         return (
             "asks a tensor for one truth value; write & | ~ for and, or, not, torch.where for if, and "

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .foreseeing_arbprob import holds_tensors
+from .foreseeing_arbprob import holds_rules, holds_tensors
 from .masking_arbprob import Mask
 from .plans_arbprob import Plan
 from .resolving_arbprob import Sizes
@@ -49,15 +49,22 @@ def step_plan(mask: Mask, sizes: Sizes) -> Stepped | None:
         return None
     if mask.count_heads() > 1 or holds_tensors(mask):
         return None
-    runs = _runs(mask, offset // _ROWS_AT_ONCE)[offset % _ROWS_AT_ONCE]
+    if holds_rules(mask):
+        # asked every time, as it is known only by what it answers, and of no token that may never exist
+        (runs,) = _written_runs(mask, offset, 1)
+    else:
+        runs = _runs(mask, offset // _ROWS_AT_ONCE)[offset % _ROWS_AT_ONCE]
     return Stepped(runs) if len(runs) <= _MOST_RUNS else None
 
 
 @functools.lru_cache(maxsize=256)
 def _runs(mask: Mask, block: int) -> list[tuple[slice, ...]]:
-    # of each query of a block, the runs of earlier keys that it sees, itself included
-    first = block * _ROWS_AT_ONCE
-    queries, keys = range(first, first + _ROWS_AT_ONCE), range(first + _ROWS_AT_ONCE)
+    return _written_runs(mask, block * _ROWS_AT_ONCE, _ROWS_AT_ONCE)
+
+
+def _written_runs(mask: Mask, first: int, count: int) -> list[tuple[slice, ...]]:
+    # of each of `count` queries, the runs of earlier keys that it sees, itself included
+    queries, keys = range(first, first + count), range(first + count)
     allowed = mask.written(Grid(range(1), range(1), queries, keys)).expand(1, 1, len(queries), len(keys))[0, 0]
     # an edge is where a run starts, or where it has ended
     edges: list[list[int]] = [[] for _ in queries]

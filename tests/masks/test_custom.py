@@ -1,7 +1,12 @@
 """`@pattern`: a function of one's own as a mask, in Python and in text, and what cannot be one."""
 
+import copy
+import importlib
+import pickle
 import re
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,10 +36,6 @@ def every_third(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
 
 def zebra(b: Tensor, h: Tensor, q: Tensor, k: Tensor, step: int, phase: int = 0) -> Tensor:
     return (q + k + phase) % step == 0
-
-
-def by_head_and_row(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-    return (h == 1) | (b == k)
 
 
 def test_the_patterns_of_the_package_are_known_as_such() -> None:
@@ -109,13 +110,9 @@ def test_it_goes_anywhere_in_an_expression() -> None:
     assert torch.equal(Mask.parse(str(mask)).dense(7), mask.dense(7))
 
 
-def test_rows_and_heads_may_matter_and_torch_reads_it_too() -> None:
-    mask = pattern(by_head_and_row)() & causal()
-    expected = torch.tensor(
-        [[[[k <= q and (h == 1 or b == k) for k in range(5)] for q in range(5)] for h in range(3)] for b in range(2)]
-    )
-    assert torch.equal(mask.dense(5, batch=2, heads=3), expected)
-    assert torch.equal(create_mask(mask.mask_mod, 2, 3, 5, 5, device="cpu"), expected)
+def test_torch_reads_it_too() -> None:
+    mask = pattern(zebra)(3) & causal()
+    assert torch.equal(create_mask(mask.mask_mod, 2, 3, 7, 7, device="cpu"), mask.dense(7, batch=2, heads=3))
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
@@ -142,6 +139,64 @@ def test_generation_follows_it() -> None:
     model, ids = micro(mask="causal & zebra(2) | window(1)"), random_ids(2, 5)
     options = dict(max_new_tokens=6, do_sample=False, eos_token_id=None)
     assert torch.equal(model.generate(ids, **options), model.generate(ids, use_cache=False, **options))
+
+
+def test_a_model_follows_one_rule_after_a_name_is_defined_anew() -> None:
+    def define(size: int) -> None:
+        @pattern
+        def near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return (k <= q) & (q - k < size)
+
+    define(1)
+    model, ids = micro(mask="near"), random_ids(2, 5)
+    alone = model(ids).logits
+    options = dict(max_new_tokens=6, do_sample=False, eos_token_id=None)
+    define(3)
+    now = model(ids).logits
+    assert not torch.allclose(now, alone, atol=1e-3)
+    assert torch.equal(now, model(ids, mask="near").logits)
+    generated = model.generate(ids, output_logits=True, return_dict_in_generate=True, **options)
+    expected = model(generated.sequences, mask="causal & window(3)").logits[:, 4:-1]
+    torch.testing.assert_close(torch.stack(generated.logits, dim=1), expected, atol=1e-5, rtol=0)
+
+
+class Table:
+    """A rule with a table of its own, as long as the model's positions."""
+
+    size = 16
+    rows = torch.ones(size, size, dtype=torch.bool).tril()
+
+
+def looks_up(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return Table.rows[q, k]
+
+
+def test_a_rule_is_asked_only_for_tokens_that_may_exist() -> None:
+    pattern(looks_up)
+    model, ids = micro(n_positions=Table.size, mask="looks_up"), random_ids(2, 5)
+    options = dict(max_new_tokens=99, do_sample=False, eos_token_id=None)
+    found = model.generate(ids, **options)
+    assert found.shape == (2, Table.size)
+    assert torch.equal(found, model.generate(ids, mask="causal", **options))
+
+
+def test_a_rule_is_asked_anew_as_its_table_may_have_changed() -> None:
+    pattern(looks_up)
+    model, ids = micro(n_positions=Table.size, mask="looks_up"), random_ids(2, 5)
+    options = dict(max_new_tokens=9, do_sample=False, eos_token_id=None)
+    kept = Table.rows.clone()
+    try:
+        model.generate(ids, **options)
+        Table.rows.copy_(torch.eye(Table.size))
+        changed = model.generate(ids, output_logits=True, return_dict_in_generate=True, **options)
+        expected = model(changed.sequences, mask="window(1)").logits[:, 4:-1]
+        torch.testing.assert_close(torch.stack(changed.logits, dim=1), expected, atol=1e-5, rtol=0)
+        Table.rows.fill_(True)
+        cache = model(ids, mask="causal", use_cache=True).past_key_values
+        with pytest.raises(ValueError, match="past_key_values: holds 5 tokens that, under this mask, see later ones"):
+            model(ids[:, :1], past_key_values=cache)
+    finally:
+        Table.rows.copy_(kept)
 
 
 def test_defining_a_function_again_replaces_the_pattern_and_leaves_old_masks_alone() -> None:
@@ -272,7 +327,46 @@ def answers_in_another_shape(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tens
 
 
 def answers_with_an_axis_more(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-    return (k <= q).expand(2, 3, 5, 7)[None].repeat(2, 1, 1, 1, 1)
+    return (k <= q)[None].repeat(2, 1, 1, 1, 1)
+
+
+def uses_heads(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return (k <= q) & ((h == 1) | (q - k < 2))
+
+
+def compares_tokens_with_rows(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return (k <= q) & (k != b)
+
+
+def passes_heads_to_torch(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return torch.where(h > 0, k <= q, k < q)
+
+
+def broadcasts_rows(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return torch.stack(torch.broadcast_tensors(q, b)).any(0)
+
+
+def hides_heads_in_a_closure(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def seen(x: Tensor) -> Tensor:
+        return x <= q
+
+    return seen(k) | seen(h)
+
+
+def asks_for_a_shape(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return k.expand(b.shape[0], 1, 1, 7) <= q
+
+
+def branches_on_rows(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return k <= q if b else k < q
+
+
+def indexes_with_heads(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return (k <= q) & torch.ones(3, dtype=torch.bool)[h]
+
+
+def counts_heads_itself(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return (k <= q) & (torch.arange(3)[:, None, None] == 1)
 
 
 def raises(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -292,8 +386,21 @@ def divides(b: Tensor, h: Tensor, q: Tensor, k: Tensor, by: int) -> Tensor:
         (answers_numbers, (), "pattern answers_numbers: expected a bool tensor, got dtype torch.int64; compare"),
         (answers_true, (), "expected a bool tensor, got bool"),
         (answers_nothing, (), "expected a bool tensor, got NoneType"),
-        (answers_in_another_shape, (), "broadcasts with b, h, q and k to (2, 3, 5, 7), got shape (35,)"),
-        (answers_with_an_axis_more, (), "got shape (2, 2, 3, 5, 7)"),
+        (answers_in_another_shape, (), "broadcasts with q and k to (1, 1, 5, 7), got shape (35,)"),
+        (
+            uses_heads,
+            (),
+            "uses h, but treats all rows and heads alike; a rule for each head is heads(",
+        ),
+        (compares_tokens_with_rows, (), "uses b, but treats all rows and heads alike"),
+        (passes_heads_to_torch, (), "uses h, but"),
+        (broadcasts_rows, (), "uses b, but"),
+        (hides_heads_in_a_closure, (), "uses h, but"),
+        (asks_for_a_shape, (), "uses b, but"),
+        (branches_on_rows, (), "data for each row goes in as a tensor: documents, padding, order, tree, Mask.of"),
+        (indexes_with_heads, (), "uses h, but"),
+        (counts_heads_itself, (), "got shape (1, 3, 5, 7)"),
+        (answers_with_an_axis_more, (), "got shape (2, 1, 1, 5, 7)"),
         (raises, (), "pattern raises: its function raised RuntimeError: many words in two lines xxx"),
         (divides, (0,), "pattern divides(0): its function raised"),
         (divides, (-1,), "divides(by): expected at least 0, got -1"),
@@ -314,3 +421,47 @@ def test_what_does_not_answer_as_a_mask_is_refused_when_it_is_built(
 def test_an_argument_that_is_no_integer_is_refused() -> None:
     with pytest.raises(TypeError, match=re.escape("divides(by): expected an integer, got '2.0' (float)")):
         pattern(divides)(2.0)
+
+
+def test_indices_of_rows_and_heads_may_be_passed_on_unused() -> None:
+    def outer(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return every_third(b, h, q, k)
+
+    assert torch.equal(pattern(outer)().dense(7), pattern(every_third)().dense(7))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda mask: pickle.loads(pickle.dumps(mask))])
+def test_a_mask_under_another_name_is_copied_and_pickled(copied: Callable[[Mask], Mask]) -> None:
+    mask = pattern(name="stripes")(zebra)(3, 1) & causal()
+    assert copied(mask) == mask
+    assert torch.equal(copied(mask).dense(7), mask.dense(7))
+
+
+def test_a_model_under_another_name_is_copied_and_pickled(tmp_path: Path) -> None:
+    pattern(name="stripes")(zebra)
+    model, ids = micro(mask="causal & stripes(3) | window(1)"), random_ids(2, 7)
+    torch.save(model, tmp_path / "model.pt")
+    for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+        assert torch.equal(other(ids).logits, model(ids).logits)
+
+
+def test_a_pickle_imports_what_defines_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "from arbprob_hf import pattern\n\n\n@pattern\ndef pickled(b, h, q, k, step):\n    return (q - k) % step == 0\n"
+    )
+    (tmp_path / "defines_pickled.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("defines_pickled")
+    stored = pickle.dumps(Mask.parse("pickled(2)"))
+    del PATTERNS["pickled"]
+    monkeypatch.delitem(sys.modules, "defines_pickled")
+    assert str(pickle.loads(stored)) == "pickled(2)"
+
+
+def test_a_mask_of_a_rule_defined_anew_is_not_pickled() -> None:
+    mask = pattern(zebra)(3)
+    pattern(zebra)
+    message = "pattern zebra: was defined anew after this mask was built; build the mask again"
+    with pytest.raises(pickle.PicklingError, match=message):
+        pickle.dumps(mask)
+    assert copy.deepcopy(mask) == mask

@@ -112,7 +112,7 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
     assert not (tmp_path / "custom_arbprob.py").exists()
 
 
-def test_what_is_saved_is_what_ran_not_what_was_defined_since(tmp_path: Path) -> None:
+def test_what_is_saved_is_what_the_model_would_follow_now(tmp_path: Path) -> None:
     @pattern
     def near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (q - k).abs() < 2
@@ -124,7 +124,7 @@ def test_what_is_saved_is_what_ran_not_what_was_defined_since(tmp_path: Path) ->
         return (q - k).abs() < 4
 
     model.save_pretrained(tmp_path)
-    assert "< 2" in (tmp_path / "custom_arbprob.py").read_text()
+    assert "< 4" in (tmp_path / "custom_arbprob.py").read_text()
 
 
 def test_our_own_class_loads_the_folder_where_the_pattern_is_registered(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_and_says_what_to_do_where_it_is_not(tmp_path: Path) -> None:
     pattern(every_third)
     micro(mask="causal & every_third").save_pretrained(tmp_path)
     del PATTERNS["every_third"]
-    message = "unknown pattern 'every_third'.*define your own with @pattern first, or load with trust_remote_code=True"
+    message = "unknown pattern 'every_third'.*define your own with @pattern first, or load with .*trust_remote_code=T"
     with pytest.raises(ValueError, match=message) as caught:
         ArbProbForCausalLM.from_pretrained(tmp_path)
     assert len(str(caught.value)) <= 300
