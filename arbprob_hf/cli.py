@@ -45,15 +45,21 @@ def mask(
     heads: Annotated[
         int | None, typer.Option(help="Number of heads; a mask made for another number is refused.")
     ] = None,
+    patterns: Annotated[
+        Path | None, typer.Option(help="Python file of @pattern functions that the masks use; it is executed.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also draw it there, as .png or .svg.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file at --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON instead.")] = False,
 ) -> None:
     """Say what a mask lets through, layer by layer, and whether later tokens leak; draw it."""
     from arbprob_hf.describing_masks import describe, lines
+    from arbprob_hf.own_patterns import read_patterns
     from arbprob_hf.plotting import check_picture_path, plot_mask
 
     try:
+        if patterns is not None:
+            read_patterns(patterns)
         if out is not None:
             check_picture_path(out)
             if out.exists() and not force:

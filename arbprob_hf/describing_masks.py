@@ -99,6 +99,8 @@ def describe(
     layers = layers if layers is not None else len(masks) if len(masks) > 1 else 2
     allowed = [allowed_pairs(one, length).any(0) for one in masks]
     if heads is not None:
+        if heads < 1:
+            raise ValueError(f"heads: expected at least 1, got {heads}")
         for one in masks:
             one.check_fits(batch=1, heads=heads, q_len=length, kv_len=length)
     depth = first_layers(allowed, layers)
@@ -163,7 +165,8 @@ def _facts(found: Description) -> list[str]:
         line += f"; through {layers_text(found.layers)} {ranges(reached_by)}, at most {last - reached_by[0]} back"
     facts += _row("last query", line)
     if found.blind:
-        facts += _row("blind", f"{_some('query', found.blind)} see no key: attention gives zero there")
+        verb = "sees" if len(found.blind) == 1 else "see"
+        facts += _row("blind", f"{_some('query', found.blind)} {verb} no key: attention gives zero there")
     facts += _row("later keys", f"reach {_some('query', found.seers)}" if found.seers else "reach no query")
     for path in found.paths:
         facts += _row("", _path_text(path))

@@ -29,12 +29,18 @@ class ModelArguments:
         default=None,
         metadata={"help": "attention mask, such as 'causal & window(32)', or a list of one per layer"},
     )
+    patterns: str | None = field(
+        default=None,
+        metadata={"help": "python file of @pattern functions that the mask uses; it is executed"},
+    )
     init_from: str | None = field(
         default=None,
         metadata={"help": "folder or Hub name of GPT-2 weights to start from, instead of a preset"},
     )
     init_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of init_from on the Hub"})
-    attn_implementation: str | None = field(default=None, metadata={"help": "eager or sdpa (default: sdpa)"})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa or flex_attention, for GPUs (default: sdpa)"}
+    )
     n_layer: int | None = field(default=None, metadata={"help": "number of blocks, instead of the preset's"})
     n_head: int | None = field(default=None, metadata={"help": "attention heads, instead of the preset's"})
     n_embd: int | None = field(default=None, metadata={"help": "width, instead of the preset's"})
@@ -44,8 +50,10 @@ class ModelArguments:
     dropout: float | None = field(default=None, metadata={"help": "all three dropout probabilities"})
 
     def __post_init__(self) -> None:
-        if self.attn_implementation not in (None, "eager", "sdpa"):
-            raise ValueError(f"attn_implementation: expected eager or sdpa, got {self.attn_implementation!r:.60}")
+        if self.attn_implementation not in (None, "eager", "sdpa", "flex_attention"):
+            raise ValueError(
+                f"attn_implementation: expected eager, sdpa or flex_attention, got {self.attn_implementation!r:.60}"
+            )
         if self.init_from is None:
             if self.init_revision is not None:
                 raise ValueError(f"init_revision: got {self.init_revision!r} without init_from; name its weights")

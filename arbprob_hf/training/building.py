@@ -10,6 +10,7 @@ from arbprob_hf.model.carrying_arbprob import check_travels
 from arbprob_hf.model.configuration_arbprob import ArbProbConfig
 from arbprob_hf.model.masking_arbprob import Mask
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
+from arbprob_hf.own_patterns import read_patterns
 from arbprob_hf.training.arguments import ModelArguments
 
 logger = logging.getLogger(__name__)
@@ -21,8 +22,11 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) 
     """The float32 network that `model_args` describes, with `tokenizer`'s vocabulary.
 
     Random weights come from torch's global generator. Raises ValueError when loaded weights are not GPT-2's, not
-    whole, or know fewer tokens than `tokenizer` has, and when the mask uses a pattern that cannot be saved.
+    whole, or know fewer tokens than `tokenizer` has, when the file of patterns fails, and when the mask uses a pattern
+    that cannot be saved.
     """
+    if model_args.patterns is not None:
+        read_patterns(model_args.patterns)
     if model_args.init_from is not None:
         return _loaded(model_args, tokenizer)
     names = ("mask", "n_layer", "n_head", "n_embd", "n_positions", "dropout")
@@ -42,6 +46,19 @@ def warn_of_visible_answers(model: ArbProbForCausalLM, length: int) -> None:
     for text in dict.fromkeys(texts):
         if bool(Mask.parse(text).dense(length).triu(1).any()):
             logger.warning("mask %s lets tokens see later ones, so the losses count answers that were shown", text)
+
+
+def refuse_flex(model: ArbProbForCausalLM, device: torch.device) -> None:
+    """Raise ValueError where flex attention cannot train: on a CPU, or with dropout of attention weights."""
+    if model.config._attn_implementation != "flex_attention":
+        return
+    if device.type == "cpu":
+        raise ValueError("attn_implementation: flex_attention has no backward on the CPU; give sdpa")
+    if model.config.attn_pdrop > 0:
+        raise ValueError(
+            f"dropout: flex_attention drops no attention weights, got attn_pdrop={model.config.attn_pdrop}; give "
+            "--dropout 0, or attn_implementation sdpa"
+        )
 
 
 def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> ArbProbForCausalLM:

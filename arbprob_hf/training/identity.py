@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from torch import nn
 from transformers import TrainingArguments
+
+from arbprob_hf.model.carrying_arbprob import carried_code
+from arbprob_hf.model.masking_arbprob import Mask
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ _FREE = (
     "gradient_accumulation_steps",
 )
 # the text comes last: another seed or block size makes it another text, too
-_REFUSED = ("mask", *_SIZES, "seed", "data_seed", "block_size", "text")
+_REFUSED = ("mask", "patterns", *_SIZES, "seed", "data_seed", "block_size", "text")
 
 Record = dict[str, Any]
 
@@ -62,6 +65,7 @@ def describe_run(model: nn.Module, args: TrainingArguments, text: Mapping[str, A
     return {
         "format": 1,
         "mask": getattr(config, "mask", None),
+        "patterns": _patterns(getattr(config, "mask_texts", [])),
         **{name: getattr(config, name, None) for name in _SIZES},
         **options,
         **(text or {}),
@@ -108,7 +112,15 @@ def _plain(value: Any) -> Any:
     return getattr(value, "value", value)
 
 
+def _patterns(texts: Sequence[str]) -> str | None:
+    # what the functions of one's own in the masks say, wherever they were defined
+    code = carried_code(map(Mask.parse, texts))
+    return None if code == carried_code([]) else hashlib.sha256(code.encode()).hexdigest()
+
+
 def _shown(record: Record, name: str) -> str:
+    if name == "patterns":
+        return f"functions ({record.get(name)!s:.8})"
     if name != "text":
         return f"{record.get(name)!s:.60}"
     return f"{record['blocks']} blocks of {record['source']:.40} ({record['text']:.8})"

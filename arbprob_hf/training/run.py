@@ -9,7 +9,7 @@ from arbprob_hf.data import BlockCollator, Blocks, DataArguments, load_blocks, l
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.publishing import write_card
 from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
-from arbprob_hf.training.building import build_model, warn_of_visible_answers
+from arbprob_hf.training.building import build_model, refuse_flex, warn_of_visible_answers
 from arbprob_hf.training.describing import describe, kept_step, short_title
 from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.identity import describe_text
@@ -61,7 +61,7 @@ def train(
     with hold_run_folder(arguments.folder, resume=resume is not False, is_main=training_args.process_index == 0):
         set_seed(training_args.seed)
         tokenizer = load_tokenizer(data_args.tokenizer)
-        model = _model(model_args, tokenizer)
+        model = _model(arguments, tokenizer)
         check_sample_length(run_args, tokenizer, model.config.n_positions)
         blocks = _blocks(arguments, tokenizer, n_positions=model.config.n_positions)
         # saved with the model, so that truncation=True cuts to what the model takes; the text itself is never cut
@@ -75,9 +75,11 @@ def train(
     return outcome
 
 
-def _model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerFast) -> ArbProbForCausalLM:
+def _model(arguments: Arguments, tokenizer: PreTrainedTokenizerFast) -> ArbProbForCausalLM:
     try:
-        return build_model(model_args, tokenizer)
+        model = build_model(arguments.model, tokenizer)
+        refuse_flex(model, arguments.training.device)
+        return model
     except (ValueError, TypeError) as error:
         # all that it refuses is an option: the mask, the preset, a size, the weights to start from
         raise UsageError(str(error)) from error
@@ -95,7 +97,11 @@ def _trainer(
     arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast, blocks: Blocks
 ) -> ArbProbTrainer:
     if arguments.training.process_index == 0:
-        warn_of_visible_answers(model, len(blocks.train[0]["input_ids"]))
+        size = len(blocks.train[0]["input_ids"])
+        try:
+            warn_of_visible_answers(model, size)
+        except ValueError as error:
+            raise UsageError(f"{error}; blocks have block_size={size} tokens") from error
     _say(arguments, f"{short_title(arguments, model)}; {len(blocks.train)} blocks of {blocks.source}")
     logbook = LogbookCallback(
         arguments.folder / "logs",

@@ -39,6 +39,7 @@ def hold_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> 
 
     The folder is made if need be. The lock is the operating system's (`flock`): it ends with the process, however
     that ends, and data loader workers do not inherit it. What a killed run left half-done is removed.
+    Folders that were made for a run that wrote nothing are removed again.
     Within one process the block may be nested; with `is_main=False` (the other processes of a run) it does nothing.
 
     Raises ValueError when another process holds the folder, when it holds another run and `resume` is False (it is
@@ -48,6 +49,7 @@ def hold_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> 
     if not is_main or folder in _held:
         yield
         return
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     _held[folder] = _lock(folder)
     try:
         if not resume:
@@ -56,6 +58,10 @@ def hold_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> 
         yield
     finally:
         _unlock(folder, _held.pop(folder))
+        # a refused run leaves no trace: what is not empty stays
+        with contextlib.suppress(OSError):
+            for one in made:
+                one.rmdir()
 
 
 def _refuse_another_run(folder: Path) -> None:

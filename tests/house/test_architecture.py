@@ -26,9 +26,10 @@ ARROWS = {
     "plotting": {"model", "depths"},
     "describing_masks": {"model", "depths", "evaluation"},
     "publishing": {"model"},
-    "training": {"model", "data", "plotting", "publishing"},
+    "own_patterns": {"model"},
+    "training": {"model", "data", "plotting", "publishing", "own_patterns"},
     "sanity": {"model", "data", "training", "plotting", "publishing"},
-    "cli": {"model", "data", "training", "plotting", "publishing", "sanity", "describing_masks"},
+    "cli": {"model", "data", "training", "plotting", "publishing", "sanity", "describing_masks", "own_patterns"},
     "__main__": {"cli"},
     "__init__": {"model", "evaluation", "plotting"},
 }

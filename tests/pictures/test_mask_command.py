@@ -96,6 +96,8 @@ def test_queries_that_see_nothing_are_named() -> None:
     said = facts(command("causal & ~window(2)", "--length", "6").stdout)
     assert said["blind"] == "queries 0-1 see no key: attention gives zero there"
     assert "o its own input, carried along" in command("causal & ~window(2)", "--length", "6").stdout
+    said = facts(command("causal & ~window(1)", "--length", "6").stdout)
+    assert said["blind"] == "query 0 sees no key: attention gives zero there"
 
 
 def test_several_masks_are_layers_in_turn() -> None:
@@ -171,6 +173,8 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
         (["causal", "--layers", "0"], "layers: expected 1 to 1000, got 0"),
         (["causal", "full", "--layers", "3"], "layers: expected a multiple of the 2 masks"),
         (["heads(causal, full)", "--heads", "3"], "heads: expected one mask per head"),
+        (["causal", "--heads", "0"], "heads: expected at least 1, got 0"),
+        (["causal", "--heads=-3"], "heads: expected at least 1, got -3"),
         (["causal", "--out", "x.gif"], "path: expected a name that ends in .png or .svg"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

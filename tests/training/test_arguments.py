@@ -205,7 +205,7 @@ def test_resume_reaches_the_trainer_as_given() -> None:
         (["--sample_count", "-1"], "sample_count: expected at least 0, got -1"),
         (["--init_from", "x", "--n_layer", "3"], "n_layer: got 3 together with init_from='x'"),
         (["--init_revision", "x"], "without init_from"),
-        (["--attn_implementation", "flash"], "attn_implementation: expected eager or sdpa, got 'flash'"),
+        (["--attn_implementation", "flash"], "expected eager, sdpa or flex_attention, got 'flash'"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_told_in_one_line(argv: list[str], message: str) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.publishing import template
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.building import warn_of_visible_answers
+from arbprob_hf.training.building import refuse_flex, warn_of_visible_answers
 from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.logbook import COLUMNS, read_log
 from arbprob_hf.training.run import Outcome, train
@@ -219,6 +219,8 @@ def test_a_checkpoint_that_is_not_there_is_refused_before_anything_is_loaded(tex
         ({"sample_tokens": 100}, r"sample_tokens: 100 after a prompt of 2 tokens .* expected at most 30"),
         ({"mask": "windo(3)"}, "windo"),
         ({"preset": "huge"}, "preset: expected one of nano"),
+        ({"mask": "block_diffusion(8, 4)"}, r"^block_diffusion.*; blocks have block_size=32 tokens$"),
+        ({"attn_implementation": "flex_attention"}, "^attn_implementation: flex_attention .* on the CPU; give sdpa$"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(
@@ -226,7 +228,19 @@ def test_what_cannot_work_is_refused_before_training(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         run(text, tmp_path / "refused", **changes)
-    assert not (tmp_path / "refused" / "logs").exists()
+    assert not (tmp_path / "refused").exists()
+
+
+def test_flex_attention_trains_on_accelerators_without_dropout() -> None:
+    model = ArbProbForCausalLM(ArbProbConfig.preset("nano", vocab_size=8, dropout=0.1))
+    refuse_flex(model, torch.device("cpu"))
+    model.set_attn_implementation("flex_attention")
+    with pytest.raises(ValueError, match=r"^dropout: flex_attention drops .* got attn_pdrop=0.1; give --dropout 0, or"):
+        refuse_flex(model, torch.device("cuda"))
+    model.config.attn_pdrop = 0.0
+    refuse_flex(model, torch.device("cuda"))
+    with pytest.raises(ValueError, match="^attn_implementation: flex_attention has no backward on the CPU; give sdpa$"):
+        refuse_flex(model, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

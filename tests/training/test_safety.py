@@ -82,7 +82,16 @@ def test_the_folder_is_free_and_clean_afterwards(tmp_path: Path) -> None:
     for _ in range(2):
         with hold_run_folder(tmp_path / "new", resume=False):
             assert (tmp_path / "new" / PRIVATE_NAME).is_dir()
-    assert list((tmp_path / "new").iterdir()) == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_was_there_or_has_something_in_it_stays(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with hold_run_folder(tmp_path / "old", resume=False):
+        pass
+    with hold_run_folder(tmp_path / "a" / "b", resume=False):
+        (tmp_path / "a" / "beside").touch()
+    assert {path.name for path in tmp_path.rglob("*")} == {"old", "a", "beside"}
 
 
 def test_reading_the_lock_file_does_not_open_the_lock(tmp_path: Path) -> None:
