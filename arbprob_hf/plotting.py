@@ -82,7 +82,7 @@ def plot_mask(
         row: which row of the batch to draw, where they differ.
         tokens: a text per token, written along both axes.
         title: the text of the mask when None.
-        path: also write a .png or .svg there, whole or not at all.
+        path: also write a .png or .svg there, whole or not at all; as in matplotlib, a file of that name is replaced.
 
     Returns:
         The figure; a notebook shows it. No global state of matplotlib is touched.
