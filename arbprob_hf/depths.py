@@ -18,6 +18,8 @@ OWN = -1
 # a picture has no more points than that, and reach takes the cube of it
 LONGEST = 4096
 MOST_LAYERS = 1000
+# layers times pairs that are followed: a few seconds of work
+MOST_STEPS = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +115,11 @@ def first_layers(steps: Sequence[Tensor], layers: int) -> Tensor:
     queries, keys = steps[0].shape
     if queries != keys:
         raise ValueError(f"layers: reach needs as many queries as keys, got a mask of {queries} x {keys}; leave it out")
+    if layers * queries * keys > MOST_STEPS:
+        raise ValueError(
+            f"layers: expected at most {MOST_STEPS // queries**2} for {queries} tokens, got {layers}; follow fewer "
+            "layers, or a shorter length"
+        )
     if layers % len(steps):
         raise ValueError(f"layers: expected a multiple of the {len(steps)} masks, which take turns, got {layers}")
     own = torch.eye(queries, dtype=torch.bool)

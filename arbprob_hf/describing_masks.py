@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -56,7 +57,13 @@ class Description:
 
     def reached(self, layers: int) -> int:
         """Number of pairs of query and key that `layers` layers connect, a token's own input not counted as such."""
-        return int(((self.depth > 0) & (self.depth <= layers)).sum())
+        return sum(self._counts[1 - OWN : layers + 1 - OWN])
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        # how many pairs there are of each depth, OWN first
+        counts: list[int] = torch.bincount(self.depth.flatten().int() - OWN, minlength=2).tolist()
+        return counts
 
     def sources(self, query: int, layers: int) -> list[int]:
         """The keys that reach a query through `layers` layers."""

@@ -124,6 +124,8 @@ def test_wrong_sizes_are_refused() -> None:
 def test_wrong_numbers_of_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="layers: expected 1 to 1000, got 0"):
         sheets([causal()], 3, layers=0)
+    with pytest.raises(ValueError, match="layers: expected at most 65 for 4040 tokens, got 66; follow fewer layers"):
+        first_layers([torch.ones(1, 1, dtype=torch.bool).expand(4040, 4040)], 66)
     with pytest.raises(ValueError, match="layers: expected a multiple of the 2 masks, which take turns, got 3"):
         sheets([causal(), prefix(1)], 3, layers=3)
     with pytest.raises(ValueError, match="layers: reach needs as many queries as keys, got a mask of 2 x 3"):
