@@ -91,6 +91,7 @@ class BlockDiffusion(Mask):
         return Tiles(some, every)
 
     def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
+        # fewer are no mistake, not even where tensors must fit exactly: a sequence that is generated grows
         if max(q_len, kv_len) > 2 * self.length:
             raise ValueError(
                 f"block_diffusion(length): expected at most {2 * self.length} slots, a noisy and a clean copy of "
