@@ -21,6 +21,8 @@ LARGE = 1e3
 MOST_PROBED = 24
 PROBES_OF_MANY = 8
 EDGE = 64
+# how far apart the slots are for which all that they must not depend on is disturbed together
+STRIDE = 8
 EXACT = 1e-9
 # what a model may add that computes parts in float32 whatever its dtype, in multiples of what it shows without a cache
 ROUNDING = 100.0
@@ -263,10 +265,10 @@ def _disturbed_embeddings(subject: Subject, setting: Setting) -> Outcome:
 
 
 def _disturbed_together(subject: Subject, setting: Setting, count: int) -> Outcome:
-    # for some slots, all that they must not depend on at once: every slot is disturbed for those on one side of it
+    # what one slot must not depend on, all at once, tells of every slot that must depend on none of it
     embeds = subject.embed(subject.ids(setting))
     before = subject.outputs(setting, inputs_embeds=embeds)
-    for q in _probes(setting):
+    for q in sorted({*_probes(setting), *range(STRIDE - 1, setting.length, STRIDE)}):
         disturbed = ~setting.reach[:, q]  # (B, T)
         noise = subject.noise(embeds, LARGE)
         changed = torch.where(disturbed[..., None].to(embeds.device), noise, embeds)

@@ -1,0 +1,38 @@
+"""Long inputs are audited at the edges that kernels work by, and all that a slot must not see is tried at once."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from arbprob_hf import Mask, audit
+from arbprob_hf.model.tiling_arbprob import Grid
+
+LENGTH = 272
+
+
+def llama(backend: str) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=31, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    config = LlamaConfig(**sizes, max_position_embeddings=LENGTH, attn_implementation=backend)
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize(("query", "key"), [(63, 64), (127, 128), (255, 256), (70, 200), (10, 30)])
+def test_one_pair_too_many_in_a_long_input_is_found(query: int, key: int) -> None:
+    def leaky(mask: Mask, grid: Grid) -> dict[str, Tensor]:
+        keep = mask.dense(len(grid.queries), len(grid.keys), offset=grid.queries.start).clone()
+        if len(grid.queries) == LENGTH:
+            keep[..., query, key] = True
+        return {"attention_mask": keep}
+
+    model = llama("sdpa")
+    assert audit(model, "causal", lengths=(LENGTH,), give=lambda mask, grid: {"attention_mask": mask.written(grid)})
+    report = audit(model, "causal", lengths=(LENGTH,), give=leaky)
+    assert not report
+    assert "LEAKS       embeddings, evaluation" in str(report)
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_model_that_computes_parts_in_float32_raises_no_alarm(backend: str) -> None:
+    assert audit(llama(backend))
