@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arbprob_hf.model.adopting_arbprob import adopted
 from arbprob_hf.model.heads_arbprob import Heads
 from arbprob_hf.model.masking_arbprob import Mask
 from arbprob_hf.model.reaching_arbprob import reach_through
@@ -45,7 +46,7 @@ class Sheet:
 
 
 def read_masks(mask: AnyMask | Sequence[AnyMask]) -> list[Mask]:
-    """Masks, their texts or 0-1 tensors as masks: one, or one per layer.
+    """Masks, their texts or 0-1 tensors as masks: one, or a list for the layers, first layer first.
 
     Raises:
         TypeError: something else. ValueError: an unreadable text or tensor, or an empty list.
@@ -159,6 +160,7 @@ def where(here: Tensor) -> list[int]:
 
 
 def _read(mask: object) -> Mask:
+    mask = adopted(mask)
     if isinstance(mask, Mask):
         return mask
     if isinstance(mask, str):

@@ -12,6 +12,7 @@ from transformers import GenerationMixin
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
+from .adopting_arbprob import adopted
 from .classes_arbprob import MaskClass, uncalled
 from .continuing_arbprob import Continued, continue_mask, repeat_rows
 from .foreseeing_arbprob import crosses, foreseen, holds_rules, is_settled, looks_ahead, refusal
@@ -172,7 +173,7 @@ class ArbProbGenerationMixin(GenerationMixin):
         if mask is None:
             masks = list(self.base_model._default_masks().values())
         else:
-            _check_kind("mask", mask)
+            mask = _adopted_kind("mask", mask)
             if isinstance(mask, Tensor):
                 mask = Continued(_prompt_table(mask, prompt, self.config.n_head))
             mask = _remembered(Mask.parse(mask)) if isinstance(mask, str) else mask
@@ -292,17 +293,20 @@ def _reroute(kwargs: dict[str, Any]) -> None:
         return
     if isinstance(value, Tensor) and value.dim() not in (3, 4):
         raise ValueError(f"attention_mask: expected 2, 3 or 4 dimensions, got shape {tuple(value.shape)}")
-    _check_kind("attention_mask", value)
+    value = _adopted_kind("attention_mask", value)
     if kwargs.get("mask") is not None:
         raise ValueError("mask: given together with an attention_mask that is a mask itself; combine them and pass one")
-    kwargs["mask"] = kwargs.pop("attention_mask")
+    del kwargs["attention_mask"]
+    kwargs["mask"] = value
 
 
-def _check_kind(name: str, value: object) -> None:
+def _adopted_kind(name: str, value: object) -> Any:
+    value = adopted(value)
     if isinstance(value, MaskClass):
         raise TypeError(uncalled(value))
     if not isinstance(value, Tensor | Mask | str):
         raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
+    return value
 
 
 def _check_columns(keep: Tensor, batch: int, length: int) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .adopting_arbprob import adopted
 from .classes_arbprob import MaskClass, uncalled
 from .masking_arbprob import Mask, Shifted, TensorMask
 from .patterns_arbprob import registered
@@ -33,6 +34,7 @@ class Heads(Mask):
     def __init__(self, *masks: Mask) -> None:
         if len(masks) < 1:
             raise ValueError("heads: expected one mask per head, got none")
+        masks = adopted(masks)
         for mask in masks:
             if not isinstance(mask, Mask):
                 raise TypeError(f"heads: expected masks, got {type(mask).__name__}; {_advice(mask)}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .adopting_arbprob import adopted
 from .masking_arbprob import And, Dense, Mask, keep_mask
 from .patterns_arbprob import Causal, Full
 from .tables_arbprob import Documents, Order, Padding
@@ -140,6 +141,7 @@ def _keep(value: Tensor, sizes: Sizes) -> Tensor | None:
 
 
 def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> Mask | None:
+    value = adopted(value)
     if value is None:
         return None
     if isinstance(value, str):

@@ -42,6 +42,7 @@ MODEL_ORDER = [
     "tiling_arbprob",
     "reaching_arbprob",
     "masking_arbprob",
+    "adopting_arbprob",
     "patterns_arbprob",
     "blocks_arbprob",
     "heads_arbprob",
