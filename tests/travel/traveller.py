@@ -21,9 +21,10 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-sys.meta_path.insert(0, Absent())
-# a user would see it
-warnings.simplefilter("error")
+if __name__ == "__main__":
+    sys.meta_path.insert(0, Absent())
+    # a user would see it
+    warnings.simplefilter("error")
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
