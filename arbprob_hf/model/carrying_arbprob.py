@@ -11,10 +11,13 @@ import os
 import symtable
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils.hub import cached_file
 
+from .adopting_arbprob import definition_of
 from .configuration_arbprob import ArbProbConfig
 from .custom_arbprob import RULES
 from .masking_arbprob import Mask
@@ -30,6 +33,8 @@ from collections.abc import Callable
 {imports}
 RULES: dict[str, Callable[..., object]] = {{}}
 '''
+# which options of from_pretrained say where files are
+_PLACES = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
 # what a rule may use beside builtins and its own arguments; the file imports just these
 _GIVEN = {"torch": torch, "Tensor": Tensor}
 
@@ -67,6 +72,39 @@ def write_code(code: str, folder: str | os.PathLike[str]) -> None:
     path = Path(folder) / FILE
     if path.exists() and path.read_bytes() != code.encode():
         path.write_bytes(code.encode())
+
+
+def check_saved(masks: Iterable[Mask], source: str | os.PathLike[str], where: dict[str, Any]) -> None:
+    """Raise ValueError where a pattern of one's own that the masks use is another function than the saved one.
+
+    Args:
+        source: the folder or name on the Hub that the model was loaded from. where: the options it was loaded with.
+    """
+    kinds = {type(leaf).__name__: type(leaf) for mask in masks for leaf in _custom_leaves(mask)}
+    options = {name: where[name] for name in _PLACES if where.get(name) is not None}
+    options |= dict(_raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+    path = cached_file(source, FILE, **options) if kinds else None
+    if path is None:
+        return
+    saved = _definitions(Path(path).read_text(encoding="utf-8"))
+    for name, kind in kinds.items():
+        if name in saved and saved[name] != definition_of(kind.source):
+            raise ValueError(
+                f"pattern {name[:60]}: the function registered here is not the one saved with the model; define that "
+                "one with @pattern, or load with AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)"
+            )
+
+
+def _definitions(code: str) -> dict[str, str | None]:
+    # what a saved file says of each name: below each function a line RULES["name"] = function
+    functions: dict[str, str | None] = {}
+    found: dict[str, str | None] = {}
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef):
+            functions[node.name] = definition_of(ast.unparse(node))
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+            found[ast.literal_eval(node.targets[0].slice)] = functions[ast.unparse(node.value)]
+    return found
 
 
 def _custom_leaves(mask: Mask) -> Iterator[Custom]:

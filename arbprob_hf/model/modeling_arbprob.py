@@ -22,7 +22,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_arbprob import prepare_attention
-from .carrying_arbprob import carried_code, write_code
+from .carrying_arbprob import carried_code, check_saved, write_code
 from .checking_arbprob import (
     check_bias,
     check_cache,
@@ -133,7 +133,10 @@ class ArbProbPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As transformers', but weights of the network that the checkpoint lacks are an error, not random numbers."""
+        """As transformers', but weights of the network that the checkpoint lacks are an error, not random numbers.
+
+        So are patterns of one's own that are other functions here than those that were saved.
+        """
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, found = loaded
         network = f"{cls.base_model_prefix}." if hasattr(model, cls.base_model_prefix) else ""
@@ -143,6 +146,9 @@ class ArbProbPreTrainedModel(PreTrainedModel):
                 f"checkpoint: lacks {len(lacking)} of the network's weights, such as {lacking[0]}; "
                 "is it whole, and GPT-2's?"
             )
+        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if source is not None:
+            check_saved(model.base_model._default_masks().values(), source, kwargs)
         return loaded if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:

@@ -14,6 +14,8 @@ MAX_DEPTH = 50
 # deeper trees would exhaust the stack where they are printed and evaluated
 MAX_OPERATORS = 100
 MAX_INTEGER = 2**31 - 1
+# of an error
+MAX_LINE = 300
 
 _READ = "only patterns, integers and & | ~ ( ) are read"
 
@@ -94,7 +96,8 @@ class _Reader:
 
     def _pattern(self, name: str, positional: list[Any], named: dict[str, Any]) -> Any:
         if name not in self.patterns:
-            raise ValueError(f"mask: unknown pattern {name!r:.40} in {_quote(self.text)}; {self._advice(name)}")
+            unknown = f"mask: unknown pattern {name!r:.40} in {_quote(self.text)}; "
+            raise ValueError(unknown + self._advice(name, MAX_LINE - len(unknown)))
         kind = self.patterns[name]
         if kind.takes_tensors:
             raise ValueError(
@@ -107,13 +110,16 @@ class _Reader:
             is_own = fits_call(kind, positional, named) and str(error).startswith((f"{name}(", f"{name}: "))
             raise self._unreadable(str(error) if is_own else usage(name, kind)) from None
 
-    def _advice(self, name: str) -> str:
+    def _advice(self, name: str, room: int) -> str:
         near = difflib.get_close_matches(name[:40].lower(), self.patterns, n=1)
         if near:
             return f"did you mean {near[0]}?"
         known = ", ".join(sorted(name for name, kind in self.patterns.items() if not kind.takes_tensors))
-        known = known if len(known) <= 90 else f"{known[:87]}..."
-        return f"known: {known}; define your own with @pattern first, or load with trust_remote_code=True"
+        ways = "define your own with @pattern first, or load with AutoModelForCausalLM.from_pretrained(..., "
+        ways += "trust_remote_code=True)"
+        room = min(90, room - len(f"known: ; {ways}"))
+        known = known if len(known) <= room else f"{known[: room - 3]}..."
+        return f"known: {known}; {ways}"
 
     def _unreadable(self, why: str) -> ValueError:
         return ValueError(f"mask: cannot read {_quote(self.text)}: {why}")
