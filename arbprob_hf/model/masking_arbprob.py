@@ -117,7 +117,13 @@ class Mask(metaclass=MaskClass):
 
         Returns:
             bool (batch, heads, q_len, kv_len), True where the query may see the key.
+
+        Raises:
+            TypeError, ValueError: a size that is no integer or too small, or that the mask's tensors do not cover.
         """
+        for name, size in (("q_len", q_len), ("kv_len", kv_len), ("batch", batch), ("heads", heads)):
+            _check_size(name, 1 if size is None else size)
+        _check_size("offset", offset, low=0)
         kv_len = offset + q_len if kv_len is None else kv_len
         batch = self.count_rows() if batch is None else batch
         heads = self.count_heads() if heads is None else heads
@@ -135,8 +141,8 @@ class Mask(metaclass=MaskClass):
             bool (batch, length, length), True at (b, q, k) where the output of q can depend on the input of k; as many
             rows as the mask tells apart when `batch` is None.
         """
-        if layers is not None and layers < 1:
-            raise ValueError(f"layers: expected at least 1, got {layers}; None means any number")
+        _check_size("length", length)
+        _check_size("layers", 1 if layers is None else layers, advice="; None means any number")
         return reach_of(self.dense(length, batch=batch).any(1), layers)
 
     @staticmethod
@@ -167,6 +173,13 @@ class Mask(metaclass=MaskClass):
 
     def __hash__(self) -> int:
         return hash(str(self))
+
+
+def _check_size(name: str, value: object, *, low: int = 1, advice: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an integer, got {value!r:.40} ({type(value).__name__}){advice}")
+    if value < low:
+        raise ValueError(f"{name}: expected at least {low}, got {value}{advice}")
 
 
 def keep_mask(tensor: Tensor, name: str, *, dims: tuple[int, ...]) -> Tensor:

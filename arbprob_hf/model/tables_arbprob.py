@@ -109,6 +109,7 @@ class Order(TensorMask):
         object.__setattr__(self, "rank", _rows("order", "rank", self.rank))
         if self.limit is not None:
             object.__setattr__(self, "limit", _rows("order", "limit", self.limit))
+            _check_alike(self.rank, self.limit)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         rank = _at(self.rank, b, k)
@@ -222,6 +223,11 @@ def _rows(pattern: str, name: str, value: Tensor) -> Tensor:
     if value.dim() not in (1, 2) or value.numel() == 0:
         raise ValueError(f"{pattern}({name}): expected shape (T,) or (B, T), got {tuple(value.shape)}")
     return (value[None] if value.dim() == 1 else value).to(torch.long)  # (B or 1, T)
+
+
+def _check_alike(rank: Tensor, limit: Tensor) -> None:
+    if limit.shape[1] != rank.shape[1] or len({1, len(limit), len(rank)}) > 2:
+        raise ValueError(f"order(limit): expected the shape of rank, {tuple(rank.shape)}, got {tuple(limit.shape)}")
 
 
 def _check_rows(pattern: str, name: str, table: Tensor, batch: int, length: int, *, exact: bool) -> None:

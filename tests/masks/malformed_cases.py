@@ -211,6 +211,6 @@ for _rule, _leaf in {
     "documents(ids)": documents(torch.zeros(B, 4).long()),
     "padding(keep)": padding(torch.ones(3, T)),
     "order(rank)": order(torch.arange(4)),
-    "order(limit)": order(torch.arange(T), torch.arange(4)),
+    "order(limit)": order(torch.arange(T), torch.zeros(3, T).long()),
 }.items():
     together(_rule, "2 rows \\(or 1\\) of 6 tokens", "of other sizes in mask", mask=causal() & _leaf)
