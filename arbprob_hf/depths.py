@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from arbprob_hf.model.adopting_arbprob import adopted
+from arbprob_hf.model.classes_arbprob import kind_of
 from arbprob_hf.model.heads_arbprob import Heads
 from arbprob_hf.model.masking_arbprob import Mask
 from arbprob_hf.model.reaching_arbprob import reach_through
@@ -167,7 +168,7 @@ def _read(mask: object) -> Mask:
         return Mask.parse(mask)
     if isinstance(mask, Tensor):
         return Mask.of(mask)
-    raise TypeError(f"mask: expected a Mask, its text, a 0-1 tensor or a list of them, got {type(mask).__name__}")
+    raise TypeError(f"mask: expected a Mask, its text, a 0-1 tensor or a list of them, got {kind_of(mask)}")
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:

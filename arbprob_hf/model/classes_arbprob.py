@@ -62,9 +62,14 @@ def text_name(kind: type) -> str:
 
 def uncalled(kind: type) -> str:
     """What to say of a pattern that stands where a mask belongs."""
-    name = text_name(kind)
-    called = usage(name, kind).removeprefix("expected ")
-    return f"{name}: a pattern is called: write {called if '(' in called else f'{name}()'}"
+    return f"{text_name(kind)}: a pattern is called: write {_call(kind)}"
+
+
+def kind_of(value: object) -> str:
+    """What came instead of a mask, for errors: its type, or the pattern that was not called."""
+    if isinstance(value, MaskClass):
+        return f"the pattern {text_name(value)}; a pattern is called: write {_call(value)}"
+    return type(value).__name__
 
 
 def not_a_mask(other: object) -> str:
@@ -77,3 +82,8 @@ def not_a_mask(other: object) -> str:
     elif isinstance(other, Tensor):
         advice = "write Mask.of(tensor)"
     return f"mask: expected a Mask on both sides of & and |, got {type(other).__name__}; {advice}"
+
+
+def _call(kind: type) -> str:
+    called = usage(text_name(kind), kind).removeprefix("expected ")
+    return called if "(" in called else f"{text_name(kind)}()"

@@ -13,7 +13,7 @@ from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
 from .adopting_arbprob import adopted
-from .classes_arbprob import MaskClass, uncalled
+from .classes_arbprob import kind_of
 from .continuing_arbprob import Continued, continue_mask, repeat_rows
 from .foreseeing_arbprob import crosses, foreseen, holds_rules, is_settled, looks_ahead, refusal
 from .masking_arbprob import Mask, keep_mask
@@ -302,10 +302,8 @@ def _reroute(kwargs: dict[str, Any]) -> None:
 
 def _adopted_kind(name: str, value: object) -> Any:
     value = adopted(value)
-    if isinstance(value, MaskClass):
-        raise TypeError(uncalled(value))
     if not isinstance(value, Tensor | Mask | str):
-        raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {kind_of(value)}")
     return value
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .adopting_arbprob import adopted
-from .classes_arbprob import MaskClass, uncalled
+from .classes_arbprob import kind_of
 from .masking_arbprob import Mask, Shifted, TensorMask
 from .patterns_arbprob import registered
 from .tiling_arbprob import Grid, Tiles, Tiling
@@ -37,7 +37,7 @@ class Heads(Mask):
         masks = adopted(masks)
         for mask in masks:
             if not isinstance(mask, Mask):
-                raise TypeError(f"heads: expected masks, got {type(mask).__name__}; {_advice(mask)}")
+                raise TypeError(f"heads: expected masks, got {kind_of(mask)}{_advice(mask)}")
         object.__setattr__(self, "masks", _merged(masks))
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -84,9 +84,9 @@ heads = Heads
 
 
 def _advice(given: object) -> str:
-    if isinstance(given, MaskClass):
-        return uncalled(given)
-    return "write heads(*masks)" if isinstance(given, list | tuple) else 'write Mask.parse("...") for a text'
+    if isinstance(given, list | tuple):
+        return "; write heads(*masks)"
+    return '; write Mask.parse("...")' if isinstance(given, str) else ""
 
 
 def _merged(masks: tuple[Mask, ...]) -> tuple[Mask, ...]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .adopting_arbprob import adopted
+from .classes_arbprob import kind_of
 from .masking_arbprob import And, Dense, Mask, keep_mask
 from .patterns_arbprob import Causal, Full
 from .tables_arbprob import Documents, Order, Padding
@@ -154,7 +155,7 @@ def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> Mas
         _check_fits(value, sizes)
         return value
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {kind_of(value)}")
     return Dense(_table(value, sizes, name), sizes.offset)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from arbprob_hf import ArbProbConfig, Mask, causal, documents, heads, order, tree, window
+from arbprob_hf import ArbProbConfig, Mask, causal, documents, heads, order, plot_mask, tree, window
 from arbprob_hf.model.blocks_arbprob import block_diffusion
+
+from .oracles import micro, random_ids
 
 square = torch.ones(3, 3)
 SLIPS: dict[str, tuple[Callable[[], object], str]] = {
@@ -28,7 +30,7 @@ SLIPS: dict[str, tuple[Callable[[], object], str]] = {
     "a list of documents": (lambda: documents([0, 0, 1]), r"^documents\(ids\): .* wrap it in torch.tensor\(...\)$"),
     "a list of ranks": (lambda: order([0, 1]), r"^order\(rank\): .* wrap it in torch.tensor\(...\)$"),
     "a list of parents": (lambda: tree([-1, 0]), r"^tree\(parents\): .* wrap it in torch.tensor\(...\)$"),
-    "texts for heads": (lambda: heads("causal", "window(3)"), r'got str; write Mask.parse\("..."\) for a text$'),
+    "texts for heads": (lambda: heads("causal", "window(3)"), r'got str; write Mask.parse\("..."\)$'),
     "a list for heads": (lambda: heads([causal()]), r"got list; write heads\(\*masks\)$"),
     "a class for heads": (lambda: heads(causal, window(2)), r"write causal\(\)$"),
     "a Mask in a config": (lambda: ArbProbConfig(mask=causal() & window(2)), r"window\(2\); write str\(mask\)$"),
@@ -45,6 +47,19 @@ def test_a_slip_is_told_what_to_write(slip: str) -> None:
     make, message = SLIPS[slip]
     with pytest.raises(TypeError, match=message):
         make()
+
+
+@pytest.mark.parametrize("use", ["forward", "attention_mask", "generate", "plot_mask"])
+def test_a_pattern_that_was_not_called_is_told_so_wherever_a_mask_goes(use: str) -> None:
+    model, ids = micro(), random_ids(2, 6)
+    calls: dict[str, Callable[[], object]] = {
+        "forward": lambda: model(ids, mask=window),
+        "attention_mask": lambda: model(ids, attention_mask=window),
+        "generate": lambda: model.generate(ids, mask=window, max_new_tokens=1),
+        "plot_mask": lambda: plot_mask(window, 6),
+    }
+    with pytest.raises(TypeError, match=r"got the pattern window; a pattern is called: write window\(size\)$"):
+        calls[use]()
 
 
 def test_an_own_error_of_a_pattern_stays_its_own() -> None:

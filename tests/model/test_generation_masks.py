@@ -182,11 +182,6 @@ def test_a_square_attention_mask_is_told_from_padding() -> None:
         run(model_with(), tokens(2, 6), attention_mask=torch.ones(2, 5))
 
 
-def test_a_pattern_that_was_not_called_is_told_so() -> None:
-    with pytest.raises(TypeError, match=r"^causal: a pattern is called: write causal\(\)$"):
-        run(model_with(), tokens(2, 6), mask=causal)
-
-
 SHAPES: dict[str, tuple[int, ...]] = {
     "2-D": (6, 6),
     "one row for all": (1, 6, 6),
