@@ -76,9 +76,11 @@ def plot_mask(
     Keys up to the query are blue, later ones orange and hatched. Heads and layers that differ get a square each.
 
     Args:
-        mask: a `Mask`, its text, a 0-1 tensor as `Mask.of` takes it, or a list of them, one per layer.
+        mask: a `Mask`, its text, a 0-1 tensor as `Mask.of` takes it, or a list of them, first
+            layer first; a list takes turns where there are more layers (`config.mask` wants one per layer).
         length: number of tokens; that of `tokens` or of the tensor when None.
-        layers: draw also what reaches a query through relays in so many layers: the more it takes, the lighter.
+        layers: draw also what reaches a query through relays in so many layers, a multiple of the number of masks:
+            the more it takes, the lighter.
         row: which row of the batch to draw, where they differ.
         tokens: a text per token, written along both axes.
         title: the text of the mask when None.

@@ -46,21 +46,25 @@ def audit(
     Args:
         model: with `config.num_hidden_layers`, `num_attention_heads`, `vocab_size`; outputs `logits`.
         mask: what is given to the model and must hold in every layer: a `Mask`, its text, a keep-mask tensor, or a
-            function from a length to a `Mask`. None gives nothing: `config.mask` must hold, layer by layer, or, where
-            a network has no such field, causal.
-        lengths: numbers of slots; 16, 17 and 272 by default, or what the mask's tensors cover.
+            function from a length to a `Mask`. None gives nothing: `config.mask` must hold, layer by layer, and any
+            other network is taken to be causal in every layer. For one with windows of its own say what holds, and
+            that nothing is to be handed over: `audit(model, "causal & window(4)", give=lambda mask, grid: {})`.
+        lengths: a tuple of numbers of slots; 16, 17 and 272 by default, or what the mask's tensors cover.
         give: from the mask and the grid of a pass (`grid.queries`, `grid.keys`, ...) to keyword arguments of forward.
-            By default `mask=` where forward names it, else `attention_mask=` as a bool tensor (B, T_q, T_kv).
+            By default `mask=` where forward names it, else `attention_mask=` as a bool tensor (B, T_q, T_kv). What
+            models of transformers understand on sdpa is a bool tensor of four dimensions:
+            `give=lambda mask, grid: {"attention_mask": mask.written(grid)}`.
 
     Returns:
         A report, truthy when everything passed; it prints as a table. A forward that raises is a finding.
 
     Raises:
-        ValueError, TypeError: a mask or lengths that cannot be.
+        ValueError, TypeError: a mask or lengths that cannot be, or do not fit the model; what is no model.
     """
     settings = make_settings(model, mask, lengths)
     with _as_before(model), torch.random.fork_rng(devices=_cuda_devices(model)):
         subject = Subject(model, default_give(model) if give is None else give, seed)
+        settings = [setting for setting in settings if not setting.with_rows or subject.is_told(setting)]
         twin = subject.in_double()
         outcomes = {setting: _probe_all(subject, twin, setting) for setting in settings}
     return AuditReport(_describe(model, mask), tuple(_checks(outcomes)), tuple(_notes(model, subject, settings)))
@@ -128,6 +132,8 @@ def _notes(model: nn.Module, subject: Subject, settings: list[Setting]) -> Itera
         yield "the mask looks ahead: nothing to decode from a cache"
     if settings[0].given is None:
         yield "no mask is given: rows with masks of their own cannot be checked"
+    elif not any(setting.with_rows for setting in settings):
+        yield f"no mask is handed over: {ROWS} do not apply"
     if subject.reference is None:
         yield f"{type(model).__name__} is not shaped as GPT-2: no reference to compare with"
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from ..model.adopting_arbprob import adopted
 from ..model.masking_arbprob import Mask
 from ..model.reaching_arbprob import reach_of, reach_through
 from ..model.tables_arbprob import HIDDEN
@@ -133,11 +134,12 @@ def check_leakage(
     """Find what the outputs of a network under a mask must not depend on and do.
 
     Args:
-        mask: one for all layers, a `Mask`, its text or a keep-mask tensor; or one per layer, first layer first, used
-            in turn where there are more layers, as in `config.mask`.
-        forbidden: bool (T, T) or (B, T, T), True at (q, k) where the output of q must not depend on the input of k.
-            None forbids whatever no layer's mask allows: what is then reported are relays.
-        layers: the number of layers; None for any number under one mask, for one layer per mask otherwise.
+        mask: one for all layers, a `Mask`, its text or a keep-mask tensor; or a list of them, first layer first.
+            A list takes turns where there are more layers; `config.mask` wants one per layer.
+        forbidden: bool or 0-1, (T, T) or (B, T, T), True at (q, k) where the output of q must not depend on the input
+            of k. None forbids whatever no layer's mask allows: what is then reported are relays.
+        layers: the number of layers, a multiple of the number of masks; None for any number under one mask, for one
+            layer per mask otherwise.
         length: the number of slots, where no tensor tells.
 
     Returns:
@@ -149,6 +151,9 @@ def check_leakage(
     masks = _masks(mask)
     if layers is not None and layers < 1:
         raise ValueError(f"layers: expected at least 1, got {layers}; None means any number")
+    if layers is not None and layers % len(masks):
+        raise ValueError(f"layers: expected a multiple of the {len(masks)} masks, which take turns, got {layers}")
+    forbidden = None if forbidden is None else _read_forbidden(forbidden)
     size = _length(masks, forbidden, length)
     forbidden = None if forbidden is None else _forbidden(forbidden, size)
     rows = max([one.count_rows() for one in masks] + ([] if forbidden is None else [len(forbidden)]))
@@ -211,6 +216,7 @@ def _masks(mask: Mask | str | Tensor | Sequence[Mask | str | Tensor]) -> list[Ma
 
 
 def _mask(value: object) -> Mask:
+    value = adopted(value)
     if isinstance(value, Mask):
         return value
     if isinstance(value, str):
@@ -224,7 +230,7 @@ def _length(masks: list[Mask], forbidden: Tensor | None, length: int | None) -> 
     if length is not None:
         return length
     known = set().union(*(own_lengths(mask) for mask in masks))
-    known |= {int(forbidden.shape[-1])} if isinstance(forbidden, Tensor) and forbidden.dim() else set()
+    known |= set() if forbidden is None else {int(forbidden.shape[-1])}
     if len(known) != 1:
         got = f"got {' and '.join(map(str, sorted(known)))}" if known else "nothing tells it"
         raise ValueError(f"length: expected one number of slots, {got}; pass length=")
@@ -238,11 +244,21 @@ def own_lengths(mask: Mask) -> set[int]:
     return own.union(*(own_lengths(operand) for operand in mask.operands()))
 
 
+def _read_forbidden(value: Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"forbidden: expected a tensor of bool or 0-1, (T, T) or (B, T, T), got {type(value).__name__}; wrap it in "
+            "torch.tensor(...)"
+        )
+    if value.dim() not in (2, 3) or value.numel() == 0:
+        raise ValueError(f"forbidden: expected shape (T, T) or (B, T, T), got {tuple(value.shape)}")
+    if not bool(((value == 0) | (value == 1)).all()):
+        raise ValueError("forbidden: expected only 0 and 1, 1 where an output must not depend on an input")
+    return value != 0
+
+
 def _forbidden(value: Tensor, size: int) -> Tensor:
-    if not isinstance(value, Tensor) or value.dtype != torch.bool:
-        got = f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"forbidden: expected a bool tensor (T, T) or (B, T, T), got {got}")
-    if value.dim() not in (2, 3) or tuple(value.shape[-2:]) != (size, size):
+    if tuple(value.shape[-2:]) != (size, size):
         raise ValueError(f"forbidden: expected shape (T, T) or (B, T, T) with T = {size}, got {tuple(value.shape)}")
     return value[None] if value.dim() == 2 else value
 
@@ -250,7 +266,8 @@ def _forbidden(value: Tensor, size: int) -> Tensor:
 def _table(name: str, value: Tensor) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype.is_floating_point or value.is_complex():
         got = f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name}: expected an integer tensor (T,) or (B, T), got {got}")
+        advice = "" if isinstance(value, Tensor) else "; wrap it in torch.tensor(...)"
+        raise TypeError(f"{name}: expected an integer tensor (T,) or (B, T), got {got}{advice}")
     if value.dim() not in (1, 2) or value.numel() == 0:
         raise ValueError(f"{name}: expected shape (T,) or (B, T), got {tuple(value.shape)}")
     return (value[None] if value.dim() == 1 else value).long()

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..model.masking_arbprob import Mask
 from ..model.tiling_arbprob import Grid
 from .reference import Reference
 from .reports import PASSED, Outcome
 from .settings import Give, Setting
 
 LARGE = 1e3
-# beyond so many slots some of them are disturbed one by one: a few anywhere, and those at the edges that kernels work by
+# beyond so many slots some are disturbed one by one: a few anywhere, and those at the edges that kernels work by
 MOST_PROBED = 24
 PROBES_OF_MANY = 8
 EDGE = 64
@@ -85,6 +86,21 @@ class Subject:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(self.seed)
         return self.model(**inputs, **given)
+
+    def is_told(self, setting: Setting) -> bool:
+        """Whether a pass is given a mask: a model with one of its own may be told nothing, or which tokens exist."""
+        slots = range(setting.length)
+        grid = Grid(range(setting.batch), range(self.heads), slots, slots, self.device)
+        assert setting.given is not None
+        try:
+            one = self.give(setting.given, grid)
+            # a mask that is always the same is a finding
+            if any(map(_is_mask, one.values())):
+                return True
+            other = self.give(~setting.given, grid)
+            return one.keys() != other.keys() or not all(_alike(one[name], other[name]) for name in one)
+        except Exception:
+            return True  # the passes will raise it too, and that is a finding
 
     @property
     def device(self) -> torch.device:
@@ -276,7 +292,9 @@ def _disturbed_together(subject: Subject, setting: Setting, count: int) -> Outco
         found = _difference(before, subject.outputs(setting, inputs_embeds=changed), unaware)
         if found is not None:
             row, slot, change = found
-            text = f"slot {slot} saw one of {int(disturbed[row].sum())} slots disturbed together: changed by {change:.2g}"
+            text = (
+                f"slot {slot} saw one of {int(disturbed[row].sum())} slots disturbed together: changed by {change:.2g}"
+            )
             return Outcome("leaks", _where(setting, row, text), change)
         count += int(unaware.sum())
     return Outcome(PASSED, measured=count)
@@ -329,6 +347,16 @@ def _leak(setting: Setting, pair: tuple[int, int, int], change: float, what: str
 
 def _where(setting: Setting, row: int, text: str) -> str:
     return f"{setting}, row {row}: {text}"
+
+
+def _is_mask(value: object) -> bool:
+    return isinstance(value, Mask | str) or (isinstance(value, Tensor) and value.dim() > 2)
+
+
+def _alike(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.equal(other)
+    return one is other or bool(one == other)
 
 
 def _tensor(out: Any) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..model.adopting_arbprob import adopted
 from ..model.masking_arbprob import Mask
 from ..model.patterns_arbprob import Causal
 from ..model.reaching_arbprob import reach_through
@@ -61,28 +62,63 @@ class Setting:
 
 def make_settings(model: nn.Module, mask: Masks, lengths: tuple[int, ...] | None) -> list[Setting]:
     """The mask at each length, and, where one is given, batches whose rows have masks of their own."""
-    config: Any = model.config
+    config: Any = _config(model)
     layers = int(config.num_hidden_layers)
-    fixed = Mask.of(mask) if isinstance(mask, Tensor) else Mask.parse(mask) if isinstance(mask, str) else mask
+    fixed = _fixed(mask)
     settings = []
     for length in _lengths(config, fixed, lengths):
-        given = fixed if fixed is None or isinstance(fixed, Mask) else fixed(length)
+        given = fixed if fixed is None or isinstance(fixed, Mask) else _made(fixed, length)
         if given is None:
-            masks = default_masks(config, layers)
-            settings.append(Setting(masks, None, BATCH, length))
+            settings.append(Setting(default_masks(model, layers), None, BATCH, length))
             continue
         rows = given.count_rows()
         plain = Setting((given,) * layers, given, rows if rows > 1 else BATCH, length)
+        # what cannot fit is a mistake of the caller, not a finding
+        given.check_fits(batch=plain.batch, heads=int(config.num_attention_heads), q_len=length, kv_len=length)
         own = Mask.of(_own_rows(plain))
         settings += [plain, Setting((own,) * layers, own, 3, length, with_rows=True)]
     return settings
 
 
-def default_masks(config: Any, layers: int) -> tuple[Mask, ...]:
+def default_masks(model: nn.Module, layers: int) -> tuple[Mask, ...]:
     """The masks that hold in each layer when none is given: `config.mask`, or causal in networks that have no such."""
-    texts = getattr(config, "mask_texts", None)
-    masks = [Causal()] if texts is None else [Mask.parse(text) for text in texts]
-    return tuple(masks[layer % len(masks)] for layer in range(layers))
+    texts = getattr(model.config, "mask_texts", None)
+    if texts is None:
+        return (Causal(),) * layers
+    # as the model reads them: with its own code come patterns that may be unknown here
+    network: Any = getattr(model, "base_model", model)
+    own = network._default_masks() if hasattr(network, "_default_masks") else {text: Mask.parse(text) for text in texts}
+    return tuple(own[texts[layer % len(texts)]] for layer in range(layers))
+
+
+def _config(model: object) -> Any:
+    config: Any = getattr(model, "config", None)
+    if not isinstance(model, nn.Module) or not hasattr(config, "num_hidden_layers"):
+        what = "one without such a config" if isinstance(model, nn.Module) else f"{model!r:.40}"
+        raise TypeError(
+            f"model: expected a language model of transformers with a config, got {type(model).__name__}, {what}; "
+            "load it first, with from_pretrained"
+        )
+    return config
+
+
+def _fixed(mask: Any) -> Any:
+    if isinstance(mask, Tensor):
+        return Mask.of(mask)
+    mask = Mask.parse(mask) if isinstance(mask, str) else adopted(mask)
+    if mask is None or isinstance(mask, Mask) or (callable(mask) and not isinstance(mask, type)):
+        return mask
+    raise TypeError(
+        f"mask: expected a Mask, its text, a tensor or a function of a length, for all layers, got "
+        f"{type(mask).__name__}; masks of the layers are those of config.mask, audited with mask=None"
+    )
+
+
+def _made(make: Callable[[int], Mask], length: int) -> Mask:
+    mask = adopted(make(length))
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask: expected a function from a length to a Mask, got one to {type(mask).__name__}")
+    return mask
 
 
 def default_give(model: nn.Module) -> Give:
@@ -109,6 +145,8 @@ def write(mask: Mask, grid: Grid) -> Tensor:
 
 
 def _lengths(config: Any, mask: Mask | Callable[[int], Mask] | None, asked: tuple[int, ...] | None) -> list[int]:
+    if asked is not None and not _are_integers(asked):
+        raise TypeError(f"lengths: expected a tuple of integers, such as (16, 17), got {asked!r:.60}")
     own = own_lengths(mask) if isinstance(mask, Mask) else set()
     most = int(getattr(config, "max_position_embeddings", None) or max(LENGTHS))
     found = sorted({min(length, most) for length in (asked or own or LENGTHS)})
@@ -117,6 +155,10 @@ def _lengths(config: Any, mask: Mask | Callable[[int], Mask] | None, asked: tupl
     if asked and max(asked) > most:
         raise ValueError(f"lengths: expected at most {most}, the model's number of positions, got {max(asked)}")
     return found
+
+
+def _are_integers(asked: object) -> bool:
+    return isinstance(asked, tuple | list) and all(type(length) is int for length in asked)
 
 
 def _own_rows(plain: Setting) -> Tensor:

@@ -58,7 +58,7 @@ def test_certify_refuses_what_are_no_ranks() -> None:
     ranks = torch.arange(4)
     with pytest.raises(TypeError, match=r"^ranks: expected an integer tensor \(T,\) or .*, got dtype torch.float32$"):
         certify(torch.rand(4))
-    with pytest.raises(TypeError, match=r"^limits: expected an integer tensor .*, got list$"):
+    with pytest.raises(TypeError, match=r"^limits: expected an integer .*, got list; wrap it in torch.tensor"):
         certify(ranks, [0, 1, 2, 3])
     with pytest.raises(ValueError, match=r"^ranks: expected shape \(T,\) or \(B, T\), got \(1, 1, 4\)$"):
         certify(ranks[None, None])
@@ -98,11 +98,14 @@ def test_leaks_of_one_mask_are_what_a_search_of_all_paths_finds(size: int, layer
         assert len(leak.slots) == min(len(slots) for slots, _ in ways)
 
 
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 10_000))
-def test_leaks_of_a_mask_per_layer_are_what_a_search_of_all_paths_finds(size: int, layers: int, seed: int) -> None:
-    tables = random_table(size, seed, 3)
-    found = check_leakage(list(tables), torch.ones(size, size, dtype=torch.bool), layers=layers)
-    used = tables[:layers].tolist()
+@given(st.integers(1, 4), st.sampled_from([(2, 1), (3, 1), (2, 2)]), st.integers(0, 10_000))
+def test_leaks_of_a_mask_per_layer_are_what_a_search_of_all_paths_finds(
+    size: int, layers: tuple[int, int], seed: int
+) -> None:
+    count, turns = layers
+    tables = random_table(size, seed, count)
+    found = check_leakage(list(tables), torch.ones(size, size), layers=None if turns == 1 else count * turns)
+    used = tables.tolist() * turns
     for q, k in itertools.product(range(size), repeat=2):
         assert bool(found.where[0, q, k]) == bool(every_path(used, q, k))
     for leak in found.leaks:
@@ -164,7 +167,7 @@ def test_rows_are_told_apart_and_heads_are_united() -> None:
 @pytest.mark.parametrize("text", ["causal", "full", "causal | prefix(3)", "window(1)"])
 def test_masks_that_relay_nothing_raise_no_alarm(text: str) -> None:
     assert not check_leakage(text, length=9)
-    assert not check_leakage([text, text], length=9, layers=5)
+    assert not check_leakage([text, text], length=9, layers=4)
 
 
 def test_only_ten_paths_are_listed_and_all_are_counted() -> None:
@@ -182,11 +185,17 @@ def test_check_leakage_refuses_what_it_cannot_read() -> None:
         (lambda: check_leakage([table, table[:3, :3]]), ValueError, "length: .* got 3 and 4; pass length="),
         (lambda: check_leakage(table, layers=0), ValueError, "layers: expected at least 1, got 0; None means any"),
         (
-            lambda: check_leakage(table, table.float()),
-            TypeError,
-            r"forbidden: expected a bool .* torch.float32",
+            lambda: check_leakage(["causal", table], layers=3),
+            ValueError,
+            "layers: expected a multiple of the 2 masks, ",
         ),
-        (lambda: check_leakage(table, [1]), TypeError, r"forbidden: expected a bool tensor .*got list"),
+        (lambda: check_leakage(table, table.float() * 2), ValueError, "forbidden: expected only 0 and 1, 1 where an"),
+        (lambda: check_leakage(table, table[0]), ValueError, r"forbidden: expected shape .*, got \(4,\)"),
+        (
+            lambda: check_leakage("causal", [[0, 1], [0, 0]]),
+            TypeError,
+            r"forbidden: expected a tensor of bool or 0-1, .*, got list; wrap it in torch.tensor\(\.\.\.\)",
+        ),
         (lambda: check_leakage(table, table, length=3), ValueError, r"forbidden: .* with T = 3, got \(4, 4\)"),
         (lambda: check_leakage("nonsense", length=4), ValueError, "mask: unknown pattern 'nonsense'"),
     ]
