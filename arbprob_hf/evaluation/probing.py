@@ -24,6 +24,8 @@ PROBES_OF_MANY = 8
 EDGE = 64
 # how far apart the slots are for which all that they must not depend on is disturbed together
 STRIDE = 8
+# both are multiplied by the number of times the slots go into this
+MANY = 512
 EXACT = 1e-9
 # what a model may add that computes parts in float32 whatever its dtype, in multiples of what it shows without a cache
 ROUNDING = 100.0
@@ -282,9 +284,10 @@ def _disturbed_embeddings(subject: Subject, setting: Setting) -> Outcome:
 
 def _disturbed_together(subject: Subject, setting: Setting, count: int) -> Outcome:
     # what one slot must not depend on, all at once, tells of every slot that must depend on none of it
+    stride = STRIDE * -(-setting.length // MANY)
     embeds = subject.embed(subject.ids(setting))
     before = subject.outputs(setting, inputs_embeds=embeds)
-    for q in sorted({*_probes(setting), *range(STRIDE - 1, setting.length, STRIDE)}):
+    for q in sorted({*_probes(setting), *range(stride - 1, setting.length, stride)}):
         disturbed = ~setting.reach[:, q]  # (B, T)
         noise = subject.noise(embeds, LARGE)
         changed = torch.where(disturbed[..., None].to(embeds.device), noise, embeds)
@@ -317,7 +320,8 @@ def _probes(setting: Setting) -> list[int]:
     if setting.length <= MOST_PROBED:
         return list(range(setting.length))
     anywhere = torch.linspace(0, setting.length - 1, PROBES_OF_MANY).long().tolist()
-    edges = [slot for edge in range(EDGE, setting.length, EDGE) for slot in (edge - 1, edge)]
+    step = EDGE * -(-setting.length // MANY)
+    edges = [slot for edge in range(step, setting.length, step) for slot in (edge - 1, edge)]
     return sorted({*anywhere, *edges})
 
 

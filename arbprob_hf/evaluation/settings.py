@@ -13,6 +13,7 @@ from ..model.adopting_arbprob import adopted
 from ..model.masking_arbprob import Mask
 from ..model.patterns_arbprob import Causal
 from ..model.reaching_arbprob import reach_through
+from ..model.structure_arbprob import SHORTEST_SORTED
 from ..model.tiling_arbprob import Grid
 from .leaking import own_lengths
 
@@ -21,6 +22,8 @@ Masks = Mask | str | Tensor | Callable[[int], Mask] | None
 
 # 17: kernels work in powers of two; the longest is past the length from which ours looks for structure
 LENGTHS = (16, 17, 272)
+# a function of the length may make orders, whose slots ours sorts from here on
+LENGTHS_OF_FUNCTIONS = (*LENGTHS, SHORTEST_SORTED + 8)
 BATCH = 2
 
 
@@ -148,8 +151,9 @@ def _lengths(config: Any, mask: Mask | Callable[[int], Mask] | None, asked: tupl
     if asked is not None and not _are_integers(asked):
         raise TypeError(f"lengths: expected a tuple of integers, such as (16, 17), got {asked!r:.60}")
     own = own_lengths(mask) if isinstance(mask, Mask) else set()
-    most = int(getattr(config, "max_position_embeddings", None) or max(LENGTHS))
-    found = sorted({min(length, most) for length in (asked or own or LENGTHS)})
+    usual = LENGTHS if mask is None or isinstance(mask, Mask) else LENGTHS_OF_FUNCTIONS
+    most = int(getattr(config, "max_position_embeddings", None) or max(usual))
+    found = sorted({min(length, most) for length in (asked or own or usual)})
     if found[0] < 2:
         raise ValueError(f"lengths: expected at least 2 slots, got {found[0]}")
     if asked and max(asked) > most:

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from arbprob_hf import Mask, audit
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, order
+from arbprob_hf.model import structure_arbprob
+from arbprob_hf.model.plans_arbprob import Kernel
 from arbprob_hf.model.tiling_arbprob import Grid
 
 LENGTH = 272
@@ -36,3 +38,15 @@ def test_one_pair_too_many_in_a_long_input_is_found(query: int, key: int) -> Non
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
 def test_a_model_that_computes_parts_in_float32_raises_no_alarm(backend: str) -> None:
     assert audit(llama(backend))
+
+
+@pytest.mark.slow
+def test_the_path_that_sorts_slots_is_audited(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shuffled(length: int) -> Mask:
+        return order(torch.randperm(length, generator=torch.Generator().manual_seed(0)))
+
+    sizes = dict(vocab_size=31, n_embd=16, n_layer=2, n_head=2, n_positions=700, bos_token_id=0, eos_token_id=0)
+    model = ArbProbForCausalLM(ArbProbConfig(**sizes)).eval()
+    assert audit(model, shuffled)
+    monkeypatch.setattr(structure_arbprob, "_sorted", lambda *given: Kernel(causal=False))
+    assert not audit(model, shuffled)
