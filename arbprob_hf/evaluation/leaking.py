@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..model.adopting_arbprob import adopted
+from ..model.classes_arbprob import kind_of
 from ..model.masking_arbprob import Mask
 from ..model.reaching_arbprob import reach_of, reach_through
 from ..model.tables_arbprob import HIDDEN
@@ -223,7 +224,7 @@ def _mask(value: object) -> Mask:
         return Mask.parse(value)
     if isinstance(value, Tensor):
         return Mask.of(value)
-    raise TypeError(f"mask: expected a Mask, its text, a tensor or a list of them, got {type(value).__name__}")
+    raise TypeError(f"mask: expected a Mask, its text, a tensor or a list of them, got {kind_of(value)}")
 
 
 def _length(masks: list[Mask], forbidden: Tensor | None, length: int | None) -> int:

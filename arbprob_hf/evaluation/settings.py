@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.adopting_arbprob import adopted
+from ..model.classes_arbprob import kind_of
 from ..model.masking_arbprob import Mask
 from ..model.patterns_arbprob import Causal
 from ..model.reaching_arbprob import reach_through
@@ -25,6 +26,7 @@ LENGTHS = (16, 17, 272)
 # a function of the length may make orders, whose slots ours sorts from here on
 LENGTHS_OF_FUNCTIONS = (*LENGTHS, SHORTEST_SORTED + 8)
 BATCH = 2
+_LISTED = "; masks of the layers are those of config.mask, audited with mask=None"
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _fixed(mask: Any) -> Any:
         return mask
     raise TypeError(
         f"mask: expected a Mask, its text, a tensor or a function of a length, for all layers, got "
-        f"{type(mask).__name__}; masks of the layers are those of config.mask, audited with mask=None"
+        f"{kind_of(mask)}{_LISTED if isinstance(mask, list | tuple) else ''}"
     )
 
 

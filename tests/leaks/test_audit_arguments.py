@@ -81,7 +81,11 @@ CASES: dict[str, tuple[Any, type[Exception], str]] = {
     "one length": (lambda: audit(ours(), lengths=16), TypeError, r"lengths: expected a tuple of integers, .*got 16$"),
     "texts": (lambda: audit(ours(), lengths=("16",)), TypeError, r"lengths: expected a tuple .*got \('16',\)$"),
     "a list": (lambda: audit(ours(), ["causal"]), TypeError, "mask: expected a Mask, .*got list; masks of the layers"),
-    "a class": (lambda: audit(ours(), causal), TypeError, "mask: expected a Mask, its text, .*got MaskClass; "),
+    "a class": (
+        lambda: audit(ours(), causal),
+        TypeError,
+        "mask: .*got the pattern causal; a pattern is called: write causal",
+    ),
     "a text made": (lambda: audit(ours(), lambda n: "causal"), TypeError, "mask: expected a function .*one to str$"),
     "a name": (lambda: audit("gpt2"), TypeError, "model: expected a language model .*got str, 'gpt2'; load it"),
     "a layer": (lambda: audit(nn.Linear(2, 2)), TypeError, "model: .*got Linear, one without such a config; load it"),

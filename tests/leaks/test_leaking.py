@@ -181,6 +181,11 @@ def test_check_leakage_refuses_what_it_cannot_read() -> None:
     cases = [
         (lambda: check_leakage([]), ValueError, "mask: expected a mask or one per layer, got an empty list"),
         (lambda: check_leakage(3), TypeError, r"mask: expected a Mask, its text, a tensor or a list of them, got int"),
+        (
+            lambda: check_leakage(window),
+            TypeError,
+            r"mask: .*got the pattern window; a pattern is called: write window",
+        ),
         (lambda: check_leakage("causal"), ValueError, "length: expected one number of slots, nothing tells it; pass"),
         (lambda: check_leakage([table, table[:3, :3]]), ValueError, "length: .* got 3 and 4; pass length="),
         (lambda: check_leakage(table, layers=0), ValueError, "layers: expected at least 1, got 0; None means any"),
