@@ -65,9 +65,12 @@ def audit(
     with _as_before(model), torch.random.fork_rng(devices=_cuda_devices(model)):
         subject = Subject(model, default_give(model) if give is None else give, seed)
         settings = [setting for setting in settings if not setting.with_rows or subject.is_told(setting)]
-        twin = subject.in_double()
+        twin = subject.in_double() if probing.runs_in_double(subject, settings[0]) else None
         outcomes = {setting: _probe_all(subject, twin, setting) for setting in settings}
-    return AuditReport(_describe(model, mask), tuple(_checks(outcomes)), tuple(_notes(model, subject, settings)))
+        notes = list(_notes(model, subject, settings))
+        if twin is None:
+            notes.append(f"{type(model).__name__} does not run in float64: checks in float64 do not apply")
+    return AuditReport(_describe(model, mask), tuple(_checks(outcomes)), tuple(notes))
 
 
 PROBES = (
@@ -84,15 +87,16 @@ PROBES = (
 )
 
 
-def _probe_all(subject: Subject, twin: Subject, setting: Setting) -> dict[str, Outcome]:
+def _probe_all(subject: Subject, twin: Subject | None, setting: Setting) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
     for probe in PROBES:
-        if probe.run is probing.decoding and setting.looks_ahead:
+        asked = twin if probe.in_double else subject
+        if asked is None or (probe.run is probing.decoding and setting.looks_ahead):
             continue
-        if probe.run is probing.reference and twin.reference is None:
+        if probe.run is probing.reference and asked.reference is None:
             continue
         try:
-            found[probe.name] = probe.run(twin if probe.in_double else subject, setting)
+            found[probe.name] = probe.run(asked, setting)
         except Exception as error:
             text = str(error).strip().splitlines() or [""]
             found[probe.name] = Outcome("raised", f"{setting}: {type(error).__name__}: {text[0]:.70}")

@@ -131,6 +131,18 @@ def runs(subject: Subject, setting: Setting) -> Outcome:
     return Outcome(PASSED, measured=2)
 
 
+@torch.no_grad()
+def runs_in_double(subject: Subject, setting: Setting) -> bool:
+    """Whether the model computes in float64 at all; True where it raises in its own dtype too, which `runs` finds."""
+    for one in (subject.in_double(), subject):
+        try:
+            one.train(False).outputs(setting, input_ids=one.ids(setting))
+        except Exception:
+            continue
+        return one is not subject
+    return True
+
+
 def embeddings_in_evaluation(subject: Subject, setting: Setting) -> Outcome:
     """No output changes by a bit where the embedding of a slot it must not depend on becomes large noise."""
     return _disturbed_embeddings(subject.train(False), setting)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, order
 from arbprob_hf.model import structure_arbprob
@@ -38,6 +38,15 @@ def test_one_pair_too_many_in_a_long_input_is_found(query: int, key: int) -> Non
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
 def test_a_model_that_computes_parts_in_float32_raises_no_alarm(backend: str) -> None:
     assert audit(llama(backend))
+
+
+def test_checks_in_float64_do_not_apply_to_a_model_without_it() -> None:
+    sizes = dict(vocab_size=31, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    experts = dict(num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1, max_position_embeddings=32)
+    report = audit(MixtralForCausalLM(MixtralConfig(**sizes, **experts)), lengths=(16,))
+    if any("does not run in float64" in note for note in report.notes):
+        assert not any("float64" in check.name for check in report.checks)
+    assert not [check for check in report.checks if check.verdict == "raised"]
 
 
 @pytest.mark.slow
