@@ -107,7 +107,7 @@ def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> 
     weight_gradient = torch.zeros_like(weight, dtype=accurate) if wants else None
     # a product in half precision is summed over the chunks in the accurate one
     product = torch.empty_like(weight) if wants and weight.dtype != accurate else None
-    size = _chunk_rows(hidden.shape[1], weight.dtype)
+    size = _chunk_rows(hidden.shape[1], weight.dtype, weight.shape[0])
     # one set of buffers serves all chunks: fresh ones would be returned to the system and faulted in again
     logits = hidden.new_empty(min(size, hidden.shape[0]), weight.shape[0])
     likelihoods = torch.empty_like(logits, dtype=accurate)
@@ -132,9 +132,13 @@ def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> 
     return (total,) if not wants else (total, hidden_gradient, weight_gradient)  # type: ignore[return-value]
 
 
-def _chunk_rows(width: int, dtype: torch.dtype) -> int:
+def _chunk_rows(width: int, dtype: torch.dtype, vocabulary: int) -> int:
     # measured on CPU: more rows lose the cache for a thin head, fewer lose matrix efficiency for a wide one, most of
     # all in half precision, where the sum over chunks weighs more
+    rows = 512
     if width <= 256:
-        return 128
-    return 256 if dtype in (torch.float32, torch.float64) else 512
+        rows = 128
+    elif dtype in (torch.float32, torch.float64):
+        rows = 256
+    # what counts is the size of the logits: as many more rows where the vocabulary is smaller than GPT-2's
+    return rows * max(1, 50_257 // vocabulary)
