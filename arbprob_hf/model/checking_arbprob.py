@@ -38,11 +38,17 @@ def check_options(options: dict[str, Any], forward: Callable[..., Any]) -> None:
 
 
 def check_inputs(
-    config: ArbProbConfig, input_ids: Tensor | None, inputs_embeds: Tensor | None, *, dtype: torch.dtype
+    config: ArbProbConfig,
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    *,
+    dtype: torch.dtype,
+    has_ranks: bool = False,
 ) -> None:
     """Raise unless exactly one input is given, of the right shape, with ids inside the vocabulary.
 
-    `dtype` is that of the weights; embeddings of a wider one do not go through them.
+    `dtype` is that of the weights; embeddings of a wider one do not go through them. With ranks, -1 stands for a token
+    that is not known.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError(
@@ -59,7 +65,25 @@ def check_inputs(
         )
     if input_ids.dim() != 2 or input_ids.numel() == 0:
         raise ValueError(f"input_ids: expected shape (batch, tokens), not empty, got {tuple(input_ids.shape)}")
-    _check_range("input_ids", input_ids, config.vocab_size, "the vocabulary (vocab_size)")
+    least = -1 if has_ranks else 0
+    _check_range("input_ids", input_ids, config.vocab_size, "the vocabulary (vocab_size)", least=least)
+
+
+def check_asked(config: ArbProbConfig, input_ids: Tensor, ask: object) -> None:
+    """Raise unless a question is a question, and about tokens (B, T) of at most `n_positions`."""
+    if not isinstance(input_ids, Tensor) or input_ids.dtype != torch.long or input_ids.dim() != 2:
+        got = f"{input_ids.dtype}, {tuple(input_ids.shape)}" if isinstance(input_ids, Tensor) else type(input_ids)
+        raise TypeError(f"input_ids: expected a tensor of torch.int64 (batch, tokens), got {got}")
+    if input_ids.numel() == 0:
+        raise ValueError(f"input_ids: expected shape (batch, tokens), not empty, got {tuple(input_ids.shape)}")
+    if input_ids.shape[1] > config.n_positions:
+        raise ValueError(
+            f"input_ids: expected at most n_positions={config.n_positions} tokens, got {input_ids.shape[1]}; "
+            "shorten the input"
+        )
+    # known by what it can do: a downloaded model has classes of its own
+    if not hasattr(ask, "settle"):
+        raise TypeError(f"ask: expected a Conditional(given=..., target=...), got {type(ask).__name__}")
 
 
 def check_length(config: ArbProbConfig, sizes: Sizes) -> None:
@@ -72,23 +96,26 @@ def check_length(config: ArbProbConfig, sizes: Sizes) -> None:
         )
 
 
-def check_positions(config: ArbProbConfig, position_ids: Tensor, sizes: Sizes) -> None:
-    """Raise unless positions have one row per sequence (or one for all) and lie below `n_positions`."""
+def check_positions(
+    config: ArbProbConfig, position_ids: Tensor, sizes: Sizes, *, name: str = "position_ids", least: int = 0
+) -> None:
+    """Raise unless positions have one row per sequence (or one for all) and lie from `least` to below `n_positions`."""
     if not isinstance(position_ids, Tensor) or position_ids.dtype not in (torch.long, torch.int):
         got = position_ids.dtype if isinstance(position_ids, Tensor) else type(position_ids).__name__
-        raise TypeError(f"position_ids: expected an integer tensor (batch or 1, tokens), got {got}")
+        raise TypeError(f"{name}: expected an integer tensor (batch or 1, tokens), got {got}")
     if position_ids.dim() != 2 or position_ids.shape[0] not in (1, sizes.batch) or position_ids.shape[1] != sizes.q_len:
         raise ValueError(
-            f"position_ids: expected shape (batch or 1, tokens) = ({sizes.batch}, {sizes.q_len}), "
+            f"{name}: expected shape (batch or 1, tokens) = ({sizes.batch}, {sizes.q_len}), "
             f"got {tuple(position_ids.shape)}"
         )
     if position_ids.device != sizes.device:
-        raise ValueError(f"position_ids: expected device {sizes.device}, got {position_ids.device}; move it with .to()")
+        raise ValueError(f"{name}: expected device {sizes.device}, got {position_ids.device}; move it with .to()")
     _check_range(
-        "position_ids",
+        name,
         position_ids,
         config.n_positions,
         "n_positions, the longest sequence; shorten the input",
+        least=least,
     )
 
 
@@ -160,11 +187,11 @@ def _check_embeds(config: ArbProbConfig, embeds: Tensor, dtype: torch.dtype) -> 
         )
 
 
-def _check_range(name: str, values: Tensor, size: int, what: str) -> None:
+def _check_range(name: str, values: Tensor, size: int, what: str, *, least: int = 0) -> None:
     # asking an accelerator would wait for everything before it; there the embedding's own check fires
     if torch.compiler.is_compiling() or values.device.type != "cpu":
         return
     low, high = torch.aminmax(values)
-    if low < 0 or high >= size:
-        bad = int(low) if low < 0 else int(high)
-        raise ValueError(f"{name}: expected 0 to {size - 1}, got {bad}; the bound is {what}")
+    if low < least or high >= size:
+        bad = int(low) if low < least else int(high)
+        raise ValueError(f"{name}: expected {least} to {size - 1}, got {bad}; the bound is {what}")

@@ -29,7 +29,17 @@ _INTEGER_BOUNDS = {
 }
 _PROBABILITIES = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 _POSITIVE = ("layer_norm_epsilon", "initializer_range")
-_BOOLEANS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "use_cache", "tie_word_embeddings")
+_BOOLEANS = (
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "use_cache",
+    "tie_word_embeddings",
+    "mask_token",
+    "target_positions",
+)
+# how questions are put to the network; what each does is in the file of layouts
+_LAYOUTS = ("two_stream", "prefix", "sigma", "masked", "causal")
+_GIVEN_SEES = ("all", "earlier")
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
 # fields of transformers' own past, near ours in spelling and no mistake
 _OF_TRANSFORMERS = ("sep_token_id", "cls_token_id", "decoder_start_token_id", "tie_encoder_decoder")
@@ -55,6 +65,12 @@ class ArbProbConfig(PreTrainedConfig):
         tie_word_embeddings (`bool`): the output head shares the token embedding.
         mask (`str` or `list[str]`): text of the default attention mask, or one text per layer; the text is read, and
             refused where it cannot be, when the network is built.
+        layout (`str`): how questions are put to the network: `two_stream`, `prefix`, `sigma`, `masked` or `causal`.
+        given_sees (`str`): `earlier`: given tokens of a question see the given ones before them, as in GPT-2's prompts;
+            `all`: they see one another, as in networks trained on subsets.
+        mask_token (`bool`): a learned vector for slots whose token is not known; without it they get a zero vector.
+        target_positions (`bool`): a second position embedding tells slots which position they predict; the layout
+            `sigma` needs it.
 
     Raises:
         ValueError, TypeError: a field outside its bounds, named with its value.
@@ -89,6 +105,10 @@ class ArbProbConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     tie_word_embeddings: bool = True
     mask: str | list[str] = "causal"
+    layout: str = "two_stream"
+    given_sees: str = "earlier"
+    mask_token: bool = False
+    target_positions: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         _refuse_misspelt(kwargs)
@@ -171,6 +191,11 @@ def _check(config: ArbProbConfig) -> None:
         raise ValueError(
             f"activation_function: expected one of {', '.join(_ACTIVATIONS)}, got {_shown(config.activation_function)}"
         )
+    for name, choices in (("layout", _LAYOUTS), ("given_sees", _GIVEN_SEES)):
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {_shown(getattr(config, name))}")
+    if config.layout == "sigma" and not config.target_positions:
+        raise ValueError("target_positions: expected true with the layout sigma, got false; set it, or another layout")
     check_mask(config)
 
 

@@ -40,6 +40,7 @@ from .losses_arbprob import causal_loss
 from .masking_arbprob import Mask
 from .plans_arbprob import Plan
 from .products_arbprob import head_logits
+from .querying_arbprob import ArbProbQuestions
 from .registering_arbprob import Custom
 from .resolving_arbprob import MaskArguments, Sizes, resolve_mask
 
@@ -140,7 +141,12 @@ class ArbProbPreTrainedModel(PreTrainedModel):
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, found = loaded
         network = f"{cls.base_model_prefix}." if hasattr(model, cls.base_model_prefix) else ""
-        lacking = sorted(name for name in found["missing_keys"] if name.startswith(network))
+        new = _asked_for_anew(kwargs)
+        lacking = sorted(
+            name
+            for name in found["missing_keys"]
+            if name.startswith(network) and not name.startswith(new, len(network))
+        )
         if lacking:
             raise ValueError(
                 f"checkpoint: lacks {len(lacking)} of the network's weights, such as {lacking[0]}; "
@@ -166,6 +172,18 @@ class ArbProbPreTrainedModel(PreTrainedModel):
         if isinstance(module, Conv1D):
             init.normal_(module.weight, mean=0.0, std=std * getattr(module, "initial_scale", 1.0))
             init.zeros_(module.bias)
+        if isinstance(module, ZeroEmbedding):
+            init.zeros_(module.weight)
+
+
+class ZeroEmbedding(nn.Embedding):
+    """Vectors that are added, zero at first: weights that never had them go on as they were."""
+
+
+def _asked_for_anew(options: dict[str, Any]) -> tuple[str, ...]:
+    # what a call of from_pretrained adds to a network that may never have had it
+    added = {"wme.": options.get("mask_token"), "wtpe.": options.get("target_positions")}
+    return tuple(name for name, is_asked in added.items() if is_asked)
 
 
 def _residual(projection: Conv1D, config: ArbProbConfig) -> Conv1D:
@@ -185,6 +203,9 @@ class ArbProbModel(ArbProbPreTrainedModel):
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        # what GPT-2 does not have: only where the configuration asks for it
+        self.wme = ZeroEmbedding(1, config.n_embd) if config.mask_token else None
+        self.wtpe = ZeroEmbedding(config.n_positions, config.n_embd) if config.target_positions else None
         self.drop = nn.Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(ArbProbBlock(config, layer_idx) for layer_idx in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
@@ -215,6 +236,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
         limits: Tensor | None = None,
         document_ids: Tensor | None = None,
         attention_bias: Tensor | None = None,
+        target_position_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         r"""Run the network.
@@ -229,10 +251,13 @@ class ArbProbModel(ArbProbPreTrainedModel):
             mask: a `Mask`, its text, or a tensor (T, T_kv) or as above; replaces `config.mask`, ANDed with a 2-D
                 `attention_mask`.
             ranks, limits: long (B, T_kv): query q sees key k when k == q or ranks[k] <= limits[q]; `limits` is
-                `ranks` when `None`. They are the whole truth, ANDed with a 2-D `attention_mask` and with `mask`.
+                `ranks` when `None`. They are the whole truth, ANDed with a 2-D `attention_mask` and with `mask`. With
+                them, an id of -1 is a slot whose token is not known ([MASK]).
             document_ids: integer (B, T); a document is a run of equal ids, seen only from within, and patterns count
-                tokens from its start. ANDed with whatever mask holds.
+                tokens from its start. ANDed with whatever mask holds. With `ranks`, slots of equal ids, in any order.
             attention_bias: float (B or 1, H or 1, T, T_kv), added to the attention scores.
+            target_position_ids: long (B or 1, T), the position that each slot predicts, -1 for none; for networks whose
+                configuration has `target_positions`.
             output_hidden_states, output_attentions, return_dict: as everywhere in transformers. Weights are made by
                 the eager backend, whatever the model runs on.
 
@@ -240,9 +265,9 @@ class ArbProbModel(ArbProbPreTrainedModel):
             `last_hidden_state` (B, T, D), `past_key_values`, and what else was asked for.
         """
         check_options(kwargs, type(self).forward)
-        check_inputs(self.config, input_ids, inputs_embeds, dtype=self.wte.weight.dtype)
+        check_inputs(self.config, input_ids, inputs_embeds, dtype=self.wte.weight.dtype, has_ranks=ranks is not None)
         check_cache(past_key_values, is_recomputed=self.gradient_checkpointing and self.training)
-        embeds = self.wte(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, D)
+        embeds = self._embed(input_ids, ranks) if inputs_embeds is None else inputs_embeds  # (B, T, D)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         sizes = self._sizes(embeds, past_key_values)
@@ -251,7 +276,10 @@ class ArbProbModel(ArbProbPreTrainedModel):
             position_ids = (torch.arange(sizes.q_len, device=embeds.device) + sizes.offset)[None]  # (1, T)
         else:
             check_positions(self.config, position_ids, sizes)
-        hidden_states = self.drop(embeds + self.wpe(position_ids))
+        embeds = embeds + self.wpe(position_ids)
+        if target_position_ids is not None:
+            embeds = embeds + self._embed_targets(target_position_ids, sizes)
+        hidden_states = self.drop(embeds)
 
         backend = "eager" if kwargs.get("output_attentions") else self.config._attn_implementation
         arguments = MaskArguments(attention_mask, mask, ranks, limits, document_ids)
@@ -263,6 +291,25 @@ class ArbProbModel(ArbProbPreTrainedModel):
         return BaseModelOutputWithPast(
             last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values if use_cache else None
         )
+
+    def _embed(self, input_ids: Tensor | None, ranks: Tensor | None) -> Tensor:
+        assert input_ids is not None
+        if ranks is None:
+            return self.wte(input_ids)
+        is_masked = (input_ids < 0)[..., None]  # (B, T, 1)
+        embeds = self.wte(input_ids.clamp(min=0))
+        # every pass with ranks uses the vector, so that each process of a distributed run has its gradient
+        unknown = embeds.new_zeros(()) if self.wme is None else self.wme.weight[0].to(embeds.dtype)
+        return torch.where(is_masked, unknown, embeds)
+
+    def _embed_targets(self, target_position_ids: Tensor, sizes: Sizes) -> Tensor:
+        if self.wtpe is None:
+            raise ValueError(
+                "target_position_ids: this network has no embedding of target positions; leave them out, or build it "
+                "with target_positions=True"
+            )
+        check_positions(self.config, target_position_ids, sizes, name="target_position_ids", least=-1)
+        return self.wtpe(target_position_ids.clamp(min=0)) * (target_position_ids >= 0)[..., None]
 
     def _default_masks(self) -> dict[str, Mask]:
         # parsed once, and again where the config holds another text or a name in it may mean another rule
@@ -305,8 +352,8 @@ class ArbProbModel(ArbProbPreTrainedModel):
         return [made[texts[layer % len(texts)]] for layer in range(self.config.n_layer)]
 
 
-class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
-    """The GPT-2 network with its language-modelling head."""
+class ArbProbForCausalLM(ArbProbQuestions, ArbProbPreTrainedModel, ArbProbGenerationMixin):
+    """The GPT-2 network with its language-modelling head; it generates, and answers questions."""
 
     _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}
 
@@ -332,6 +379,7 @@ class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
         limits: Tensor | None = None,
         document_ids: Tensor | None = None,
         attention_bias: Tensor | None = None,
+        target_position_ids: Tensor | None = None,
         return_logits: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
@@ -366,6 +414,7 @@ class ArbProbForCausalLM(ArbProbPreTrainedModel, ArbProbGenerationMixin):
             limits=limits,
             document_ids=document_ids,
             attention_bias=attention_bias,
+            target_position_ids=target_position_ids,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state

@@ -1,6 +1,6 @@
 """What a mask argument of `forward` means: one function decides, everything else follows its answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +75,10 @@ def resolve_mask(default: Mask, given: MaskArguments, sizes: Sizes) -> Mask:
     if mask is None:
         mask = default
         _check_fits(mask, sizes)
+    if given.ranks is not None and given.document_ids is not None:
+        # slots of an order stand in any order, those of a document too
+        _check_documents(given.document_ids, sizes)
+        mask, given = And(mask, Documents(given.document_ids)), replace(given, document_ids=None)
     restarts = None if given.document_ids is None else _restarts(given.document_ids, sizes)
     if keep is None and restarts is None:
         return mask
@@ -193,13 +197,17 @@ def _order(given: MaskArguments, sizes: Sizes) -> Mask:
 
 
 def _restarts(ids: Tensor, sizes: Sizes) -> Tensor:
+    _check_documents(ids, sizes)
+    first = torch.ones_like(ids[:, :1], dtype=torch.bool)
+    return torch.cat([first, ids[:, 1:] != ids[:, :-1]], dim=1)  # (B, T)
+
+
+def _check_documents(ids: Tensor, sizes: Sizes) -> None:
     if sizes.filled != sizes.q_len or not isinstance(sizes.offset, int):
         raise ValueError(
             "document_ids: packed documents cannot go on from a cache; generate each document by itself, or pass mask="
         )
     _check_tokens("document_ids", ids, sizes)
-    first = torch.ones_like(ids[:, :1], dtype=torch.bool)
-    return torch.cat([first, ids[:, 1:] != ids[:, :-1]], dim=1)  # (B, T)
 
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

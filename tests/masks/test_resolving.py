@@ -124,10 +124,15 @@ def test_documents_see_only_their_own_run_of_ids(backend: str, dtype: torch.dtyp
     says(model, random_ids(B, T), own, document_ids=ids.to(dtype), attention_mask="full")
     first = torch.tensor([[0, 0, 0, 3, 3, 3], [0] * 6, [0, 0, 2, 2, 4, 4]])
     says(model, random_ids(B, T), own & (first[:, None] == torch.arange(T)), document_ids=ids, mask=prefix(1))
-    ranks = torch.randint(0, 4, (B, T))
-    says(model, random_ids(B, T), own & ranked(ranks, ranks), document_ids=ids, ranks=ranks)
     table = random_keep(B, T, T)
     says(model, random_ids(B, T), own & table, document_ids=ids, mask=table)
+
+
+def test_slots_of_an_order_belong_to_the_document_of_their_id_wherever_they_stand(backend: str) -> None:
+    model, ids = micro(backend=backend), torch.tensor([[0, 1, 0, 1, 1, 0], [7, 7, 7, 7, 7, 7], [2, 2, 3, 3, 2, 2]])
+    ranks = torch.randint(0, 4, (B, T))
+    own = ids[:, None] == ids[:, :, None]
+    says(model, random_ids(B, T), own & ranked(ranks, ranks), document_ids=ids, ranks=ranks)
 
 
 @pytest.mark.parametrize("shape", [(B, H, T, T), (1, H, T, T), (B, 1, T, T), (1, 1, T, T), (1, 1, 1, T)], ids=str)

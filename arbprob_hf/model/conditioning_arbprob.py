@@ -1,0 +1,239 @@
+"""Questions about a sequence: which positions are given, which are asked, and in which order.
+
+A question is settled on the CPU, where looking at it costs nothing; the tokens it is about never leave their device.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SEES = ("all", "earlier")
+ORDERS = ("temporal", "random")
+
+# bool (T,) or (B, T), positions of one sequence, or the positions of each row
+Positions = Tensor | Sequence[int] | Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A settled question, on the CPU.
+
+    Attributes:
+        given, target: bool (B, T), disjoint; what is neither is unseen.
+        step: long (B, T), 1, 2, ... on the targets of a document in the order they are asked, 0 elsewhere.
+        given_sees: "all": given tokens see one another; "earlier": only the given ones before them.
+        documents: long (B, T), which of several independent sequences a token belongs to; None for one a row.
+    """
+
+    given: Tensor
+    target: Tensor
+    step: Tensor
+    given_sees: str
+    documents: Tensor | None = None
+
+    def rows(self, index: Tensor) -> "Question":
+        """The question about some of its rows; `index`: long (rows,), on the CPU."""
+        documents = None if self.documents is None else self.documents[index]
+        return Question(self.given[index], self.target[index], self.step[index], self.given_sees, documents)
+
+    @property
+    def is_temporal(self) -> bool:
+        """Whether every target is asked after those at earlier positions."""
+        latest = torch.where(self.target, self.step, 0)
+        if self.documents is not None:
+            latest = latest + self.documents * (self.step.shape[1] + 1)
+        earlier = latest.cummax(1).values
+        return bool((latest == earlier)[self.target].all())
+
+
+@dataclass(frozen=True, eq=False)
+class Conditional:
+    """Which tokens of a sequence are given and which are asked: P(x_target | x_given), the rest unseen.
+
+    Args:
+        given: bool (B, T) or (T,), or a list of positions (of every row), or a list of such lists, one a row.
+            Position 0, the start of the text, is always given.
+        target: the same; everything that is not given when None.
+        order: in which order the chain rule takes the targets: "temporal", "random", a list of the target positions
+            (or one list a row), or an integer tensor (B, T) or (T,) whose values at the targets say which comes first.
+        given_sees: "all": given tokens see one another, wherever they stand; "earlier": only the given ones before
+            them, so that log P(A) + log P(B | A) = log P(A then B) exactly and a prompt is read as GPT-2 reads it. None
+            for the model's own habit, `config.given_sees`.
+
+    Raises:
+        ValueError, TypeError: in one line, where a set cannot be; what needs the length is checked when it is asked.
+    """
+
+    given: Positions
+    target: Positions | None = None
+    order: Positions | str = "temporal"
+    given_sees: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("given", "target"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _positions(name, value))
+        object.__setattr__(self, "order", _order(self.order))
+        if self.given_sees not in (None, *SEES):
+            raise ValueError(f"given_sees: expected one of {', '.join(SEES)}, got {self.given_sees!r:.40}")
+
+    def settle(self, batch: int, length: int, *, given_sees: str = "all") -> Question:
+        """The question about `batch` sequences of `length` tokens; `given_sees` where the question leaves it open.
+
+        A random order is drawn from torch's global generator, anew at each call.
+
+        Raises:
+            ValueError: given and target overlap, lie outside the sequence, or lack position 0 or any target.
+        """
+        given = _mask("given", self.given, batch, length)
+        target = ~given if self.target is None else _mask("target", self.target, batch, length)
+        _refuse(~given[:, 0], "given: position 0, the start of the text, must be given; it is not")
+        both = given & target
+        _refuse(both.any(1), "given, target: expected disjoint positions; both hold position {}", both)
+        _refuse(~target.any(1), "target: expected at least one position that is asked; there is none")
+        step = dense_steps(target, self._order_values(target))
+        return Question(given, target, step, self.given_sees or given_sees)
+
+    def _order_values(self, target: Tensor) -> Tensor:
+        # integers (B, T); among the targets of a row, the smallest is asked first
+        batch, length = target.shape
+        order = self.order
+        if isinstance(order, str):
+            if order == "random":
+                return torch.rand(batch, length).argsort(1)
+            return torch.arange(length).expand(batch, length)
+        if isinstance(order, Tensor):
+            values = _rows("order", order, batch, length).long()
+            repeated = _repeated(values, target)
+            _refuse(repeated.any(1), "order: expected another number at each target; position {} repeats one", repeated)
+            return values
+        return _from_lists(order, target)
+
+
+def dense_steps(target: Tensor, order: Tensor, documents: Tensor | None = None) -> Tensor:
+    """1, 2, ... on the targets by increasing `order`, counted in each document; 0 elsewhere.
+
+    Args:
+        target: bool (B, T). order: integers (B, T), distinct on the targets of a document.
+        documents: integers (B, T) from 0, non-decreasing along a row; None for one document a row.
+    """
+    length = target.shape[1]
+    # targets first, by order; then by document, which keeps that order within each
+    by_order = torch.where(target, order, torch.iinfo(torch.long).max).argsort(dim=1, stable=True)
+    document = torch.zeros_like(by_order) if documents is None else documents.long()
+    key = torch.where(target, document, length + 1).gather(1, by_order)
+    columns = by_order.gather(1, key.argsort(dim=1, stable=True))  # (B, T), targets of a document side by side
+    key = torch.where(target, document, length + 1).gather(1, columns)
+    index = torch.arange(length).expand_as(key)
+    begins = torch.ones_like(key, dtype=torch.bool)
+    begins[:, 1:] = key[:, 1:] != key[:, :-1]
+    counted = index - torch.where(begins, index, 0).cummax(1).values + 1
+    steps = torch.zeros_like(counted).scatter(1, columns, counted)
+    return torch.where(target, steps, 0)
+
+
+def _positions(name: str, value: Any) -> Positions:
+    if isinstance(value, Tensor):
+        if value.dtype != torch.bool or value.dim() not in (1, 2):
+            raise TypeError(
+                f"{name}: expected a bool tensor (batch, tokens), or lists of positions, got a tensor of "
+                f"{value.dtype}, shape {tuple(value.shape)}"
+            )
+        return value.cpu()
+    return _listed(name, value)
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
+        raise TypeError(f"{name}: expected a bool tensor (batch, tokens) or a list of positions, got {value!r:.60}")
+    rows = list(value)
+    if rows and all(isinstance(row, Iterable) and not isinstance(row, str | bytes | Tensor) for row in rows):
+        return [_listed(name, row) for row in rows]
+    for one in rows:
+        if isinstance(one, bool) or not isinstance(one, int):
+            raise TypeError(
+                f"{name}: expected positions, which are integers, got {one!r:.40}; a mask of True and False goes in as "
+                "a bool tensor"
+            )
+    if len(set(rows)) < len(rows):
+        twice = next(one for one in rows if rows.count(one) > 1)
+        raise ValueError(f"{name}: expected each position once, got {twice} twice")
+    return rows
+
+
+def _order(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in ORDERS:
+            raise ValueError(f"order: expected temporal, random, positions or a tensor, got {value!r:.40}")
+        return value
+    if isinstance(value, Tensor):
+        if value.dtype not in (torch.int64, torch.int32) or value.dim() not in (1, 2):
+            raise TypeError(
+                f"order: expected an integer tensor (batch, tokens), got {value.dtype}, shape {tuple(value.shape)}"
+            )
+        return value.cpu()
+    return _listed("order", value)
+
+
+def _mask(name: str, value: Any, batch: int, length: int) -> Tensor:
+    # -> bool (B, T)
+    if isinstance(value, Tensor):
+        return _rows(name, value, batch, length)
+    mask = torch.zeros(batch, length, dtype=torch.bool)
+    for row, positions in enumerate(_per_row(name, value, batch)):
+        outside = next((one for one in positions if not 0 <= one < length), None)
+        if outside is not None:
+            raise ValueError(f"{name}: expected positions 0 to {length - 1}, got {outside}")
+        mask[row, positions] = True
+    return mask
+
+
+def _per_row(name: str, value: list[Any], batch: int) -> list[list[int]]:
+    if not value or not isinstance(value[0], list):
+        return [value] * batch
+    if len(value) not in (1, batch):
+        raise ValueError(f"{name}: expected a list of positions for each of {batch} rows, got {len(value)} lists")
+    return value if len(value) == batch else value * batch
+
+
+def _rows(name: str, value: Tensor, batch: int, length: int) -> Tensor:
+    table = value[None] if value.dim() == 1 else value
+    if table.shape[0] not in (1, batch) or table.shape[1] != length:
+        raise ValueError(f"{name}: expected shape (batch, tokens) = {(batch, length)}, got {tuple(value.shape)}")
+    return table.expand(batch, length)
+
+
+def _from_lists(order: list[Any], target: Tensor) -> Tensor:
+    values = torch.zeros(target.shape, dtype=torch.long)
+    for row, positions in enumerate(_per_row("order", order, target.shape[0])):
+        asked = target[row].nonzero().squeeze(1).tolist()
+        if sorted(positions) != asked:
+            where = f" of row {row}" if target.shape[0] > 1 else ""
+            raise ValueError(
+                f"order: expected the target positions{where}, {asked!s:.60}, each once, got {positions!s:.60}"
+            )
+        values[row, positions] = torch.arange(len(positions))
+    return values
+
+
+def _repeated(values: Tensor, target: Tensor) -> Tensor:
+    # bool (B, T): targets whose number another target of the row has, too
+    columns = torch.where(target, values, torch.iinfo(torch.long).min).argsort(dim=1, stable=True)
+    ordered, asked = values.gather(1, columns), target.gather(1, columns)
+    same = torch.zeros_like(asked)
+    same[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & asked[:, 1:] & asked[:, :-1]
+    return torch.zeros_like(same).scatter(1, columns, same)
+
+
+def _refuse(rows: Tensor, problem: str, where: Tensor | None = None) -> None:
+    # `rows`: bool (B,), the rows that have the problem; `where`: bool (B, T), at which positions
+    if not bool(rows.any()):
+        return
+    row = int(rows.nonzero()[0])
+    if where is not None:
+        problem = problem.format(int(where[row].nonzero()[0]))
+    raise ValueError(problem + (f" (row {row})" if len(rows) > 1 else ""))

@@ -1,0 +1,254 @@
+"""What can be asked of a network: log_prob, marginals, sample and infill, as methods that travel with its weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .blanks_arbprob import Blanked, Infilled, Scored, answers_of, ask_blanks, read_answers, read_blanks
+from .branching_arbprob import join
+from .checking_arbprob import check_asked
+from .conditioning_arbprob import Conditional, Positions, Question
+from .layouts_arbprob import MASK_ID, Slots, is_chained, lay_out
+from .sampling_arbprob import Sampled, Sampler
+from .scoring_arbprob import token_log_probs, vocabulary_log_probs
+
+
+class ArbProbQuestions:
+    """Questions P(x_target | x_given) put to a causal language model; mixed into it."""
+
+    config: Any
+    transformer: Any
+    lm_head: Any
+
+    @staticmethod
+    def ask(
+        given: Positions,
+        target: Positions | None = None,
+        order: Positions | str = "temporal",
+        given_sees: str | None = None,
+    ) -> Conditional:
+        """A question, for those who have the network without the package: what `Conditional` makes."""
+        return Conditional(given, target, order, given_sees)
+
+    def log_prob(
+        self, input_ids: Tensor, ask: Conditional | Sequence[Conditional], *, layout: str | None = None
+    ) -> Tensor:
+        """log P of each target token given the given ones and the targets asked before it, in one forward pass.
+
+        Args:
+            input_ids: long (B, T); tokens that are neither given nor asked have no influence at all.
+            ask: the question, or several about the same text, which then share what they have in common.
+            layout: how to put it; None for the way the network was trained, `config.layout`.
+
+        Returns:
+            (B, T), or (questions, B, T) for several: nats, 0 where nothing is asked; `.sum(-1)` is the joint log P of
+            the targets. float32, or float64 for float64 weights; differentiable.
+
+        Raises:
+            ValueError, TypeError: the question cannot be, or cannot be put in this layout.
+        """
+        layout = self._layout(layout)
+        several = isinstance(ask, Sequence)
+        asks = list(ask) if isinstance(ask, Sequence) else [ask]
+        if not asks:
+            raise ValueError("ask: expected at least one question, got an empty list")
+        questions = [self._settle(input_ids, one, needs_answers=True) for one in asks]
+        for question in questions:
+            if not is_chained(layout) and bool((question.step > 1).any()):
+                raise ValueError(
+                    f"layout: {layout} has no joint probability of several targets; ask marginals(), or use another "
+                    "layout"
+                )
+        found = self._read([lay_out(question, layout) for question in questions], input_ids)
+        scores = []
+        for question, (rows, positions, hidden) in zip(questions, found, strict=True):
+            answers = input_ids[rows, positions]
+            nats = token_log_probs(self.lm_head, hidden, answers)
+            scores.append(nats.new_zeros(question.target.shape).index_put((rows, positions), nats))
+        return torch.stack(scores) if several else scores[0]
+
+    def marginals(self, input_ids: Tensor, ask: Conditional, *, layout: str | None = None) -> Tensor:
+        """log P(x_i | x_given) of every target by itself and every token of the vocabulary, in one forward pass.
+
+        Args:
+            input_ids, layout: as for `log_prob`; the tokens at the targets have no influence.
+
+        Returns:
+            (B, T, V) in nats; 0 where nothing is asked.
+        """
+        question = self._settle(input_ids, ask)
+        slots = lay_out(question, self._layout(layout), torch.zeros(input_ids.shape[0], dtype=torch.long))
+        ((rows, positions, hidden),) = self._read([slots], input_ids)
+        nats = vocabulary_log_probs(self.lm_head, hidden)
+        return nats.new_zeros(*input_ids.shape, nats.shape[1]).index_put((rows, positions), nats)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        input_ids: Tensor,
+        ask: Conditional,
+        *,
+        method: str = "sequential",
+        layout: str | None = None,
+        temperature: float = 1.0,
+        width: int = 8,
+        generator: torch.Generator | None = None,
+    ) -> Sampled:
+        """Fill the targets from the exact joint P(x_target | x_given); whatever `input_ids` holds there is ignored.
+
+        Args:
+            input_ids: long (B, T).
+            method: `sequential`: one target a pass, with a cache. `speculative`: drafts of all targets at once, kept as
+                far as they agree with the joint, two passes a round (Guo and Ermon 2025, arXiv:2504.20456). `fused`:
+                drafts for every possible stop are made while those before are verified, one pass a round (layout
+                two_stream). All three have the same law, and never take more passes than there are targets.
+            temperature: divides the logits of each step; 0 takes the likeliest token.
+            width: targets drafted ahead by `fused`.
+            generator: source of randomness on the device of `input_ids`; torch's own when None.
+
+        Returns:
+            `sequences` (B, T); `log_probs` (B, T), the network's own log P of each sampled token, whatever the
+            temperature, as `log_prob` gives; `forward_passes`.
+        """
+        question = self._settle(input_ids, ask)
+        layout = self._layout(layout)
+        if not is_chained(layout):
+            raise ValueError(f"layout: {layout} has no joint probability to sample from; use another layout")
+        sampler = Sampler(self, question, layout, temperature=temperature, generator=generator)
+        return sampler.run(input_ids, method, width=width)
+
+    def infill(
+        self,
+        text: str | Tensor,
+        tokenizer: Any = None,
+        *,
+        samples: int = 1,
+        method: str = "sequential",
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> list[Infilled] | Sampled:
+        """Fill in blanks: `model.infill("The cat [M] on the [M:2]", tokenizer)`.
+
+        Args:
+            text: a text with blanks, `[M]` for one token and `[M:3]` for three; or ids, long (B, T), with -1 at the
+                blanks and the start of the text at position 0.
+            tokenizer: for a text, the one the network was trained with.
+            samples: how often the text is filled in, independently.
+            method, temperature, generator: as for `sample`.
+
+        Returns:
+            For a text a list of `Infilled`, each with `text`, `answers` and `log_prob`; for ids what `sample` returns.
+        """
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"samples: expected a whole number from 1, got {samples!r:.40}")
+        options: dict[str, Any] = dict(method=method, temperature=temperature, generator=generator)
+        if isinstance(text, Tensor):
+            check_asked(self.config, text, Conditional([0]))
+            ids = text.repeat_interleave(samples, 0)
+            return self.sample(ids, ask_blanks(ids), **options)
+        blanked = self._blanked(text, tokenizer)
+        ids = blanked.tensor(self.lm_head.weight.device).expand(samples, -1)
+        found = self.sample(ids, blanked.ask(), **options)
+        joints = found.log_probs.sum(1).tolist()
+        return [
+            Infilled(str(tokenizer.decode(row[1:])), answers_of(row, blanked, tokenizer), joint)
+            for row, joint in zip(found.sequences.tolist(), joints, strict=True)
+        ]
+
+    @torch.no_grad()
+    def score_text(self, tokenizer: Any, text: str, answers: Any = None, *, top: int = 5) -> list[Scored]:
+        """log P of candidates for the blanks of a text: `model.score_text(tokenizer, "The cat [M]", ["sat", "ran"])`.
+
+        Args:
+            text: a text with blanks, as for `infill`.
+            answers: candidates: a text each where there is one blank, otherwise a tuple of texts, one a blank. None for
+                the `top` likeliest tokens of a text with a single blank of one token.
+
+        Returns:
+            For each candidate, in the order given, its `log_prob` and that of each of its tokens.
+        """
+        blanked = self._blanked(text, tokenizer)
+        if answers is None:
+            return self._likeliest(blanked, tokenizer, top)
+        rows = read_answers(answers, len(blanked.blanks))
+        ids = torch.tensor([blanked.filled(row, tokenizer) for row in rows], device=self.lm_head.weight.device)
+        nats = self.log_prob(ids, blanked.ask())
+        asked = torch.tensor(blanked.ids) == MASK_ID
+        return [
+            Scored(row, float(one.sum()), tuple(one[asked].tolist())) for row, one in zip(rows, nats.cpu(), strict=True)
+        ]
+
+    def _likeliest(self, blanked: Blanked, tokenizer: Any, top: int) -> list[Scored]:
+        if blanked.ids.count(MASK_ID) > 1:
+            raise ValueError(
+                "answers: needed where more than one token is blank; give candidates, or sample them with infill"
+            )
+        if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= self.config.vocab_size:
+            raise ValueError(f"top: expected 1 to {self.config.vocab_size} tokens, got {top!r:.40}")
+        nats = self.marginals(blanked.tensor(self.lm_head.weight.device), blanked.ask())
+        best = nats[0, blanked.blanks[0][0]].topk(top)
+        return [
+            Scored((str(tokenizer.decode([token])),), value, (value,))
+            for value, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    def _blanked(self, text: str, tokenizer: Any) -> Blanked:
+        if tokenizer is None:
+            raise TypeError(
+                "tokenizer: a text needs the network's tokenizer; pass it, or give ids with -1 at the blanks"
+            )
+        return read_blanks(text, tokenizer)
+
+    def _layout(self, layout: str | None) -> str:
+        layout = self.config.layout if layout is None else layout
+        if layout == "sigma" and not self.config.target_positions:
+            raise ValueError(
+                "layout: sigma needs an embedding of target positions, which this network lacks; use another layout, "
+                "or build it with target_positions=True"
+            )
+        return layout
+
+    def _settle(self, input_ids: Tensor, ask: Conditional, *, needs_answers: bool = False) -> Question:
+        check_asked(self.config, input_ids, ask)
+        question = ask.settle(*input_ids.shape, given_sees=self.config.given_sees)
+        if input_ids.device.type == "cpu":
+            told = question.given | question.target if needs_answers else question.given
+            unknown = (input_ids < 0) & told
+            if bool(unknown.any()):
+                row, position = unknown.nonzero()[0].tolist()
+                raise ValueError(
+                    f"input_ids: expected a token at position {position} of row {row}, which is given or scored, got "
+                    f"{int(input_ids[row, position])}"
+                )
+        return question
+
+    def _read(self, slots: list[Slots], input_ids: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        # for each question: rows (n,), positions (n,) and the states (n, D) that predict what is there
+        names_target = self.config.target_positions
+        length = input_ids.shape[1]
+        if len(slots) == 1:
+            inputs: dict[str, Any] = slots[0].fill(input_ids, names_target=names_target)
+            readers = [slots[0].readers(length)]
+        else:
+            branches = join(slots, length, names_target=names_target)
+            inputs = {
+                "mask": branches.mask(input_ids.device),
+                **branches.slots.fill(input_ids, names_target=names_target),
+            }
+            readers = list(branches.readers)
+        states = self.transformer(**inputs, use_cache=False).last_hidden_state  # (B, S, D)
+        found = []
+        for reader in readers:
+            rows, positions = (reader >= 0).nonzero(as_tuple=True)
+            columns = reader[rows, positions].to(input_ids.device, non_blocking=True)
+            rows, positions = (index.to(input_ids.device, non_blocking=True) for index in (rows, positions))
+            found.append((rows, positions, states[rows, columns]))
+        return found
+
+
+def score_text(model: Any, tokenizer: Any, text: str, answers: Any = None, *, top: int = 5) -> list[Scored]:
+    """log P of candidates for the blanks of a text, such as "The cat [M] on the [M]"; see the method of that name."""
+    scored: list[Scored] = model.score_text(tokenizer, text, answers, top=top)
+    return scored
