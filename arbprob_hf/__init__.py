@@ -3,11 +3,13 @@
 from .evaluation.auditing import audit
 from .evaluation.leaking import certify, check_leakage
 from .model.blocks_arbprob import block_diffusion, blocks
+from .model.conditioning_arbprob import Conditional
 from .model.configuration_arbprob import ArbProbConfig
 from .model.heads_arbprob import heads
 from .model.masking_arbprob import Mask
 from .model.modeling_arbprob import ArbProbForCausalLM, ArbProbModel
 from .model.patterns_arbprob import causal, dilated, full, prefix, sinks, strided, window
+from .model.querying_arbprob import score_text
 from .model.registering_arbprob import pattern
 from .model.tables_arbprob import HIDDEN, documents, order, padding, tree
 from .plotting import plot_mask
@@ -19,6 +21,7 @@ __all__ = [
     "ArbProbConfig",
     "ArbProbForCausalLM",
     "ArbProbModel",
+    "Conditional",
     "Mask",
     "audit",
     "block_diffusion",
@@ -35,6 +38,7 @@ __all__ = [
     "pattern",
     "plot_mask",
     "prefix",
+    "score_text",
     "sinks",
     "strided",
     "tree",
