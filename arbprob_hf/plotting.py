@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart under every common colour blindness, and in grey
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
+BLACK = "#1A1A1A"
+# of the curves of evaluation modes, in order: a colour, a marker and a dash tell each, two of them in grey print
+MODE_STYLES: Sequence[tuple[str, str, str]] = (
+    (BLACK, "s", "-"),
+    (ORANGE, "o", "-"),
+    (GREEN, "^", "-"),
+    (ORANGE, "o", ":"),
+    (GREEN, "^", ":"),
+)
+# one colour and marker a run, of the same palette; those that come after are dashed
+RUNS = (BLUE, ORANGE, GREEN, "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+MARKERS, DASHES = "osD^vPX", ("-", "--", ":", "-.")
 # keys up to the query are blue, later ones orange and hatched; the more layers it takes, the lighter
 EARLIER = ("#0A4A75", "#2F86C5", "#6DB3E3", "#A9D5F2", "#D9EEFB")
 LATER = ("#B84A00", "#E8793A", "#F4A26E", "#F9C6A4", "#FDE4D3")
@@ -32,32 +44,85 @@ MOST_SHEETS, MOST_TOKENS = 64, 64
 Rows = Sequence[Mapping[str, float | None]]
 
 
-def draw_training_curves(rows: Rows, path: Path, *, title: str) -> None:
+def draw_training_curves(rows: Rows, path: Path, *, title: str, modes: Mapping[str, str] | None = None) -> None:
     """Draw loss, learning rate and gradient norm against the step, as a PNG at `path`.
 
-    `rows`: lines of a training log, by column name; None where a line has no such figure. The file appears
-    whole or not at all. No global state of matplotlib is touched, so a notebook's own plots are safe.
+    `rows`: lines of a training log, by column name; None where a line has no such figure. `modes`: further columns to
+    draw, to the name of each; `*_loss` beside the training loss, at most as many as MODE_STYLES, `*_gain` below. The
+    file appears whole or not at all. No global state of matplotlib is touched, so a notebook's own plots are safe.
     """
     # imported here: drawing is rare, matplotlib is slow to import
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.6), dpi=130, layout="constrained")
+    losses, gains = ({n: t for n, t in (modes or {}).items() if n.endswith(end)} for end in ("_loss", "_gain"))
+    figure = Figure(figsize=(10, 5.6 if modes else 4.6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.7, 1))
+    grid = figure.add_gridspec(3 if gains else 2, 2, width_ratios=(1.7, 1))
     loss, rate, norm = (
         figure.add_subplot(grid[:, 0]),
         figure.add_subplot(grid[0, 1]),
         figure.add_subplot(grid[1, 1]),
     )
-    _draw_loss(loss, rows)
+    if losses:
+        _draw_mode_losses(loss, rows, losses)
+    else:
+        _draw_loss(loss, rows)
+    if gains:
+        norm.sharex(rate)
+        norm.tick_params(labelbottom=False)
+        below = figure.add_subplot(grid[2, 1], sharex=rate)
+        _draw_gains(below, rows, gains)
     _draw_line(rate, *_series(rows, "learning_rate"), label="learning rate", color=GREEN)
     _draw_line(norm, *_series(rows, "grad_norm"), label="gradient norm", color=GREY)
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     rate.tick_params(labelbottom=False)
-    for axes in (loss, norm):
+    for axes in (loss, below if gains else norm):
         axes.set_xlabel("step (optimizer updates)")
-    figure.suptitle(title, fontsize=13)
+    # a task may be long
+    figure.suptitle(textwrap.fill(title, 110), fontsize=13 if len(title) <= 110 else 11, parse_math=False)
+    save_whole(figure, path)
+
+
+def draw_comparison(logs: Mapping[str, Rows], path: Path, *, titles: Mapping[str, str]) -> None:
+    """Draw the same losses of several runs over one another, as a PNG at `path`, whole or not at all.
+
+    Args:
+        logs: the lines of each run's training log, by the run's name.
+        titles: of each column of the logs to draw; one that no run has gets no panel.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = [column for column in titles if any(_series(rows, column)[0] for rows in logs.values())]
+    across = min(3, max(1, len(columns)))
+    down = math.ceil(len(columns) / across) or 1
+    figure = Figure(figsize=(max(6.0, 3.9 * across), 3.1 * down + 0.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    lines: dict[str, Any] = {}
+    for number, column in enumerate(columns):
+        axes = figure.add_subplot(down, across, number + 1)
+        for run, (name, rows) in enumerate(logs.items()):
+            steps, losses = _series(rows, column)
+            if steps:
+                style = {"linestyle": DASHES[run // len(RUNS) % len(DASHES)], "marker": MARKERS[run % len(MARKERS)]}
+                _draw_line(axes, steps, losses, label="", color=RUNS[run % len(RUNS)])
+                # markers of curves that lie over one another alternate
+                every = max(1, len(steps) // 6)
+                axes.lines[-1].set(**style, linewidth=1.3, markersize=4.5, markevery=(run * every // len(logs), every))
+                lines.setdefault(name, axes.lines[-1])
+        axes.set_title(titles[column], fontsize=10, parse_math=False)
+        axes.set_ylabel("nats per target token" if number % across == 0 else "", fontsize=10)
+        axes.set_xlabel("step (optimizer updates)" if number >= len(columns) - across else "", fontsize=10)
+    widest = max(map(len, lines), default=1)
+    figure.legend(
+        handles=list(lines.values()),
+        labels=[name.replace("$", r"\$") for name in lines],
+        loc="outside lower center",
+        ncols=max(1, min(len(lines), int(12 * figure.get_figwidth() / (widest + 8)))),
+        frameon=False,
+        fontsize=10,
+    )
     save_whole(figure, path)
 
 
@@ -186,6 +251,27 @@ def _draw_loss(axes: "Axes", rows: Rows) -> None:
     axes.plot(eval_steps, eval_losses, color=ORANGE, linewidth=1.8, marker="o", markersize=6, label=name)
     if losses or eval_losses:
         axes.legend(frameon=False, fontsize=11)
+
+
+def _draw_mode_losses(axes: "Axes", rows: Rows, names: Mapping[str, str]) -> None:
+    _draw_line(axes, *_series(rows, "loss"), label="loss (nats per target token)", color=BLUE, name="training")
+    axes.lines[-1].set(linewidth=1.2, alpha=0.6)
+    for (column, name), (colour, marker, dash) in zip(names.items(), MODE_STYLES, strict=False):
+        steps, values = _series(rows, column)
+        if values:
+            style: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 5}
+            axes.plot(steps, values, linewidth=1.6, label=f"{name}: {values[-1]:.2f}", **style)
+    if any(_series(rows, column)[0] for column in ("loss", *names)):
+        axes.legend(frameon=False, fontsize=10, title="validation modes with their last value", alignment="left")
+
+
+def _draw_gains(axes: "Axes", rows: Rows, names: Mapping[str, str]) -> None:
+    for (column, name), (colour, marker, _) in zip(names.items(), MODE_STYLES[1:], strict=False):
+        steps, values = _series(rows, column)
+        _draw_line(axes, steps, values, label="look-ahead gain\n(nats)", color=colour, name=name)
+        axes.lines[-1].set(marker=marker, markersize=4)
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.legend(frameon=False, fontsize=9)
 
 
 def _draw_line(axes: "Axes", steps: list[float], values: list[float], **style: Any) -> None:

@@ -3,13 +3,23 @@
 import importlib.resources
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 _TAGS = ("arbprob", "gpt2", "attention-mask", "custom_code")
+
+
+class ModeRow(NamedTuple):
+    """A line of the table of evaluation modes; empty texts where a layout cannot answer the mode."""
+
+    mode: str
+    loss: str
+    perplexity: str
+    bits_per_byte: str
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,8 @@ class CardFacts:
     `figures` and `training` are the rows of its two tables, name to text; `results` the numbers of its
     model-index, by metric type. `dataset` is a Hub name, None for any other text. `repository` is the model's
     Hub name, None while it has none. `base_model` is set when the run started from published weights.
+    `task`, `layout` and `given_sees` are those of a model trained on questions, with `modes`, the rows of its
+    evaluation, `gains`, the look-ahead gains, and `mode_results`, the numbers of each mode by metric type.
     """
 
     title: str
@@ -38,6 +50,12 @@ class CardFacts:
     repository: str | None = None
     base_model: str | None = None
     language: str | None = None
+    task: str | None = None
+    layout: str | None = None
+    given_sees: str | None = None
+    modes: Sequence[ModeRow] = ()
+    gains: Mapping[str, str] = field(default_factory=dict)
+    mode_results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def write_card(folder: Path, facts: CardFacts) -> Path:
@@ -59,6 +77,11 @@ def write_card(folder: Path, facts: CardFacts) -> Path:
         # a fence inside the samples would end theirs
         samples=facts.samples.replace("```", "'''"),
         repository=facts.repository,
+        task=facts.task,
+        layout=facts.layout,
+        given_sees=facts.given_sees,
+        modes=facts.modes,
+        gains=facts.gains,
     )
     path, beside = folder / "README.md", folder / ".README.md.tmp"
     beside.write_text(str(card), encoding="utf-8")
@@ -72,19 +95,11 @@ def template() -> str:
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
-    # the Hub wants a dataset for every result; text from elsewhere is described, not linked
-    results = [
-        EvalResult(
-            task_type="text-generation",
-            task_name="Text generation",
-            dataset_type=facts.dataset or "local-text",
-            dataset_name=facts.dataset or facts.source,
-            dataset_split="validation",
-            metric_type=metric,
-            metric_value=round(value, 6),
-        )
-        for metric, value in facts.results.items()
-    ]
+    # `results` are those of one of the modes, where there are some
+    named = facts.mode_results
+    results = [] if named else [_result(facts, metric, value) for metric, value in facts.results.items()]
+    for mode, values in named.items():
+        results += [_result(facts, metric, value, name=f"{metric}, {mode}") for metric, value in values.items()]
     return ModelCardData(
         language=facts.language,
         license=facts.license,
@@ -96,4 +111,18 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         metrics=list(facts.results) or None,
         model_name=facts.title,
         eval_results=results or None,
+    )
+
+
+def _result(facts: CardFacts, metric: str, value: float, *, name: str | None = None) -> EvalResult:
+    # the Hub wants a dataset for every result; text from elsewhere is described, not linked
+    return EvalResult(
+        task_type="text-generation",
+        task_name="Text generation",
+        dataset_type=facts.dataset or "local-text",
+        dataset_name=facts.dataset or facts.source,
+        dataset_split="validation",
+        metric_type=metric,
+        metric_value=round(value, 6),
+        metric_name=name,
     )

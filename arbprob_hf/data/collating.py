@@ -24,16 +24,17 @@ class BlockCollator:
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         if not features:
             raise ValueError("a batch needs at least one block, got none")
-        input_ids, document_ids = (_stacked(features, name) for name in COLUMNS)
+        input_ids, document_ids = (stacked(features, name) for name in COLUMNS)
         return {
             "input_ids": input_ids,
             "labels": input_ids.clone(),
             "document_ids": document_ids,
-            "position_ids": _positions(document_ids),
+            "position_ids": positions_of(document_ids),
         }
 
 
-def _stacked(features: Sequence[Mapping[str, Any]], name: str) -> torch.Tensor:
+def stacked(features: Sequence[Mapping[str, Any]], name: str) -> torch.Tensor:
+    """The column `name` of blocks of one length, long (B, T). Raises ValueError where it is missing."""
     missing = next((feature for feature in features if name not in feature), None)
     if missing is not None:
         raise ValueError(
@@ -47,7 +48,8 @@ def _stacked(features: Sequence[Mapping[str, Any]], name: str) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows))  # (B, T)
 
 
-def _positions(document_ids: torch.Tensor) -> torch.Tensor:
+def positions_of(document_ids: torch.Tensor) -> torch.Tensor:
+    """Positions that start at 0 in each document, long (B, T)."""
     index = torch.arange(document_ids.shape[1]).expand_as(document_ids)  # (B, T)
     begins = torch.ones_like(document_ids, dtype=torch.bool)
     begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]

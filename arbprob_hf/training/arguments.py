@@ -14,6 +14,7 @@ import transformers
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from arbprob_hf.data.arguments import DataArguments
+from arbprob_hf.training.asking import read_asking, refuse_beside_task
 from arbprob_hf.training.coercion import coerce
 from arbprob_hf.training.flags import COMMAND_LINE, Option, UsageError, read_options
 from arbprob_hf.training.helping import help_text
@@ -32,6 +33,20 @@ class ModelArguments:
     patterns: str | None = field(
         default=None,
         metadata={"help": "python file of @pattern functions that the mask uses; it is executed"},
+    )
+    task: str | None = field(
+        default=None,
+        metadata={"help": "questions to train on, such as '0.5 * uniform + 0.5 * causal' (default: the next token)"},
+    )
+    layout: str | None = field(
+        default=None,
+        metadata={
+            "help": "how a task is put to the network: two_stream, prefix, sigma, masked or causal (default two_stream)"
+        },
+    )
+    given_sees: str | None = field(
+        default=None,
+        metadata={"help": "what given tokens of a task see: all given ones, or earlier ones (default all)"},
     )
     init_from: str | None = field(
         default=None,
@@ -54,6 +69,10 @@ class ModelArguments:
             raise ValueError(
                 f"attn_implementation: expected eager, sdpa or flex_attention, got {self.attn_implementation!r:.60}"
             )
+        asking = read_asking(self.task, self.layout, self.given_sees)
+        if asking is not None:
+            self.task, self.layout, self.given_sees = asking
+            refuse_beside_task(self.mask, self.patterns)
         if self.init_from is None:
             if self.init_revision is not None:
                 raise ValueError(f"init_revision: got {self.init_revision!r} without init_from; name its weights")

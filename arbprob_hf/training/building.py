@@ -15,6 +15,8 @@ from arbprob_hf.training.arguments import ModelArguments
 
 logger = logging.getLogger(__name__)
 
+# what GPT-2 lacks, and a task adds
+_ANEW = ("transformer.wme.weight", "transformer.wtpe.weight")
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 
@@ -31,6 +33,7 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) 
         return _loaded(model_args, tokenizer)
     names = ("mask", "n_layer", "n_head", "n_embd", "n_positions", "dropout")
     given = {name: getattr(model_args, name) for name in names if getattr(model_args, name) is not None}
+    given.update(_asking(model_args))
     special = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = ArbProbConfig.preset(model_args.preset or "nano", vocab_size=len(tokenizer), **special, **given)
     check_travels(config)
@@ -63,6 +66,7 @@ def refuse_flex(model: ArbProbForCausalLM, device: torch.device) -> None:
 
 def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> ArbProbForCausalLM:
     changed: dict[str, Any] = {} if model_args.mask is None else {"mask": model_args.mask}
+    changed.update(_asking(model_args))
     if model_args.dropout is not None:
         changed.update(dict.fromkeys(_DROPOUTS, model_args.dropout))
     model, found = ArbProbForCausalLM.from_pretrained(
@@ -76,7 +80,12 @@ def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> A
         **_attention(model_args),
         **changed,
     )
-    _refuse_partial(str(model_args.init_from), found)
+    _refuse_partial(str(model_args.init_from), found, anew=_ANEW if model_args.task else ())
+    if model_args.task is not None and set(model.config.mask_texts) != {"causal"}:
+        raise ValueError(
+            f"init_from: {model_args.init_from!r:.80} has the mask {model.config.mask!s:.60}, which a task would "
+            "overrule; add --mask causal to take its weights without it"
+        )
     check_travels(model.config)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
@@ -86,9 +95,21 @@ def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> A
     return model
 
 
-def _refuse_partial(name: str, found: dict[str, Any]) -> None:
-    # what was not loaded would be random numbers
-    lacking = sorted(found["missing_keys"])
+def _asking(model_args: ModelArguments) -> dict[str, Any]:
+    """The fields of the configuration that say how the network is asked: as it is trained."""
+    if model_args.task is None:
+        return {"layout": "causal", "given_sees": "earlier"}
+    return {
+        "layout": model_args.layout,
+        "given_sees": model_args.given_sees,
+        "mask_token": True,
+        "target_positions": model_args.layout == "sigma",
+    }
+
+
+def _refuse_partial(name: str, found: dict[str, Any], *, anew: tuple[str, ...] = ()) -> None:
+    # what was not loaded would be random numbers; the vectors that a task adds start at zero
+    lacking = sorted(set(found["missing_keys"]).difference(anew))
     if lacking:
         raise ValueError(
             f"init_from: {name!r:.80} lacks {len(lacking)} of the weights, such as {lacking[0]}; "

@@ -8,9 +8,12 @@ import transformers
 from transformers import TrainerState
 
 from arbprob_hf.data import Blocks
+from arbprob_hf.data.questions import GAINS, MODES
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
-from arbprob_hf.publishing import CardFacts
+from arbprob_hf.publishing import CardFacts, ModeRow
 from arbprob_hf.training.arguments import Arguments, TrainingArguments
+from arbprob_hf.training.feeding import asked
+from arbprob_hf.training.modes import FIGURES
 
 _UNITS = {
     "eval_loss": ("loss", "{:.3f} nats per token"),
@@ -20,9 +23,11 @@ _UNITS = {
 
 
 def short_title(arguments: Arguments, model: ArbProbForCausalLM) -> str:
-    """Name, size and mask in one line."""
+    """Name, size, and mask or task in one line."""
     name = Path(arguments.model.init_from).name if arguments.model.init_from else arguments.model.preset or "nano"
-    return f"{name}, {_count(model.num_parameters())} parameters, mask: {_mask(model)}"
+    size, asking = _count(model.num_parameters()), asked(arguments.model)
+    trained = f"layout {asking['layout']}, task: {asking['task']}" if asking else f"mask: {_mask(model)}"
+    return f"{name}, {size} parameters, {trained}"
 
 
 def kept_step(args: TrainingArguments, state: TrainerState) -> int:
@@ -37,11 +42,12 @@ def describe(
     blocks: Blocks,
     state: TrainerState,
     *,
-    figures: Mapping[str, float],
+    evaluation: Mapping[str, float | None],
     samples: Sequence[str],
 ) -> CardFacts:
-    """The facts of the model card; `figures` are its evaluation's, by column of the training log."""
-    config, run = model.config, arguments.run
+    """The facts of the model card; `evaluation` is the line of the training log with its figures, empty without one."""
+    config, run, asking = model.config, arguments.run, asked(arguments.model)
+    figures = {name: value for name in _UNITS if (value := evaluation.get(name)) is not None}
     rows = {_UNITS[name][0]: _UNITS[name][1].format(value) for name, value in figures.items()}
     return CardFacts(
         title=run.model_name or arguments.folder.resolve().name,
@@ -57,6 +63,10 @@ def describe(
         results={_UNITS[name][0].replace(" ", "_"): value for name, value in figures.items()},
         training=_training_rows(arguments, blocks, state),
         samples="\n\n".join(samples),
+        **asking,
+        modes=_mode_rows(evaluation) if asking and figures else (),
+        gains=_gain_rows(evaluation) if asking else {},
+        mode_results=_mode_results(evaluation) if asking else {},
         dataset=_hub_name(arguments.data.source) if arguments.data.source != "embedded" else None,
         repository=arguments.training.hub_model_id,
         base_model=_hub_name(arguments.model.init_from),
@@ -64,18 +74,46 @@ def describe(
     )
 
 
+def _mode_rows(evaluation: Mapping[str, float | None]) -> tuple[ModeRow, ...]:
+    forms = [form.removesuffix(" nats per token") for _, form in _UNITS.values()]
+    rows = []
+    for mode, meaning in MODES.items():
+        values = [evaluation.get(f"{mode}_{figure}") for figure in FIGURES]
+        cells = ["" if value is None else form.format(value) for form, value in zip(forms, values, strict=True)]
+        rows.append(ModeRow(meaning, *cells))
+    return tuple(rows)
+
+
+def _gain_rows(evaluation: Mapping[str, float | None]) -> dict[str, str]:
+    """The look-ahead gains that are known, by what they are the difference of."""
+    known = {name: value for name in GAINS if (value := evaluation.get(name)) is not None}
+    numbers = {mode: number for number, mode in enumerate(MODES, 1)}
+    return {
+        "mode {} - mode {}".format(*(numbers[mode] for mode in GAINS[name])): f"{value:+.3f} nats per token"
+        for name, value in known.items()
+    }
+
+
+def _mode_results(evaluation: Mapping[str, float | None]) -> dict[str, dict[str, float]]:
+    found = {mode: {figure: evaluation.get(f"{mode}_{figure}") for figure in FIGURES} for mode in MODES}
+    known = {mode: {name: v for name, v in values.items() if v is not None} for mode, values in found.items()}
+    return {mode: values for mode, values in known.items() if values}
+
+
 def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) -> dict[str, str]:
     args = arguments.training
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     origin = _hub_name(arguments.model.init_from)
     kept = kept_step(args, state)
+    # a question has slots beside the tokens it is about
+    seen = "slots seen" if arguments.model.task else "tokens seen"
     best = f"; these weights are of step {kept:,}, the best evaluation" if kept != state.global_step else ""
     return {
         "text": blocks.source,
         **({"weights at the start": origin} if origin else {}),
         "blocks": f"{len(blocks.train):,} of {len(blocks.train[0]['input_ids'])} tokens",
         "steps": f"{state.global_step:,} ({state.epoch:.2f} epochs){best}",
-        "tokens seen": f"{state.num_input_tokens_seen:,}" if state.num_input_tokens_seen else "not counted",
+        seen: f"{state.num_input_tokens_seen:,}" if state.num_input_tokens_seen else "not counted",
         "blocks a step": f"{batch}",
         "optimizer": f"{_name(args.optim)}, weight decay {args.weight_decay:g}",
         "gradient norm": f"at most {args.max_grad_norm:g}",

@@ -36,14 +36,19 @@ _FREE = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
 )
+# of a run that trains on questions
+_ASKING = ("task", "layout", "given_sees")
 # the text comes last: another seed or block size makes it another text, too
-_REFUSED = ("mask", "patterns", *_SIZES, "seed", "data_seed", "block_size", "text")
+_REFUSED = ("mask", "patterns", *_ASKING, *_SIZES, "seed", "data_seed", "block_size", "text")
 
 Record = dict[str, Any]
 
 
-def describe_text(blocks: Dataset, source: str) -> Record:
-    """What `blocks` (rows of `input_ids` and `document_ids`, all of one length) are, with a SHA-256 of all of them."""
+def describe_text(blocks: Dataset, source: str, asking: Mapping[str, str] | None = None) -> Record:
+    """What `blocks` (rows of `input_ids` and `document_ids`, all of one length) are, with a SHA-256 of all of them.
+
+    `asking`: `task`, `layout` and `given_sees` of a run that trains on questions about them.
+    """
     digest = hashlib.sha256()
     for batch in blocks.with_format("numpy").iter(batch_size=1000):
         for name in ("input_ids", "document_ids"):
@@ -53,6 +58,7 @@ def describe_text(blocks: Dataset, source: str) -> Record:
         "blocks": len(blocks),
         "text": digest.hexdigest(),
         "source": source,
+        **(asking or {}),
     }
 
 
@@ -89,11 +95,13 @@ def compare(checkpoint: Path, record: Record) -> None:
     saved, record = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(record))
     changed = {name for name in saved.keys() | record.keys() if saved.get(name) != record.get(name)}
     if "text" not in saved or "text" not in record:
-        # a trainer that was not told what its text is cannot compare it
-        changed -= {"text", "block_size"}
+        # a trainer that was not told what its text is cannot compare it, nor what it asks about it
+        changed -= {"text", "block_size", *_ASKING}
     advice = "give the same to resume it, or start from its weights with --init_from in another output_dir"
     for name in [name for name in _REFUSED if name in changed]:
         before, now = _shown(saved, name), _shown(record, name)
+        if name == "task":
+            before, now = _from_where_they_part(before, now)
         raise ValueError(f"{name}: {checkpoint.name} was trained with {before}, this run has {now}: {advice}")
     for name in [name for name in _RESTORED if name in changed]:
         before, now = _shown(saved, name), _shown(record, name)
@@ -121,6 +129,16 @@ def _patterns(texts: Sequence[str]) -> str | None:
 def _shown(record: Record, name: str) -> str:
     if name == "patterns":
         return f"functions ({record.get(name)!s:.8})"
+    if name == "task":
+        return str(record.get(name))
     if name != "text":
         return f"{record.get(name)!s:.60}"
     return f"{record['blocks']} blocks of {record['source']:.40} ({record['text']:.8})"
+
+
+def _from_where_they_part(one: str, other: str) -> tuple[str, str]:
+    # two long texts, shortened to what tells them apart
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = max(0, min(same - 10, max(len(one), len(other)) - 60))
+    first, second = (f"{'...' * (start > 0)}{text[start : start + 60]}" for text in (one, other))
+    return first, second

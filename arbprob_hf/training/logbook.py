@@ -4,7 +4,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import IntervalStrategy
 
 from arbprob_hf.plotting import draw_training_curves
+from arbprob_hf.training import modes
 from arbprob_hf.training.metrics import bits_per_byte, perplexity
 
 COLUMNS = (
@@ -30,10 +31,11 @@ Row = dict[str, float | None]
 
 
 class Logbook:
-    """The CSV file: started anew or continued, one flushed line at a time."""
+    """The CSV file: started anew or continued, one flushed line at a time; `further` columns stand behind COLUMNS."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, further: Sequence[str] = ()) -> None:
         self.path = path
+        self.columns = (*COLUMNS, *further)
 
     def start(self) -> None:
         """Begin an empty file."""
@@ -47,7 +49,7 @@ class Logbook:
     def append(self, row: Mapping[str, float | None]) -> None:
         """Add one line, and hand it to the operating system before returning."""
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerow([_cell(row.get(column)) for column in COLUMNS])
+            csv.writer(file).writerow([_cell(row.get(column)) for column in self.columns])
             file.flush()
             os.fsync(file.fileno())
 
@@ -57,33 +59,34 @@ class Logbook:
         beside = self.path.with_suffix(".tmp")
         with beside.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows([_cell(row[column]) for column in COLUMNS] for row in rows)
+            writer.writerow(self.columns)
+            writer.writerows([_cell(row.get(column)) for column in self.columns] for row in rows)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, self.path)
 
 
 def read_log(path: Path) -> list[Row]:
-    """The rows of a training log, numbers as floats and empty cells as None, without an unfinished last line.
+    """The rows of a training log by column, numbers as floats and empty cells as None, without an unfinished last line.
 
+    A run with a task has columns of its evaluation modes behind COLUMNS.
     Raises ValueError when the file is no training log.
     """
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
-    if not lines or tuple(lines[0]) != COLUMNS:
+    if not lines or tuple(lines[0][: len(COLUMNS)]) != COLUMNS:
         raise ValueError(
             f"{path}: expected a training log whose first line is {','.join(COLUMNS[:3])},...; move it away"
         )
-    return [row for row in map(_row, lines[1:]) if row is not None]
+    return [row for row in (_row(lines[0], line) for line in lines[1:]) if row is not None]
 
 
-def _row(cells: list[str]) -> Row | None:
+def _row(columns: Sequence[str], cells: Sequence[str]) -> Row | None:
     try:
         numbers = [float(cell) if cell else None for cell in cells]
     except ValueError:
         return None
-    return dict(zip(COLUMNS, numbers, strict=True)) if len(numbers) == len(COLUMNS) else None
+    return dict(zip(columns, numbers, strict=True)) if len(numbers) == len(columns) else None
 
 
 def _cell(value: float | None) -> str:
@@ -97,10 +100,12 @@ class LogbookCallback(TrainerCallback):
     It also asks for a log line at the last step and wherever a checkpoint is saved, so that a resumed run
     averages its losses over the same steps as an uninterrupted one; and for an evaluation at the last step of a
     run that makes any, so that the figures are those of the weights it leaves.
+    With `has_modes`, an evaluation is one of the five modes of a task, and its line has the columns of all of them.
     """
 
-    def __init__(self, folder: Path, *, bytes_per_token: float, title: str) -> None:
-        self.book = Logbook(folder / "training_log.csv")
+    def __init__(self, folder: Path, *, bytes_per_token: float, title: str, has_modes: bool = False) -> None:
+        self.has_modes = has_modes
+        self.book = Logbook(folder / "training_log.csv", modes.COLUMNS if has_modes else ())
         self.picture = folder / "training_curves.png"
         self.title = title
         self.bytes_per_token = bytes_per_token
@@ -145,8 +150,23 @@ class LogbookCallback(TrainerCallback):
             self.book.append(row)
         self._stopwatch.start()
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._draw(state)
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        metrics = metrics or {}
+        if not self.has_modes:
+            self._draw(state)
+        elif "eval_loss" in metrics:
+            # the mode before was the last
+            figures = modes.mode_figures(metrics, bytes_per_token=self.bytes_per_token)
+            if state.is_world_process_zero:
+                self.book.append({**self._evaluated(metrics["eval_loss"], state), **figures})
+            self._draw(state)
         self._stopwatch.start()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -158,25 +178,32 @@ class LogbookCallback(TrainerCallback):
         self._draw(state)
 
     def _row(self, logs: Mapping[str, float], state: TrainerState) -> Row | None:
-        row: Row = {"step": state.global_step, "epoch": state.epoch}
         if "eval_loss" in logs:
-            loss = logs["eval_loss"]
-            figures = {
-                "perplexity": perplexity(loss),
-                "bits_per_byte": bits_per_byte(loss, self.bytes_per_token),
-            }
-            return {**row, "tokens_seen": state.num_input_tokens_seen or None, "eval_loss": loss, **figures}
+            # of the modes, `on_evaluate` knows all
+            return None if self.has_modes else self._evaluated(logs["eval_loss"], state)
         if "loss" not in logs:
             return None
         seen, seconds = state.num_input_tokens_seen, self._stopwatch.take()
         speed = (seen - self._tokens) / seconds if seconds > 0 and seen else None
         self._tokens = seen
         given = {name: logs.get(name) for name in ("loss", "learning_rate", "grad_norm")}
-        return {**row, **given, "tokens_seen": seen or None, "tokens_per_second": speed}
+        row = {"step": state.global_step, "epoch": state.epoch, **given}
+        return {**row, "tokens_seen": seen or None, "tokens_per_second": speed}
+
+    def _evaluated(self, loss: float, state: TrainerState) -> Row:
+        return {
+            "step": state.global_step,
+            "epoch": state.epoch,
+            "tokens_seen": state.num_input_tokens_seen or None,
+            "eval_loss": loss,
+            "perplexity": perplexity(loss),
+            "bits_per_byte": bits_per_byte(loss, self.bytes_per_token),
+        }
 
     def _draw(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
-            draw_training_curves(read_log(self.book.path), self.picture, title=self.title)
+            drawn = modes.CURVES if self.has_modes else {}
+            draw_training_curves(read_log(self.book.path), self.picture, title=self.title, modes=drawn)
 
 
 class _Stopwatch:

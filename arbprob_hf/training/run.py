@@ -5,21 +5,25 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast, set_seed
 
-from arbprob_hf.data import BlockCollator, Blocks, DataArguments, load_blocks, load_tokenizer
+from arbprob_hf.data import Blocks, DataArguments, load_blocks, load_tokenizer
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.publishing import write_card
 from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
+from arbprob_hf.training.asking import continues_text
 from arbprob_hf.training.building import build_model, refuse_flex, warn_of_visible_answers
 from arbprob_hf.training.describing import describe, kept_step, short_title
+from arbprob_hf.training.feeding import asked, feed
 from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.identity import describe_text
-from arbprob_hf.training.logbook import LogbookCallback, read_log
+from arbprob_hf.training.logbook import LogbookCallback, Row, read_log
+from arbprob_hf.training.modes import summary
 from arbprob_hf.training.resuming import refuse_missing, resume_choice
 from arbprob_hf.training.safety import hold_run_folder
 from arbprob_hf.training.samples import check_sample_length, write_samples
 from arbprob_hf.training.trainer import ArbProbTrainer
 
 _SEPARATOR = "\n\n---\n\n"
+_FIGURES = ("eval_loss", "perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True)
@@ -96,27 +100,35 @@ def _blocks(arguments: Arguments, tokenizer: PreTrainedTokenizerFast, *, n_posit
 def _trainer(
     arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast, blocks: Blocks
 ) -> ArbProbTrainer:
-    if arguments.training.process_index == 0:
+    is_main = arguments.training.process_index == 0
+    fed = feed(arguments, blocks)
+    # a question decides itself who sees whom
+    if is_main and not fed.asking:
         size = len(blocks.train[0]["input_ids"])
         try:
             warn_of_visible_answers(model, size)
         except ValueError as error:
             raise UsageError(f"{error}; blocks have block_size={size} tokens") from error
     _say(arguments, f"{short_title(arguments, model)}; {len(blocks.train)} blocks of {blocks.source}")
+    if fed.left_out:
+        _say(arguments, f"not evaluated, as the layout {fed.asking['layout']} cannot: {', '.join(fed.left_out)}")
     logbook = LogbookCallback(
         arguments.folder / "logs",
-        bytes_per_token=blocks.validation_bytes_per_token,
+        bytes_per_token=fed.bytes_per_token,
         title=short_title(arguments, model),
+        has_modes=bool(fed.asking),
     )
     trainer = ArbProbTrainer(
         model=model,
         args=arguments.training,
-        train_dataset=blocks.train,
-        eval_dataset=blocks.validation,
-        data_collator=BlockCollator(),
+        train_dataset=fed.train,
+        eval_dataset=fed.validation,
+        data_collator=fed.collator,
         processing_class=tokenizer,
+        callbacks=list(fed.callbacks),
         # the main process compares and writes it; reading all of a large text takes a while
-        text=describe_text(blocks.train, blocks.source) if arguments.training.process_index == 0 else None,
+        text=describe_text(blocks.train, blocks.source, fed.asking) if is_main else None,
+        summary=summary if fed.asking else None,
     )
     # after the trainer's own, which decide on a save that the logbook accompanies with a line
     trainer.add_callback(logbook)
@@ -132,20 +144,27 @@ def _finish(
     if not trainer.is_world_process_zero():
         return Outcome(folder, steps, kept)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    samples = write_samples(model, tokenizer, arguments.run, seed=arguments.training.seed)
+    samples = _samples(arguments, model, tokenizer)
     if samples:
         (folder / "logs" / "samples.txt").write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
-    figures = _evaluation(folder / "logs" / "training_log.csv", kept)
-    write_card(folder, describe(arguments, model, blocks, trainer.state, figures=figures, samples=samples))
+    evaluation = _evaluation(folder / "logs" / "training_log.csv", kept)
+    write_card(folder, describe(arguments, model, blocks, trainer.state, evaluation=evaluation, samples=samples))
     _say(arguments, "\n" + _SEPARATOR.join(samples))
-    return Outcome(folder, steps, kept, samples=tuple(samples), **figures)
+    return Outcome(folder, steps, kept, samples=tuple(samples), **{name: evaluation.get(name) for name in _FIGURES})
 
 
-def _evaluation(log: Path, step: int) -> dict[str, float]:
+def _samples(arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    layout = asked(arguments.model).get("layout")
+    if layout is not None and not continues_text(layout):
+        _say(arguments, f"no samples: a network of the layout {layout} does not continue texts by itself")
+        return []
+    return write_samples(model, tokenizer, arguments.run, seed=arguments.training.seed)
+
+
+def _evaluation(log: Path, step: int) -> Row:
+    """The line of the log that holds the evaluation of `step`; empty without one."""
     evaluated = [row for row in read_log(log) if row["eval_loss"] is not None and row["step"] == step]
-    names = ("eval_loss", "perplexity", "bits_per_byte")
-    figures = {name: evaluated[-1][name] for name in names} if evaluated else {}
-    return {name: value for name, value in figures.items() if value is not None}
+    return evaluated[-1] if evaluated else {}
 
 
 def _say(arguments: Arguments, text: str) -> None:

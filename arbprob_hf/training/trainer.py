@@ -38,6 +38,8 @@ from .safety import Stopped, StopSignal, hold_run_folder
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# from the metrics of all evaluation sets, and the prefix of their names, to further ones
+Summary = Callable[[Mapping[str, float], str], dict[str, float]]
 
 
 class NonFiniteError(ArithmeticError):
@@ -56,16 +58,18 @@ class ArbProbTrainer(Trainer):
       `logging_nan_inf_filter`, which would hide it, is turned off;
     - `eval_loss` is the mean over all scored tokens of the set, each once, on any number of processes;
     - a resumed run gives bit for bit the weights of the uninterrupted one (same torch, CPU type, thread count);
-
+    - several named sets of evaluation may be summed up: `summary` makes `eval_loss` and the like of their metrics;
     - a checkpoint is only resumed as the run it is of: the same network, seed, optimizer and, where `text` says
       what it is (see `identity.describe_text`), text.
 
     Raises ValueError for the options that contradict this.
     """
 
-    def __init__(self, *args: Any, text: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, text: Mapping[str, Any] | None = None, summary: Summary | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.text = text
+        self.text, self.summary = text, summary
         refuse_numbers(self.args)
         refuse_options(self.args)
         refuse_parts(self)
@@ -193,6 +197,19 @@ class ArbProbTrainer(Trainer):
         )
 
     # evaluation
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate. Over several named sets, `summary` adds metrics, and a last on_evaluate has those of all sets."""
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        sets = self.eval_dataset if eval_dataset is None else eval_dataset
+        if self.summary is not None and isinstance(sets, dict):
+            further = self.summary(metrics, metric_key_prefix)
+            metrics.update(further)
+            self.log(further)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def prediction_step(
         self,

@@ -60,7 +60,7 @@ def micro_trainer() -> Callable[..., ArbProbTrainer]:
     """
 
     def build(output_dir: Path, **given: Any) -> ArbProbTrainer:
-        names = ("eval_dataset", "callbacks", "compute_metrics", "compute_loss_func")
+        names = ("eval_dataset", "callbacks", "compute_metrics", "compute_loss_func", "data_collator", "summary")
         parts = {name: given.pop(name) for name in names if name in given}
         return ArbProbTrainer(
             model=given.pop("model", None) or micro_model(),

@@ -296,8 +296,10 @@ def test_help_names_every_option_and_leaves_with_success(capsys: pytest.CaptureF
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_configuration_is_understood(config: Path) -> None:
     arguments = parse(["--config", str(config)])
-    texts = arguments.model.mask if isinstance(arguments.model.mask, list) else [arguments.model.mask]
-    assert [str(Mask.parse(text)) for text in texts] == texts
+    masks = arguments.model.mask if isinstance(arguments.model.mask, list) else [arguments.model.mask]
+    assert [str(Mask.parse(text)) for text in masks if text] == [text for text in masks if text]
+    # one of the two says what is trained
+    assert (arguments.model.mask is None) is (arguments.model.task is not None)
     assert arguments.folder == Path("outputs") / config.stem
 
 
@@ -309,5 +311,6 @@ def test_every_key_of_a_shipped_configuration_has_a_comment_above(config: Path) 
     assert [lines[i] for i in keys if not lines[i - 1].startswith("# ")] == []
 
 
-def test_the_four_configurations_are_there() -> None:
-    assert [path.stem for path in CONFIGS] == ["distilgpt2", "nano", "sliding_window", "tiny"]
+def test_the_configurations_are_there() -> None:
+    asking = ["conditional_distilgpt2", "conditional_nano", "conditional_tiny"]
+    assert [path.stem for path in CONFIGS] == [*asking, "distilgpt2", "nano", "sliding_window", "tiny"]
