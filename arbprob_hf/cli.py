@@ -1,6 +1,7 @@
 """The command `arbprob`: everything that is not training itself."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -76,6 +77,69 @@ def mask(
     typer.echo("\n".join(lines(found)))
     if out is not None:
         typer.echo(f"{'picture':<12}{out}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of runs; differences are to the first.")],
+    questions: Annotated[
+        Path | None, typer.Option(help="Folder of questions; that of the first run which has one, if left out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the tables and a picture of the curves there.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files in --out.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Blocks at once.")] = 8,
+    device: Annotated[str | None, typer.Option(help="Where to compute; a GPU where there is one, if left out.")] = None,
+    patterns: Annotated[
+        Path | None, typer.Option(help="Python file of @pattern functions that the runs' masks use; it is executed.")
+    ] = None,
+) -> None:
+    """Put the same questions to trained models of any layout: the five modes side by side."""
+    from arbprob_hf.comparing.figures import compare as compare_runs
+    from arbprob_hf.comparing.reports import check_out, markdown, write
+    from arbprob_hf.own_patterns import read_patterns
+
+    try:
+        if patterns is not None:
+            read_patterns(patterns)
+        if out is not None:
+            check_out(out, force=force)
+        found = compare_runs(
+            runs, questions=questions, batch_size=batch_size, device=device, tell=partial(typer.echo, err=True)
+        )
+        typer.echo(markdown(found), nl=False)
+        written = write(found, runs, out) if out is not None else []
+    except (ValueError, OSError) as error:
+        typer.echo(f"arbprob compare: error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1 if isinstance(error, OSError) else 2) from None
+    for path in written:
+        typer.echo(f"written: {path}", err=True)
+
+
+@app.command()
+def oracles(
+    source: Annotated[
+        list[str] | None, typer.Option(help="markov, hmm, tree, ising, pcfg or ldpc; may be repeated (default: all).")
+    ] = None,
+    layout: Annotated[
+        list[str] | None, typer.Option(help="two_stream, prefix or sigma; may be repeated (default: two_stream).")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Wall time of each training.")] = 3.0,
+    random: Annotated[float, typer.Option(help="Share of the questions that are trained in random order.")] = 0.0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 for torch's own choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights, sequences and questions.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Append each line to this CSV as it is found.")] = None,
+) -> None:
+    """Train from scratch on sources whose every conditional is known; print how far off the answers are."""
+    from arbprob_hf.evaluation.tables import oracle_rows
+
+    try:
+        for line in oracle_rows(
+            source, layout or ["two_stream"], minutes=minutes, random=random, threads=threads, seed=seed, out=out
+        ):
+            typer.echo(line)
+    except (ValueError, TypeError, OSError) as error:
+        typer.echo(f"arbprob oracles: error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1 if isinstance(error, OSError) else 2) from None
 
 
 def main() -> None:

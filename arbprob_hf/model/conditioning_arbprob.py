@@ -111,7 +111,7 @@ class Conditional:
             repeated = _repeated(values, target)
             _refuse(repeated.any(1), "order: expected another number at each target; position {} repeats one", repeated)
             return values
-        return _from_lists(order, target)
+        return _from_lists(list(order), target)
 
 
 def dense_steps(target: Tensor, order: Tensor, documents: Tensor | None = None) -> Tensor:

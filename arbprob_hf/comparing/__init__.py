@@ -1,0 +1,1 @@
+"""Comparison of trained models on the same questions."""

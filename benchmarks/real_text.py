@@ -1,0 +1,93 @@
+"""Trains a causal network and three that answer any question on the same text, and compares them on the same questions.
+
+    python benchmarks/real_text.py --source FILE_OR_FOLDER --out outputs/real_text --steps 320
+
+Every run has the same blocks in the same order, steps, seed and sizes (configs/conditional_tiny.yaml, without dropout:
+no text is seen twice). A run that is finished is not made again. Leaves a folder for each run, `comparison/` with the five
+modes side by side, and `sampling.md`: forward passes per token of the three samplers where 90 % of a text is masked.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from arbprob_hf import ArbProbForCausalLM, Conditional
+from arbprob_hf.data.questions import load_modes
+
+ROOT = Path(__file__).parents[1]
+# how each run differs from configs/conditional_tiny.yaml; the first has the questions
+RUNS = {
+    "two_stream": [],
+    "prefix": ["--layout", "prefix"],
+    "sigma": ["--layout", "sigma"],
+    "causal": ["--task", "causal", "--layout", "causal"],
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Train what is missing, compare, and count passes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="embedded", help="text, as train_hf.py takes it")
+    parser.add_argument("--out", type=Path, default=Path("outputs/real_text"))
+    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--batch", type=int, default=8, help="blocks a step")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--rows", type=int, default=8, help="validation blocks that are sampled")
+    parser.add_argument("--train-only", action="store_true", help="leave the comparison to another call")
+    options = parser.parse_args(argv)
+    for name in options.runs:
+        if not (options.out / name / "README.md").exists():
+            train(name, options)
+    if options.train_only:
+        return
+    runs = [str(options.out / name) for name in RUNS if (options.out / name / "README.md").exists()]
+    compare = [sys.executable, "-m", "arbprob_hf", "compare", *runs, "--force"]
+    compare += ["--out", str(options.out / "comparison")]
+    subprocess.run(compare, check=True, cwd=ROOT)
+    table = count_passes(options.out / "two_stream", rows=options.rows)
+    (options.out / "sampling.md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+def train(name: str, options: argparse.Namespace) -> None:
+    """One run of `train_hf.py`."""
+    words = ["--config", "configs/conditional_tiny.yaml", *RUNS[name], "--source", options.source, "--dropout", "0"]
+    words += ["--max_steps", str(options.steps), "--per_device_train_batch_size", str(options.batch)]
+    words += ["--per_device_eval_batch_size", "8", "--num_val_samples", "64", "--disable_tqdm", "true"]
+    words += ["--eval_steps", str(max(1, options.steps // 2)), "--save_steps", str(options.steps)]
+    words += ["--num_train_epochs", "1", "--resume_from_checkpoint", "true", "--sample_count", "0"]
+    words += ["--output_dir", str((options.out / name).resolve())]
+    subprocess.run([sys.executable, "train_hf.py", *words], check=True, cwd=ROOT)
+
+
+def count_passes(run: Path, *, rows: int, share: float = 0.9, seed: int = 0) -> str:
+    """Forward passes of each sampler, each row by itself, with `share` of its tokens asked in random positions."""
+    model = ArbProbForCausalLM.from_pretrained(run).eval()
+    blocks = load_modes(run / "evaluation")["task"].select(range(rows))
+    generator = torch.Generator().manual_seed(seed)
+    lines = ["| sampler | order | passes per token | mean log P of a sampled token |", "|---|---|---|---|"]
+    for order in ("temporal", "random"):
+        for method, width in (("sequential", 1), ("speculative", 1), ("fused", 4), ("fused", 8)):
+            passes = targets = 0
+            nats = 0.0
+            for row in blocks:
+                ids = torch.as_tensor(row["input_ids"]).long()[None]
+                asked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(int(row["input_ids"][1]))) < share
+                asked[:, 0] = False
+                torch.manual_seed(seed)
+                found = model.sample(
+                    ids, Conditional(~asked, asked, order), method=method, width=width, generator=generator
+                )
+                passes, targets = passes + found.forward_passes, targets + int(asked.sum())
+                nats += float(found.log_probs.sum())
+            name = method if method != "fused" else f"fused, {width} drafts"
+            lines.append(f"| {name} | {order} | {passes / targets:.3f} | {nats / targets:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
