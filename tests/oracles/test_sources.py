@@ -138,14 +138,17 @@ def test_marginals_need_no_gradients_outside(mode: Any) -> None:
 
 @pytest.mark.parametrize(("name", "sizes"), SMALL, ids=label)
 def test_samples_follow_the_joint(name: str, sizes: dict[str, Any]) -> None:
-    source, count = load_source(name, seed=4, **sizes), 40_000
-    joint = spell_out(source)
-    found = np.zeros_like(joint)
-    np.add.at(found, tuple(source.sample(count, draw(0)).T.numpy()), 1 / count)
-    # what the distance is on average for samples of the joint, from above
+    source, batches, count = load_source(name, seed=4, **sizes), 20, 4000
+    joint, generator, distance = spell_out(source), draw(0), 0.0
+    for _ in range(batches):
+        found = np.zeros_like(joint)
+        np.add.at(found, tuple(source.sample(count, generator).T.numpy()), 1 / count)
+        assert found[joint == 0].sum() == 0
+        distance += np.abs(found - joint).sum() / 2 / batches
+    # what the distance is on average for samples of the joint, from above; where a few sequences are most of it, the
+    # distance of one batch says little
     floor = np.minimum(joint, np.sqrt(joint * (1 - joint) / (2 * math.pi * count))).sum()
-    assert np.abs(found - joint).sum() / 2 < 1.3 * floor
-    assert found[joint == 0].sum() == 0
+    assert distance < 1.3 * floor
 
 
 @pytest.mark.parametrize("name", SOURCES)
