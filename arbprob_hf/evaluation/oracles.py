@@ -149,6 +149,7 @@ def judge(model: ArbProbForCausalLM, source: Source, *, questions: int = 8000, s
     )
 
 
+@torch.no_grad()
 def excess(model: ArbProbForCausalLM, source: Source, batch: _Batch) -> Gap:
     """Excess nats per target token over the truth, with its standard error over questions."""
     scores = torch.cat([_scores(model, part) for part in _parts(batch)]).double()

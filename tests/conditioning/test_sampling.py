@@ -75,7 +75,8 @@ def drawn(model: Any, method: str, ask: Conditional, *, width: int = 2) -> tuple
     sequences = [
         model.sample(rows, ask, method=method, width=width, generator=generator).sequences for _ in range(PARTS)
     ]
-    return empirical(torch.cat(sequences), ask.target, 4), joint(model, ids, ask, 4)
+    with torch.no_grad():
+        return empirical(torch.cat(sequences), ask.target, 4), joint(model, ids, ask, 4)
 
 
 def law_model(layout: str) -> Any:

@@ -15,6 +15,7 @@ from arbprob_hf import ArbProbForCausalLM
 PLACES = ["folder", "hub", "again", "twice"]
 WAYS = ["greedy", "uncached", "static", "sampled", "beams", "several beams", "masked", "prompt mask"]
 PASSES = ["logits", "padded logits", "causal logits", "3-D logits", "rank logits", "loss"]
+ANSWERS = ["log_prob", "several log_prob", "marginals", "sampled log_prob", "filled in"]
 
 
 @pytest.fixture(params=PLACES)
@@ -59,6 +60,19 @@ def test_the_mask_of_the_configuration_travels_and_applies(journey: Journey, mod
 @pytest.mark.parametrize("name", [*PASSES, "base"])
 def test_a_pass_gives_the_bits_it_gives_at_home(journey: Journey, at_home: Any, name: str) -> None:
     assert torch.equal(journey.tensors[name], at_home[name])
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_questions_have_the_answers_they_have_at_home(journey: Journey, at_home: Any, name: str) -> None:
+    assert torch.equal(journey.tensors[name], at_home[name])
+
+
+def test_blanks_are_filled_and_scored_alike_everywhere(journey: Journey, journeys: Any) -> None:
+    text, nats, scores = journey.facts["infilled"]
+    assert text.startswith("The")
+    assert nats < 0
+    assert len(scores) == 2
+    assert journey.facts["infilled"] == journeys("folder").facts["infilled"]
 
 
 @pytest.mark.parametrize("way", WAYS)

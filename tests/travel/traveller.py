@@ -82,7 +82,29 @@ def logits(model: Any, batch: Any) -> dict[str, torch.Tensor]:
             "3-D logits": model(ids, attention_mask=half[:, None, :] | half[:, :, None]).logits,
             "rank logits": model(ids, ranks=ids % 5).logits,
             "loss": model(ids, labels=ids).loss,
+            **answers(model, ids),
         }
+
+
+def answers(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the network says to questions, asked without the package."""
+    last = ids.shape[1] - 1
+    ask = model.ask(given=[0, last], target=[1, 3, 4], order=[4, 1, 3])
+    sampled = model.sample(ids, ask, method="speculative", generator=torch.Generator().manual_seed(2))
+    return {
+        "log_prob": model.log_prob(ids, ask),
+        "several log_prob": model.log_prob(ids, [ask, model.ask([0, 1]), model.ask([0], given_sees="all")]),
+        "marginals": model.marginals(ids, ask),
+        "sampled log_prob": sampled.log_probs,
+        "filled in": sampled.sequences,
+    }
+
+
+def infilled(model: Any, tokenizer: Any) -> list[Any]:
+    """A text with its blanks filled in, and candidates scored."""
+    (one,) = model.infill("The [M] says [M:2] now", tokenizer, generator=torch.Generator().manual_seed(4))
+    scored = model.score_text(tokenizer, "The [M] says", ["mask", "man"])
+    return [one.text, round(one.log_prob, 3), [round(candidate.log_prob, 3) for candidate in scored]]
 
 
 def main(source: str, report: str, saved_again: str) -> None:
@@ -114,6 +136,7 @@ def main(source: str, report: str, saved_again: str) -> None:
         "loading": {name: sorted(map(str, keys)) for name, keys in info.items()},
         "tied": model.lm_head.weight is model.transformer.wte.weight,
         "text": texts[0]["generated_text"],
+        "infilled": infilled(model, tokenizer),
         "decoded": tokenizer.decode(model.generate(**tokenizer(PROMPTS[0], return_tensors="pt"), max_new_tokens=6,
                                                    do_sample=False, pad_token_id=0)[0]),
         "saved files": sorted(path.name for path in Path(saved_again).iterdir()),
