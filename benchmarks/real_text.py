@@ -24,11 +24,13 @@ from arbprob_hf.data.questions import load_modes
 
 START = "<|endoftext|>"
 ROOT = Path(__file__).parents[1]
+# everything that is not given is asked, so that each target has all tokens before it and some of those after it
+TASK = "0.4 * uniform(given=0..0.9) + 0.3 * spans(1..3) + 0.3 * causal"
 # how each run differs from configs/conditional_tiny.yaml; the first has the questions
 RUNS = {
-    "two_stream": [],
-    "prefix": ["--layout", "prefix"],
-    "sigma": ["--layout", "sigma"],
+    "two_stream": ["--task", TASK],
+    "prefix": ["--task", TASK, "--layout", "prefix"],
+    "sigma": ["--task", TASK, "--layout", "sigma"],
     "causal": ["--task", "causal", "--layout", "causal"],
 }
 

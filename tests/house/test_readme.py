@@ -107,9 +107,16 @@ def test_what_the_blocks_print_is_as_shown(printed: str) -> None:
     _, leaks, audited = blocks("text")
     assert leaks in printed
     summary, *lines = audited.splitlines()
-    assert summary in printed
+    shown = printed.splitlines()
+    begin = shown.index(summary) + 1
     # the figures behind a verdict are those of one machine
-    assert [line[:44] for line in printed.splitlines()][-len(lines) :] == [line[:44] for line in lines]
+    assert [line[:44] for line in shown[begin : begin + len(lines)]] == [line[:44] for line in lines]
+
+
+def test_samples_have_the_log_probability_that_is_scored(printed: str) -> None:
+    # what the section on questions prints first
+    differences = re.findall(r"^tensor\(([-+.e0-9]+)", printed, flags=re.MULTILINE)
+    assert float(differences[-1]) < 1e-5
 
 
 def test_every_pattern_is_in_the_table() -> None:

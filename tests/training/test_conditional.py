@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +228,24 @@ def test_the_card_has_the_task_and_the_table_of_modes(done: Outcome) -> None:
     assert f"mode 5 - mode 3 = {last['task_gain']:+.3f} nats per token" in card.text
     for unsaid in ("{{", "{%", "None"):
         assert unsaid not in card.content
+
+
+def test_the_code_of_the_card_runs_without_the_package(done: Outcome, tmp_path: Path) -> None:
+    blocks = (done.folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    assert len(blocks) == 2
+    code = "\n".join(block.split("```")[0] for block in blocks)
+    ran = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules['arbprob_hf'] = None\n{code}"],
+        cwd=done.folder,
+        env={"PATH": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    # log_prob of the question, and two samples of the blanks
+    assert "tensor([[" in ran.stdout
+    assert ran.stdout.count(" of it ") >= 2
 
 
 def test_the_model_index_names_each_mode(done: Outcome) -> None:
