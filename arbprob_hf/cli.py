@@ -123,7 +123,9 @@ def oracles(
     layout: Annotated[
         list[str] | None, typer.Option(help="two_stream, prefix or sigma; may be repeated (default: two_stream).")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Wall time of each training.")] = 3.0,
+    minutes: Annotated[
+        float, typer.Option(help="Wall time of each training; judging takes about half a minute more.")
+    ] = 3.0,
     random: Annotated[float, typer.Option(help="Share of the questions that are trained in random order.")] = 0.0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 for torch's own choice.")] = 0,
     seed: Annotated[int, typer.Option(help="Of weights, sequences and questions.")] = 0,

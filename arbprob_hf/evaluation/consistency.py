@@ -3,7 +3,6 @@
 A network trained on subsets is asked the same thing in several ways; a joint distribution would give one answer.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,6 @@ import torch
 from torch import Tensor
 
 from ..model.conditioning_arbprob import Conditional
-
-# log_prob of a network: tokens (B, T) and a question -> (B, T)
-Scorer = Callable[[Tensor, Conditional], Tensor]
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,6 @@ class Recipe:
     target_positions: bool = False
 
 
-# sizes for the sources that want others
-RECIPES: dict[str, Recipe] = {}
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What `judge` found; every gap in nats per target token.

@@ -16,7 +16,8 @@ from .conditioning_arbprob import Conditional
 from .layouts_arbprob import MASK_ID
 
 _BLANK = re.compile(r"\[M(?::([0-9]+))?\]")
-_NEARLY = re.compile(r"\[\s*[Mm](?:\s*:[^\]]*|ASK|\s*)\]", re.IGNORECASE)
+# what a person writes who means a blank; a word in brackets, such as [Music], is none
+_NEARLY = re.compile(r"[\[<]\s*mask\s*[\]>]|\[\s*m(?![a-z])[^\]]{0,20}\]?", re.IGNORECASE)
 _LONGEST = 100_000
 
 
@@ -73,6 +74,8 @@ class Blanked:
             raise ValueError(f"answers: expected a text for each of {len(self.blanks)} blanks, got {len(answers)}")
         ids = list(self.ids)
         for answer, (begin, end), is_spaced in zip(answers, self.blanks, self.is_spaced, strict=True):
+            if not answer.strip():
+                raise ValueError(f"answers: expected a text for each blank, got {answer!r:.40}")
             own = f" {answer}" if is_spaced and not answer.startswith(" ") else answer
             tokens = tokenizer.encode(own, add_special_tokens=False)
             if len(tokens) != end - begin:
@@ -101,7 +104,7 @@ def read_blanks(text: str, tokenizer: Any) -> Blanked:
         raise ValueError(f"text: expected blanks [M], or [M:3] for three tokens, got {nearly!r:.40}")
     ids, blanks, spaced, begin = [start], [], [], 0
     for found in _BLANK.finditer(text):
-        before, size = text[begin : found.start()], int((found[1] or "1")[:8])
+        before, size = text[begin : found.start()], int((found[1] or "1")[:40])
         if not 1 <= size <= _LONGEST:
             raise ValueError(f"text: expected a blank of 1 to {_LONGEST} tokens, got {found[0]!r:.40}")
         # a blank right behind another one, or at the start, owns no space

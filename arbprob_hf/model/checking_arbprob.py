@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from .classes_arbprob import kind_of
 from .configuration_arbprob import ArbProbConfig
 from .resolving_arbprob import Sizes
 
@@ -82,8 +83,8 @@ def check_asked(config: ArbProbConfig, input_ids: Tensor, ask: object) -> None:
             "shorten the input"
         )
     # known by what it can do: a downloaded model has classes of its own
-    if not hasattr(ask, "settle"):
-        raise TypeError(f"ask: expected a Conditional(given=..., target=...), got {type(ask).__name__}")
+    if isinstance(ask, type) or not hasattr(ask, "settle"):
+        raise TypeError(f"ask: expected a Conditional(given=..., target=...), got {kind_of(ask)}")
 
 
 def check_length(config: ArbProbConfig, sizes: Sizes) -> None:

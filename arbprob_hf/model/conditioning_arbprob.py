@@ -3,6 +3,7 @@
 A question is settled on the CPU, where looking at it costs nothing; the tokens it is about never leave their device.
 """
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,13 @@ class Question:
         documents = None if self.documents is None else self.documents[index]
         return Question(self.given[index], self.target[index], self.step[index], self.given_sees, documents)
 
+    def one_by_one(self) -> "list[Question]":
+        """Each target asked alone: a question for the first ones of all rows, one for the second ones, and so on."""
+        return [
+            Question(self.given, self.step == step, (self.step == step).long(), self.given_sees, self.documents)
+            for step in range(1, int(self.step.amax()) + 1)
+        ]
+
     @property
     def is_temporal(self) -> bool:
         """Whether every target is asked after those at earlier positions."""
@@ -60,8 +68,9 @@ class Conditional:
         order: in which order the chain rule takes the targets: "temporal", "random", a list of the target positions
             (or one list a row), or an integer tensor (B, T) or (T,) whose values at the targets say which comes first.
         given_sees: "all": given tokens see one another, wherever they stand; "earlier": only the given ones before
-            them, so that log P(A) + log P(B | A) = log P(A then B) exactly and a prompt is read as GPT-2 reads it. None
-            for the model's own habit, `config.given_sees`.
+            them, and a prompt is read as GPT-2 reads it. None for the model's own habit, `config.given_sees`. With
+            "earlier" and the layout two_stream (or causal), log P(A) + log P(B | A) = log P(A then B) exactly, where A
+            is asked from left to right and stands behind all that is given.
 
     Raises:
         ValueError, TypeError: in one line, where a set cannot be; what needs the length is checked when it is asked.
@@ -75,16 +84,18 @@ class Conditional:
     def __post_init__(self) -> None:
         for name in ("given", "target"):
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name == "given":
                 object.__setattr__(self, name, _positions(name, value))
         object.__setattr__(self, "order", _order(self.order))
         if self.given_sees not in (None, *SEES):
             raise ValueError(f"given_sees: expected one of {', '.join(SEES)}, got {self.given_sees!r:.40}")
 
-    def settle(self, batch: int, length: int, *, given_sees: str = "all") -> Question:
+    def settle(
+        self, batch: int, length: int, *, given_sees: str = "all", generator: torch.Generator | None = None
+    ) -> Question:
         """The question about `batch` sequences of `length` tokens; `given_sees` where the question leaves it open.
 
-        A random order is drawn from torch's global generator, anew at each call.
+        A random order is drawn anew at each call, from `generator` or torch's global one.
 
         Raises:
             ValueError: given and target overlap, lie outside the sequence, or lack position 0 or any target.
@@ -95,16 +106,16 @@ class Conditional:
         both = given & target
         _refuse(both.any(1), "given, target: expected disjoint positions; both hold position {}", both)
         _refuse(~target.any(1), "target: expected at least one position that is asked; there is none")
-        step = dense_steps(target, self._order_values(target))
+        step = dense_steps(target, self._order_values(target, generator))
         return Question(given, target, step, self.given_sees or given_sees)
 
-    def _order_values(self, target: Tensor) -> Tensor:
+    def _order_values(self, target: Tensor, generator: torch.Generator | None) -> Tensor:
         # integers (B, T); among the targets of a row, the smallest is asked first
         batch, length = target.shape
         order = self.order
         if isinstance(order, str):
             if order == "random":
-                return torch.rand(batch, length).argsort(1)
+                return torch.rand(batch, length, generator=_on_cpu(generator)).argsort(1)
             return torch.arange(length).expand(batch, length)
         if isinstance(order, Tensor):
             values = _rows("order", order, batch, length).long()
@@ -112,6 +123,14 @@ class Conditional:
             _refuse(repeated.any(1), "order: expected another number at each target; position {} repeats one", repeated)
             return values
         return _from_lists(list(order), target)
+
+
+def _on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
+    # a question is settled on the CPU, whatever device the tokens are drawn on
+    if generator is None or generator.device.type == "cpu":
+        return generator
+    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+    return torch.Generator().manual_seed(int(seed))
 
 
 def dense_steps(target: Tensor, order: Tensor, documents: Tensor | None = None) -> Tensor:
@@ -147,14 +166,18 @@ def _positions(name: str, value: Any) -> Positions:
     return _listed(name, value)
 
 
-def _listed(name: str, value: Any) -> list[Any]:
+def _listed(name: str, value: Any, *, is_row: bool = False) -> list[Any]:
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
-        raise TypeError(f"{name}: expected a bool tensor (batch, tokens) or a list of positions, got {value!r:.60}")
+        tensor = "an integer tensor" if name == "order" else "a bool tensor"
+        raise TypeError(f"{name}: expected {tensor} (batch, tokens) or a list of positions, got {value!r:.60}")
     rows = list(value)
-    if rows and all(isinstance(row, Iterable) and not isinstance(row, str | bytes | Tensor) for row in rows):
-        return [_listed(name, row) for row in rows]
-    for one in rows:
-        if isinstance(one, bool) or not isinstance(one, int):
+    if not is_row and rows and all(isinstance(row, Iterable) and not isinstance(row, str | Tensor) for row in rows):
+        return [_listed(name, row, is_row=True) for row in rows]
+    for index, one in enumerate(rows):
+        # numbers of numpy are integers too, its truth values are not
+        if hasattr(one, "__index__") and not isinstance(one, bool | Tensor):
+            rows[index] = operator.index(one)
+        else:
             raise TypeError(
                 f"{name}: expected positions, which are integers, got {one!r:.40}; a mask of True and False goes in as "
                 "a bool tensor"

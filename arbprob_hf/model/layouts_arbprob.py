@@ -51,8 +51,10 @@ class Slots:
         places, masked, ranks, limits = (
             part.to(device, non_blocking=True) for part in (self.places, self.masked, self.ranks, self.limits)
         )
+        held = tokens.gather(1, places)
         filled = {
-            "input_ids": tokens.gather(1, places).masked_fill(masked, MASK_ID),
+            # an id of -1 that should be a token must not pass for [MASK]
+            "input_ids": torch.where(held < 0, held - 1, held).masked_fill(masked, MASK_ID),
             "position_ids": places if positions is None else positions.gather(1, places),
             "ranks": ranks,
             "limits": limits,
@@ -104,7 +106,7 @@ def lay_out(question: Question, layout: str, known: Tensor | None = None) -> Slo
     Raises:
         ValueError: the layout cannot ask in that order, or not this question at all.
     """
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r:.40}")
     return LAYOUTS[layout](question, known)
 

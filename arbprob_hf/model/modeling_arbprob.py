@@ -36,6 +36,7 @@ from .checking_arbprob import (
 from .configuration_arbprob import ArbProbConfig, check_mask
 from .foreseeing_arbprob import check_past
 from .generating_arbprob import ArbProbGenerationMixin
+from .layouts_arbprob import MASK_ID
 from .losses_arbprob import causal_loss
 from .masking_arbprob import Mask
 from .plans_arbprob import Plan
@@ -296,11 +297,11 @@ class ArbProbModel(ArbProbPreTrainedModel):
         assert input_ids is not None
         if ranks is None:
             return self.wte(input_ids)
-        is_masked = (input_ids < 0)[..., None]  # (B, T, 1)
-        embeds = self.wte(input_ids.clamp(min=0))
+        is_masked = input_ids == MASK_ID
+        embeds = self.wte(input_ids.masked_fill(is_masked, 0))
         # every pass with ranks uses the vector, so that each process of a distributed run has its gradient
         unknown = embeds.new_zeros(()) if self.wme is None else self.wme.weight[0].to(embeds.dtype)
-        return torch.where(is_masked, unknown, embeds)
+        return torch.where(is_masked[..., None], unknown, embeds)
 
     def _embed_targets(self, target_position_ids: Tensor, sizes: Sizes) -> Tensor:
         if self.wtpe is None:

@@ -5,14 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from .blanks_arbprob import Blanked, Infilled, Scored, answers_of, ask_blanks, read_answers, read_blanks
 from .branching_arbprob import join
 from .checking_arbprob import check_asked
 from .conditioning_arbprob import Conditional, Positions, Question
 from .layouts_arbprob import MASK_ID, Slots, is_chained, lay_out
+from .patterns_arbprob import Causal
 from .sampling_arbprob import Sampled, Sampler
 from .scoring_arbprob import token_log_probs, vocabulary_log_probs
+
+logger = logging.get_logger(__name__)
 
 
 class ArbProbQuestions:
@@ -54,7 +58,7 @@ class ArbProbQuestions:
         asks = list(ask) if isinstance(ask, Sequence) else [ask]
         if not asks:
             raise ValueError("ask: expected at least one question, got an empty list")
-        questions = [self._settle(input_ids, one, needs_answers=True) for one in asks]
+        questions = [self._settle(input_ids, one, layout, needs_answers=True) for one in asks]
         for question in questions:
             if not is_chained(layout) and bool((question.step > 1).any()):
                 raise ValueError(
@@ -78,9 +82,14 @@ class ArbProbQuestions:
         Returns:
             (B, T, V) in nats; 0 where nothing is asked.
         """
-        question = self._settle(input_ids, ask)
-        slots = lay_out(question, self._layout(layout), torch.zeros(input_ids.shape[0], dtype=torch.long))
-        ((rows, positions, hidden),) = self._read([slots], input_ids)
+        layout = self._layout(layout)
+        question = self._settle(input_ids, ask, layout)
+        if layout == "sigma":
+            # its last given slot is told the first target, and the others would see it: each is a question of its own
+            slots = [lay_out(one, layout) for one in question.one_by_one()]
+        else:
+            slots = [lay_out(question, layout, torch.zeros(input_ids.shape[0], dtype=torch.long))]
+        rows, positions, hidden = (torch.cat(parts) for parts in zip(*self._read(slots, input_ids), strict=True))
         nats = vocabulary_log_probs(self.lm_head, hidden)
         return nats.new_zeros(*input_ids.shape, nats.shape[1]).index_put((rows, positions), nats)
 
@@ -106,14 +115,17 @@ class ArbProbQuestions:
                 two_stream). All three have the same law, and never take more passes than there are targets.
             temperature: divides the logits of each step; 0 takes the likeliest token.
             width: targets drafted ahead by `fused`.
-            generator: source of randomness on the device of `input_ids`; torch's own when None.
+            generator: source of randomness on the device of `input_ids`, for tokens and for a random order; torch's own
+                when None.
 
         Returns:
             `sequences` (B, T); `log_probs` (B, T), the network's own log P of each sampled token, whatever the
-            temperature, as `log_prob` gives; `forward_passes`.
+            temperature, as `log_prob` gives; `forward_passes`; `order` (B, T), in which the targets were asked.
         """
-        question = self._settle(input_ids, ask)
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
         layout = self._layout(layout)
+        question = self._settle(input_ids, ask, layout, generator=generator)
         if not is_chained(layout):
             raise ValueError(f"layout: {layout} has no joint probability to sample from; use another layout")
         sampler = Sampler(self, question, layout, temperature=temperature, generator=generator)
@@ -128,6 +140,7 @@ class ArbProbQuestions:
         method: str = "sequential",
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        layout: str | None = None,
     ) -> list[Infilled] | Sampled:
         """Fill in blanks: `model.infill("The cat [M] on the [M:2]", tokenizer)`.
 
@@ -136,14 +149,14 @@ class ArbProbQuestions:
                 blanks and the start of the text at position 0.
             tokenizer: for a text, the one the network was trained with.
             samples: how often the text is filled in, independently.
-            method, temperature, generator: as for `sample`.
+            method, temperature, generator, layout: as for `sample`.
 
         Returns:
             For a text a list of `Infilled`, each with `text`, `answers` and `log_prob`; for ids what `sample` returns.
         """
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
             raise ValueError(f"samples: expected a whole number from 1, got {samples!r:.40}")
-        options: dict[str, Any] = dict(method=method, temperature=temperature, generator=generator)
+        options: dict[str, Any] = dict(method=method, temperature=temperature, generator=generator, layout=layout)
         if isinstance(text, Tensor):
             check_asked(self.config, text, Conditional([0]))
             ids = text.repeat_interleave(samples, 0)
@@ -195,14 +208,30 @@ class ArbProbQuestions:
         ]
 
     def _blanked(self, text: str, tokenizer: Any) -> Blanked:
-        if tokenizer is None:
+        if not isinstance(text, str):
+            raise TypeError(f"text: expected a text with blanks [M], or ids as a tensor, got {type(text).__name__}")
+        if not hasattr(tokenizer, "eos_token_id"):
             raise TypeError(
-                "tokenizer: a text needs the network's tokenizer; pass it, or give ids with -1 at the blanks"
+                f"tokenizer: a text needs the network's tokenizer, got {type(tokenizer).__name__}; pass it, or give "
+                "ids with -1 at the blanks"
             )
-        return read_blanks(text, tokenizer)
+        blanked = read_blanks(text, tokenizer)
+        if max(blanked.ids) >= self.config.vocab_size:
+            raise ValueError(
+                f"tokenizer: gives ids up to {max(blanked.ids)}, the network knows {self.config.vocab_size} tokens; "
+                "use the tokenizer it was trained with"
+            )
+        return blanked
 
     def _layout(self, layout: str | None) -> str:
         layout = self.config.layout if layout is None else layout
+        # a question says itself who sees whom: the numbers would not be those the network was trained for
+        other = [text for text, mask in self.transformer._default_masks().items() if type(mask) is not Causal]
+        if other:
+            raise ValueError(
+                f"config.mask: questions are asked of networks whose mask is causal, this one's is {other[0]!r:.60}; "
+                "score with forward, or load it with mask='causal' to ask all the same"
+            )
         if layout == "sigma" and not self.config.target_positions:
             raise ValueError(
                 "layout: sigma needs an embedding of target positions, which this network lacks; use another layout, "
@@ -210,23 +239,38 @@ class ArbProbQuestions:
             )
         return layout
 
-    def _settle(self, input_ids: Tensor, ask: Conditional, *, needs_answers: bool = False) -> Question:
+    def _settle(
+        self,
+        input_ids: Tensor,
+        ask: Conditional,
+        layout: str,
+        *,
+        needs_answers: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Question:
         check_asked(self.config, input_ids, ask)
-        question = ask.settle(*input_ids.shape, given_sees=self.config.given_sees)
+        if layout == "masked" and ask.given_sees == "earlier":
+            raise ValueError("given_sees: in the layout masked every token sees every other; leave 'earlier' out")
+        question = ask.settle(*input_ids.shape, given_sees=self.config.given_sees, generator=generator)
         if input_ids.device.type == "cpu":
             told = question.given | question.target if needs_answers else question.given
-            unknown = (input_ids < 0) & told
+            unknown = ((input_ids < 0) | (input_ids >= self.config.vocab_size)) & told
             if bool(unknown.any()):
                 row, position = unknown.nonzero()[0].tolist()
                 raise ValueError(
-                    f"input_ids: expected a token at position {position} of row {row}, which is given or scored, got "
-                    f"{int(input_ids[row, position])}"
+                    f"input_ids: expected a token from 0 to {self.config.vocab_size - 1} at position {position} of row "
+                    f"{row}, which is given or scored, got {int(input_ids[row, position])}"
                 )
         return question
 
     def _read(self, slots: list[Slots], input_ids: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         # for each question: rows (n,), positions (n,) and the states (n, D) that predict what is there
         names_target = self.config.target_positions
+        if self.transformer.wme is None and any(bool(one.masked.any()) for one in slots):
+            logger.warning_once(
+                "this network has no [MASK] vector: unknown tokens get a zero vector, which it never saw in training; "
+                "train it on a task first"
+            )
         length = input_ids.shape[1]
         if len(slots) == 1:
             inputs: dict[str, Any] = slots[0].fill(input_ids, names_target=names_target)

@@ -27,11 +27,13 @@ class Sampled:
     Attributes:
         sequences: long (B, T). log_probs: float (B, T), log P of each sampled token in nats, 0 elsewhere.
         forward_passes: how often the network ran, for all rows together.
+        order: long (B, T), 1, 2, ... on the targets in the order they were asked, 0 elsewhere.
     """
 
     sequences: Tensor
     log_probs: Tensor
     forward_passes: int
+    order: Tensor
 
 
 class Sampler:
@@ -46,8 +48,12 @@ class Sampler:
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < 1e6:
-            raise ValueError(f"temperature: expected a number from 0, got {temperature!r:.40}")
+        if (
+            isinstance(temperature, bool)
+            or not isinstance(temperature, int | float)
+            or not (temperature == 0 or 1e-6 <= temperature <= 1e6)
+        ):
+            raise ValueError(f"temperature: expected 0, or a number from 1e-6 to 1e6, got {temperature!r:.40}")
         self.model, self.question, self.layout = model, question, layout
         self.temperature, self.generator = temperature, generator
         self.passes = 0
@@ -73,8 +79,9 @@ class Sampler:
         if method == "sequential":
             self._one_by_one()
         else:
-            self._in_rounds(width if method == "fused" else None)
-        return Sampled(self.tokens, self.log_probs, self.passes)
+            # more drafts than targets would only cost memory
+            self._in_rounds(min(width, int(self.count.amax())) if method == "fused" else None)
+        return Sampled(self.tokens, self.log_probs, self.passes, self.question.step.to(self.device))
 
     # one target a pass
 
@@ -150,7 +157,8 @@ class Sampler:
     ) -> "tuple[Tensor, _Drafts]":
         drafted = torch.zeros_like(known) if ahead is None else ahead.count
         slots, verify_at, ahead_at = look_ahead(question, known, drafted, width)
-        verified, following = self._read_two(slots, active, verify_at, ahead_at)  # (B, D + 1, V), (B, D + 1, width, V)
+        states = self._run(slots, active)
+        verified = self._spread(states, verify_at)  # (B, D + 1, V)
         wanted = self._law(verified)
         if ahead is None:
             accepted = torch.zeros_like(known)
@@ -166,8 +174,9 @@ class Sampler:
         is_last = torch.arange(tokens.shape[1]) == drafted[:, None]
         laws = laws.masked_fill(is_last.to(self.device)[..., None], 0.0)
         after = self._stop(active, known, left, tokens, _Verdict(accepted, laws, wanted, verified))
-        stop = (after - known - 1).to(self.device)
-        drafts_laws = self._law(following[torch.arange(len(active), device=self.device), stop])  # (B, width, V)
+        # the drafts for the stop that was made; those for the others are never turned into logits
+        following = self._spread(states, ahead_at[torch.arange(len(active)), after - known - 1])
+        drafts_laws = self._law(following)  # (B, width, V)
         next_count = torch.minimum(torch.full_like(after, width), self.count[active] - after)
         drafts = self._draw(drafts_laws.flatten(0, 1)).view(len(active), width)
         self._write(active, after, next_count, drafts)
@@ -211,14 +220,11 @@ class Sampler:
 
     def _read(self, slots: Slots, active: Tensor, at: Tensor) -> Tensor:
         # logits at slots `at`, long (B, W) or (B, W, ...), with -1 for none: (*at.shape, V)
-        inputs = slots.fill(self.tokens[active.to(self.device)], names_target=self.model.config.target_positions)
-        states = self._states(**inputs, use_cache=False)
-        return self._spread(states, at)
+        return self._spread(self._run(slots, active), at)
 
-    def _read_two(self, slots: Slots, active: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, slots: Slots, active: Tensor) -> Tensor:
         inputs = slots.fill(self.tokens[active.to(self.device)], names_target=self.model.config.target_positions)
-        states = self._states(**inputs, use_cache=False)
-        return self._spread(states, first), self._spread(states, second)
+        return self._states(**inputs, use_cache=False)
 
     def _spread(self, states: Tensor, at: Tensor) -> Tensor:
         rows = torch.arange(at.shape[0]).view(-1, *[1] * (at.dim() - 1)).expand(at.shape)

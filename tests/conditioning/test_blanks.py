@@ -75,7 +75,23 @@ REFUSED = {
     "misspelt": (
         lambda m, t: m.infill("a [mask]", t),
         ValueError,
-        r"expected blanks \[M\], or \[M:3\] .* got '\[mask\]'",
+        r"expected blanks \[M\], or .* got '\[mask\]'",
+    ),
+    "misspelt beside a right one": (lambda m, t: m.infill("The [M3] [M]", t), ValueError, r"got '\[M3\]'"),
+    "empty answer": (
+        lambda m, t: score_text(m, t, "a [M]", [""]),
+        ValueError,
+        "expected a text for each blank, got ''",
+    ),
+    "no list": (
+        lambda m, t: m.infill([0, -1], t),
+        TypeError,
+        "text: expected a text with blanks .* or ids as a tensor",
+    ),
+    "name": (
+        lambda m, t: m.infill("a [M]", "gpt2"),
+        TypeError,
+        "tokenizer: a text needs the network's tokenizer, got str",
     ),
     "size 0": (lambda m, t: m.infill("a [M:0]", t), ValueError, "a blank of 1 to"),
     "no size": (lambda m, t: m.infill("a [M:x]", t), ValueError, r"got '\[M:x\]'"),

@@ -1,5 +1,6 @@
 """Conditional: what it means, what it takes, and what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +67,10 @@ def test_steps_are_counted_in_each_document() -> None:
     assert dense_steps(target, order).tolist() == [[0, 4, 1, 0, 3, 2]]
 
 
+def test_numbers_of_numpy_are_positions_too() -> None:
+    assert settled(given=np.array([0, 3])) == settled(given=[0, 3])
+
+
 REFUSED = {
     "no start": (dict(given=[1]), "given: position 0, the start of the text, must be given"),
     "overlap": (dict(given=[0, 2], target=[2, 3]), "given, target: expected disjoint positions; both hold position 2"),
@@ -98,6 +103,9 @@ MALFORMED = {
     "given long tensor": (dict(given=torch.tensor([0, 1])), TypeError, "given: expected a bool tensor .* torch.int64"),
     "given bools": (dict(given=[True, False]), TypeError, "given: expected positions, which are integers, got True"),
     "given float": (dict(given=[0.0]), TypeError, "given: expected positions, which are integers, got 0.0"),
+    "given nothing": (dict(given=None), TypeError, "given: expected a bool tensor"),
+    "given too deep": (dict(given=[[[0]]]), TypeError, "given: expected positions, which are integers"),
+    "order number": (dict(given=[0], order=3), TypeError, "order: expected an integer tensor"),
     "given twice": (dict(given=[0, 1, 1]), ValueError, "given: expected each position once, got 1 twice"),
     "order word": (dict(given=[0], order="backwards"), ValueError, "order: expected temporal, random"),
     "order float": (dict(given=[0], order=torch.rand(5)), TypeError, "order: expected an integer tensor"),

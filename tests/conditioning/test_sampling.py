@@ -171,3 +171,9 @@ def test_drafts_that_agree_save_passes() -> None:
     assert model.sample(ids, Conditional([0]), method="speculative").forward_passes == 2
     assert model.sample(ids, Conditional([0]), method="fused", width=15).forward_passes == 2
     assert model.sample(ids, Conditional([0]), method="sequential").forward_passes == 15
+
+
+def test_more_drafts_than_targets_cost_nothing() -> None:
+    model, ids = network("two_stream"), tokens(2, 8)
+    found = model.sample(ids, Conditional([0], [3, 4, 5]), method="fused", width=10**9)
+    assert found.forward_passes <= 3

@@ -137,7 +137,6 @@ def test_a_left_to_right_layout_has_no_verdict_on_orders(source: Any) -> None:
     verdict = judge(train_on(source, Recipe(layout="prefix", steps=2, width=16, heads=2)), source, questions=64)
     assert verdict.random is None
     assert verdict.order is None
-    assert verdict.chain.mean >= 0
 
 
 def test_determined_bits_are_counted_where_parity_fixes_them() -> None:
