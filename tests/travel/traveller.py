@@ -5,10 +5,12 @@
 SOURCE is a folder or a name on the Hub. Writes REPORT.json (facts), REPORT.pt (tensors) and a checkpoint, SAVED_AGAIN.
 """
 
+import contextlib
 import importlib
 import json
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,21 @@ def logits(model: Any, batch: Any) -> dict[str, torch.Tensor]:
 
 def answers(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the network says to questions, asked without the package."""
+    with under_causal(model):
+        return _answers(model, ids)
+
+
+@contextlib.contextmanager
+def under_causal(model: Any) -> Iterator[None]:
+    """Let a network whose mask is another take questions."""
+    before, model.config.mask = model.config.mask, "causal"
+    try:
+        yield
+    finally:
+        model.config.mask = before
+
+
+def _answers(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     last = ids.shape[1] - 1
     ask = model.ask(given=[0, last], target=[1, 3, 4], order=[4, 1, 3])
     sampled = model.sample(ids, ask, method="speculative", generator=torch.Generator().manual_seed(2))
@@ -102,8 +119,9 @@ def answers(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def infilled(model: Any, tokenizer: Any) -> list[Any]:
     """A text with its blanks filled in, and candidates scored."""
-    (one,) = model.infill("The [M] says [M:2] now", tokenizer, generator=torch.Generator().manual_seed(4))
-    scored = model.score_text(tokenizer, "The [M] says", ["mask", "man"])
+    with under_causal(model):
+        (one,) = model.infill("The [M] says [M:2] now", tokenizer, generator=torch.Generator().manual_seed(4))
+        scored = model.score_text(tokenizer, "The [M] says", ["mask", "man"])
     return [one.text, round(one.log_prob, 3), [round(candidate.log_prob, 3) for candidate in scored]]
 
 
