@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 IGNORED = -100
+# vocabularies below this are scored in larger chunks
+_FEW_TOKENS = 1024
 
 
 def causal_loss(
@@ -140,5 +142,5 @@ def _chunk_rows(width: int, dtype: torch.dtype, vocabulary: int) -> int:
         rows = 128
     elif dtype in (torch.float32, torch.float64):
         rows = 256
-    # what counts is the size of the logits: as many more rows where the vocabulary is smaller than GPT-2's
-    return rows * max(1, 50_257 // vocabulary)
+    # with few tokens a chunk of so many rows would be all overhead, and whole logits are small
+    return rows * max(1, _FEW_TOKENS // vocabulary)
