@@ -48,7 +48,6 @@ class Recipe:
     initial: float = 0.1
     average: float = 0.995
     seed: int = 0
-    target_positions: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def _build(source: Source, recipe: Recipe) -> ArbProbForCausalLM:
         layout=recipe.layout,
         given_sees="all",
         mask_token=True,
-        target_positions=recipe.layout == "sigma" or recipe.target_positions,
+        target_positions=recipe.layout == "sigma",
     )
     return ArbProbForCausalLM(config)
 

@@ -272,7 +272,7 @@ def look_ahead(question: Question, known: Tensor, drafted: Tensor, width: int) -
         question.given, question.target & (question.step <= upto[:, None]), question.step, question.given_sees
     )
     verified = two_stream(chain)
-    steps = _by_step(question)
+    steps = positions_by_step(question)
     stops = torch.arange(1, int(drafted.amax()) + 2)
     stop = (known[:, None] + stops)[:, :, None].expand(-1, -1, width)  # (B, D + 1, width)
     asked = stop + torch.arange(1, width + 1)
@@ -304,6 +304,13 @@ def look_ahead(question: Question, known: Tensor, drafted: Tensor, width: int) -
     readers = torch.where(known[:, None] + stops <= torch.minimum(upto, question.step.amax(1))[:, None], readers, -1)
     columns = torch.where(columns < 0, -1, columns + verified.places.shape[1])
     return joined, readers, columns.view(is_there.shape)
+
+
+def positions_by_step(question: Question) -> Tensor:
+    """The position of the target asked at each step, long (B, E + 1); column 0 and steps beyond a row's last hold 0."""
+    places = torch.arange(question.step.shape[1]).expand_as(question.step)
+    table = torch.zeros(len(places), int(question.step.amax()) + 1, dtype=torch.long)
+    return table.scatter_add(1, question.step, torch.where(question.target, places, 0))
 
 
 _FAR = 2**40
@@ -367,13 +374,6 @@ def _shifted(values: Tensor, fill: int | bool, *, by: int = 1) -> Tensor:
 
 def _key(present: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return torch.where(present, first * second.shape[1] + second, -1)
-
-
-def _by_step(question: Question) -> Tensor:
-    # long (B, E + 1), the position of the target asked at each step, from 1
-    count = int(question.step.amax())
-    place = torch.where(question.target, _places(question), 0)
-    return torch.zeros(len(place), count + 1, dtype=torch.long).scatter_add(1, question.step, place)
 
 
 def _packed(*columns: _Columns) -> Slots:

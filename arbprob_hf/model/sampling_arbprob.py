@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from .conditioning_arbprob import Question
-from .layouts_arbprob import EMPTY, Slots, lay_out, look_ahead
+from .layouts_arbprob import EMPTY, Slots, lay_out, look_ahead, positions_by_step
 from .scoring_arbprob import accurate
 from .tables_arbprob import HIDDEN
 
@@ -285,13 +285,6 @@ class _Drafts:
     def rows(self, index: Tensor) -> "_Drafts":
         there = index.to(self.tokens.device)
         return _Drafts(self.tokens[there], self.laws[there], self.count[index])
-
-
-def positions_by_step(question: Question) -> Tensor:
-    """The position of the target asked at each step, long (B, E + 1); column 0 and steps beyond a row's last hold 0."""
-    places = torch.arange(question.step.shape[1]).expand_as(question.step)
-    table = torch.zeros(len(places), int(question.step.amax()) + 1, dtype=torch.long)
-    return table.scatter_add(1, question.step, torch.where(question.target, places, 0))
 
 
 def passes_due(slots: Slots, question: Question) -> Tensor:
