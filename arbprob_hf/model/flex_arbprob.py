@@ -1,7 +1,8 @@
 """The flex_attention backend: torch's kernels that skip tiles, from a block mask that no dense mask was made for.
 
 On an accelerator the kernel is compiled; on the CPU torch's unfused form is used, which has no backward. Steps of a few
-queries follow sdpa's plan: they have nothing to skip, and a kernel would be compiled for many shapes.
+queries follow sdpa's plan: they have nothing to skip, and a kernel would be compiled for many shapes. So does a network
+that is compiled for the CPU: torch 2.13's kernel there gives wrong numbers, or NaN, on processors without AVX-512.
 """
 
 import warnings
@@ -39,9 +40,6 @@ class Flex(Plan):
         self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, dropout: float
     ) -> tuple[Tensor, None]:
         _refuse(query, key, value, dropout)
-        if query.device.type == "cpu":
-            # torch's compiler for the CPU reads the sizes of a query that is a view off what it is a view of
-            query = query.contiguous()
         out = _kernel(query.device.type)(
             query,
             key[:, :, : self.columns],
@@ -55,7 +53,8 @@ class Flex(Plan):
 
 def flex_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None = None) -> Plan:
     """The plan of torch's flex_attention for a resolved mask; `bias` is float (B or 1, H or 1, T_q, T_kv) or None."""
-    if sizes.q_len < FEWEST_QUERIES:
+    is_compiled_for_cpu = sizes.device.type == "cpu" and torch.compiler.is_compiling()
+    if sizes.q_len < FEWEST_QUERIES or is_compiled_for_cpu:
         return sdpa_plan(mask, sizes, dtype=dtype, bias=bias)
     return Flex(block_mask(mask, sizes), None if bias is None else _added(bias.to(dtype)), sizes.filled)
 

@@ -140,11 +140,14 @@ def test_the_compiled_kernel_takes_more_kinds_of_masks_than_torch_compiles_by_it
 
 @pytest.mark.slow
 @compiles
-def test_a_compiled_network_runs_on_flex() -> None:
+def test_a_network_compiled_for_the_cpu_follows_the_plan_of_sdpa_and_keeps_its_numbers() -> None:
     model = micro(backend="flex_attention", mask="causal & window(5) | prefix(3)")
     torch._dynamo.reset()
     compiled = torch.compile(model)
     for length in (40, 33):
         ids = random_ids(2, length)
         with torch.no_grad():
-            torch.testing.assert_close(compiled(ids).logits, model(ids).logits, atol=1e-4, rtol=0)
+            expected = model(ids).logits
+            assert set(model.transformer.attention_paths) == {"flex"}
+            torch.testing.assert_close(compiled(ids).logits, expected, atol=1e-4, rtol=0)
+            assert set(model.transformer.attention_paths) == {"additive"}

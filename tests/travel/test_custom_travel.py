@@ -17,6 +17,7 @@ from arbprob_hf.model.masking_arbprob import PATTERNS
 
 MASKS = ["causal & (window(2) | travelled(3))", "heads(causal, causal & ~striped(4, 1) | window(1))"]
 PASSES = ["logits", "padded logits", "causal logits", "3-D logits", "rank logits", "loss"]
+ANSWERS = ["log_prob", "several log_prob", "marginals", "sampled log_prob", "filled in"]
 WAYS = ["greedy", "uncached", "static", "sampled", "beams", "several beams", "masked", "prompt mask"]
 
 
@@ -87,7 +88,7 @@ def test_nothing_of_home_was_there(own_journey: Journey) -> None:
 def test_every_pass_and_way_of_generating_gives_what_it_gives_at_home(own: Any, own_journey: Journey) -> None:
     batch = {name: own_journey.tensors[name] for name in ("input_ids", "attention_mask")}
     at_home = {**traveller.logits(own, batch), **traveller.generated(own, batch)}
-    assert set(PASSES + WAYS) == set(at_home)
+    assert set(PASSES + ANSWERS + WAYS) == set(at_home)
     assert [name for name in at_home if not torch.equal(own_journey.tensors[name], at_home[name])] == []
 
 
