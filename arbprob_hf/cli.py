@@ -127,7 +127,7 @@ def oracles(
         float, typer.Option(help="Wall time of each training; judging takes about half a minute more.")
     ] = 3.0,
     random: Annotated[float, typer.Option(help="Share of the questions that are trained in random order.")] = 0.0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 for torch's own choice.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads that share each step; 0 for torch's own choice.")] = 0,
     seed: Annotated[int, typer.Option(help="Of weights, sequences and questions.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Append each line to this CSV as it is found.")] = None,
 ) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from .consistency import Gap
-from .oracles import Recipe, Verdict, judge, train_on
+from .learning import Recipe, train_on
+from .oracles import Verdict, judge
 from .sources import SOURCES, load_source
 
 LAYOUTS = ("two_stream", "prefix", "sigma")
@@ -63,7 +64,7 @@ def oracle_rows(
     yield f"|{'---|' * len(HEADINGS)}"
     for source in sources:
         for layout in layouts:
-            recipe = Recipe(layout=layout, minutes=minutes, random=random, seed=seed)
+            recipe = Recipe(layout, minutes, random=random, seed=seed, threads=torch.get_num_threads())
             yield _line(source, recipe, out)
     yield ""
     yield (
