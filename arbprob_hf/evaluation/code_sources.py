@@ -16,9 +16,9 @@ TRIES = 1000
 class ParityCheckSource(Source):
     """A low-density parity-check code: words of bits whose sum over the members of each check is even, equally likely.
 
-    Sizes: 24 bits, 12 checks of which each bit is in 3, hence 4096 words. Columns are drawn so that the checks have
-    nearly equal numbers of bits: Gallager, "Low-density parity-check codes" (IRE Trans. Inf. Theory 8, 1962). Exact by
-    counting the words that agree with what is known, among all of them.
+    Sizes: those of the example in Gallager, "Low-density parity-check codes" (IRE Trans. Inf. Theory 8, 1962): 20 bits,
+    15 checks of 4 bits, each bit in 3. Columns are drawn so that the checks have nearly equal numbers of bits and none
+    follows from the others, hence 32 words. Exact by counting the words that agree with what is known, among all.
 
     Attributes:
         checks: long (C, N), 1 where a check has a bit. generator: long (k, N), rows that sum to every codeword.
@@ -30,7 +30,7 @@ class ParityCheckSource(Source):
     rows_at_once = 256
     vocabulary = 2
 
-    def __init__(self, seed: int = 0, *, length: int = 24, checks: int = 12, weight: int = 3) -> None:
+    def __init__(self, seed: int = 0, *, length: int = 20, checks: int = 15, weight: int = 3) -> None:
         self.length = check_size("length", length, 2)
         if check_size("checks", checks, 1) < check_size("weight", weight, 1):
             raise ValueError(f"weight: expected at most the number of checks, {checks}, got {weight}")

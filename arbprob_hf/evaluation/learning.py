@@ -16,6 +16,9 @@ from ..model.modeling_arbprob import ArbProbForCausalLM
 from .muon import Muon
 from .sources import Source
 
+# of the sources that take more steps of reasoning than a neighbour or two
+LAYERS = {"hmm": 3, "pcfg": 4, "ldpc": 4}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,7 +28,8 @@ class Recipe:
         layout: how questions are put; see the layouts of the model.
         minutes: wall time of training; the learning rate falls with it. steps: instead of that, a number of steps.
         random: probability that the targets of a row are asked in random order, otherwise from left to right.
-        width, layers, heads: sizes of the network. rows: questions a step. learning_rate: its highest.
+        width, layers, heads: sizes of the network; without `layers`, those of LAYERS, or 2.
+        rows: questions a step. learning_rate: its highest.
         average: decay of the average of the weights that is kept. initial: standard deviation of the initial weights;
             GPT-2's 0.02 is too small for so narrow a network to begin to attend.
         threads: share the rows of a step; results differ in the last digits with their number.
@@ -36,7 +40,7 @@ class Recipe:
     steps: int | None = None
     random: float = 0.0
     width: int = 64
-    layers: int = 2
+    layers: int | None = None
     heads: int = 4
     rows: int = 64
     learning_rate: float = 4e-3
@@ -176,7 +180,7 @@ def build(source: Source, recipe: Recipe) -> ArbProbForCausalLM:
         vocab_size=source.vocabulary + 1,
         n_positions=source.length + 1,
         n_embd=recipe.width,
-        n_layer=recipe.layers,
+        n_layer=recipe.layers or LAYERS.get(source.name, 2),
         n_head=recipe.heads,
         initializer_range=recipe.initial,
         resid_pdrop=0.0,

@@ -63,6 +63,10 @@ class ModelArguments:
         default=None, metadata={"help": "longest sequence in tokens, instead of the preset's"}
     )
     dropout: float | None = field(default=None, metadata={"help": "all three dropout probabilities"})
+    initializer_range: float | None = field(
+        default=None,
+        metadata={"help": "standard deviation of the initial weights (default 0.02, GPT-2's; narrow ones want more)"},
+    )
 
     def __post_init__(self) -> None:
         if self.attn_implementation not in (None, "eager", "sdpa", "flex_attention"):
@@ -77,7 +81,7 @@ class ModelArguments:
             if self.init_revision is not None:
                 raise ValueError(f"init_revision: got {self.init_revision!r} without init_from; name its weights")
             return
-        for name in ("preset", "n_layer", "n_head", "n_embd", "n_positions"):
+        for name in ("preset", "n_layer", "n_head", "n_embd", "n_positions", "initializer_range"):
             if getattr(self, name) is not None:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)!r} together with init_from={self.init_from!r:.80}, "

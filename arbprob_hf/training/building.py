@@ -31,7 +31,7 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) 
         read_patterns(model_args.patterns)
     if model_args.init_from is not None:
         return _loaded(model_args, tokenizer)
-    names = ("mask", "n_layer", "n_head", "n_embd", "n_positions", "dropout")
+    names = ("mask", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "initializer_range")
     given = {name: getattr(model_args, name) for name in names if getattr(model_args, name) is not None}
     given.update(_asking(model_args))
     special = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}

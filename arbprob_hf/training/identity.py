@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 RECORD_NAME = "run.json"
 
-_SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
+_SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "initializer_range")
 # the checkpoint's own value would be used in silence: they are kept in the optimizer's state
 _RESTORED = ("learning_rate", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon")
 # a change of these takes effect; the run goes on, but it is not the run it was

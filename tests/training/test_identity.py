@@ -59,6 +59,7 @@ def test_another_run_is_refused_naming_the_option_and_both_values(cut: Path, mic
         ({"n_layer": 2}, "^n_layer: checkpoint-4 was trained with 1, this run has 2: give the same"),
         ({"n_embd": 16}, "^n_embd: checkpoint-4 was trained with 8, this run has 16: give the same"),
         ({"vocab_size": 50}, "^vocab_size: checkpoint-4 was trained with 40, this run has 50: give the same"),
+        ({"initializer_range": 0.1}, "^initializer_range: checkpoint-4 was trained with 0.02, this run has 0.1: give"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf.data import load_tokenizer
 from arbprob_hf.publishing import template
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.building import refuse_flex, warn_of_visible_answers
+from arbprob_hf.training.building import build_model, refuse_flex, warn_of_visible_answers
 from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.logbook import COLUMNS, read_log
 from arbprob_hf.training.run import Outcome, train
@@ -229,6 +230,12 @@ def test_what_cannot_work_is_refused_before_training(
     with pytest.raises(UsageError, match=message):
         run(text, tmp_path / "refused", **changes)
     assert not (tmp_path / "refused").exists()
+
+
+def test_the_initial_weights_are_as_large_as_told(text: Path) -> None:
+    model = build_model(parse(options(text, Path("unused"), initializer_range=0.25)).model, load_tokenizer("gpt2"))
+    assert model.config.initializer_range == 0.25
+    assert model.transformer.h[0].mlp.c_fc.weight.std().item() == pytest.approx(0.25, rel=0.1)
 
 
 def test_flex_attention_trains_on_accelerators_without_dropout() -> None:
