@@ -45,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--vocabulary", type=int, default=0, help="tokens of a tokenizer trained on --source; 0: GPT-2's"
     )
+    parser.add_argument("--initializer-range", type=float, default=0.06, help="of so narrow a network; GPT-2 has 0.02")
+    parser.add_argument("--position-init", choices=("normal", "sinusoidal"), default="sinusoidal")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--rows", type=int, default=8, help="validation blocks that are sampled")
     parser.add_argument("--train-only", action="store_true", help="leave the comparison to another call")
@@ -90,6 +92,7 @@ def train(name: str, tokenizer: str, options: argparse.Namespace) -> None:
         "--per_device_train_batch_size",
         str(options.batch),
     ]
+    words += ["--initializer_range", str(options.initializer_range), "--position_init", options.position_init]
     words += ["--per_device_eval_batch_size", "8", "--num_val_samples", "64", "--disable_tqdm", "true"]
     words += ["--eval_steps", str(max(1, options.steps // 2)), "--save_steps", str(options.steps)]
     words += ["--num_train_epochs", "1", "--resume_from_checkpoint", "true", "--sample_count", "0"]

@@ -67,12 +67,18 @@ class ModelArguments:
         default=None,
         metadata={"help": "standard deviation of the initial weights (default 0.02, GPT-2's; narrow ones want more)"},
     )
+    position_init: str | None = field(
+        default=None,
+        metadata={"help": "how position embeddings start: normal, as GPT-2's, or sinusoidal (default normal)"},
+    )
 
     def __post_init__(self) -> None:
         if self.attn_implementation not in (None, "eager", "sdpa", "flex_attention"):
             raise ValueError(
                 f"attn_implementation: expected eager, sdpa or flex_attention, got {self.attn_implementation!r:.60}"
             )
+        if self.position_init not in (None, "normal", "sinusoidal"):
+            raise ValueError(f"position_init: expected normal or sinusoidal, got {self.position_init!r:.60}")
         asking = read_asking(self.task, self.layout, self.given_sees)
         if asking is not None:
             self.task, self.layout, self.given_sees = asking
@@ -81,7 +87,7 @@ class ModelArguments:
             if self.init_revision is not None:
                 raise ValueError(f"init_revision: got {self.init_revision!r} without init_from; name its weights")
             return
-        for name in ("preset", "n_layer", "n_head", "n_embd", "n_positions", "initializer_range"):
+        for name in ("preset", "n_layer", "n_head", "n_embd", "n_positions", "initializer_range", "position_init"):
             if getattr(self, name) is not None:
                 raise ValueError(
                     f"{name}: got {getattr(self, name)!r} together with init_from={self.init_from!r:.80}, "

@@ -35,10 +35,8 @@ def read_asking(task: str | None, layout: str | None, given_sees: str | None) ->
         if given[name] is not None and given[name] not in choices:
             raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {given[name]!r:.60}")
     layout = layout or "two_stream"
-    if layout == "masked" and given_sees is not None:
-        raise ValueError(
-            f"given_sees: got {given_sees!r} with the layout masked, where every token sees every other; leave it out"
-        )
+    if layout == "masked" and given_sees == "earlier":
+        raise ValueError("given_sees: got 'earlier' with the layout masked, where every token sees every other; give all")
     parsed = Task.parse(task)
     _refuse_unaskable(parsed, layout, given_sees or "all")
     return str(parsed), layout, given_sees or "all"

@@ -1,9 +1,11 @@
 """The network of a run: a preset with random weights, or GPT-2 weights to go on from."""
 
 import logging
+import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from arbprob_hf.model.carrying_arbprob import check_travels
@@ -37,7 +39,24 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) 
     special = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = ArbProbConfig.preset(model_args.preset or "nano", vocab_size=len(tokenizer), **special, **given)
     check_travels(config)
-    return ArbProbForCausalLM._from_config(config, dtype=torch.float32, **_attention(model_args))
+    model = ArbProbForCausalLM._from_config(config, dtype=torch.float32, **_attention(model_args))
+    if model_args.position_init == "sinusoidal":
+        fill_with_sinusoids(model.transformer.wpe.weight, config.initializer_range)
+    return model
+
+
+@torch.no_grad()
+def fill_with_sinusoids(table: Tensor, deviation: float) -> None:
+    """Start a table of positions (P, D) as sines and cosines, of wavelengths from 2 pi to 20000 pi, by turns.
+
+    Neighbours are then alike from the first step, so that heads find "the token before" without learning it at each
+    position by itself. Scaled to a root mean square of `deviation`. Vaswani et al., "Attention is all you need" (2017).
+    """
+    length, width = table.shape
+    frequencies = 10000.0 ** (-torch.arange(0, width, 2) / width)
+    angles = torch.arange(length)[:, None] * frequencies  # (P, ceil(D / 2))
+    table[:, 0::2] = math.sqrt(2) * deviation * angles.sin()
+    table[:, 1::2] = math.sqrt(2) * deviation * angles.cos()[:, : width // 2]
 
 
 def warn_of_visible_answers(model: ArbProbForCausalLM, length: int) -> None:

@@ -3,6 +3,7 @@
 import csv
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +23,9 @@ from arbprob_hf.evaluation.tables import COLUMNS, oracle_rows
 class Truth:
     """Answers as a source does, plus `bias` nats for every target; the start stands in front of the source's tokens."""
 
-    def __init__(self, source: Any, bias: float = 0.0, turned: float = 0.0) -> None:
+    def __init__(self, source: Any, bias: float = 0.0, turned: float = 0.0, layout: str = "two_stream") -> None:
         self.source, self.bias, self.turned = source, bias, turned
+        self.config = SimpleNamespace(layout=layout)
 
     def log_prob(self, ids: Tensor, ask: Conditional) -> Tensor:
         question = ask.settle(*ids.shape)
@@ -34,6 +36,11 @@ class Truth:
         place = torch.arange(ids.shape[1] - 1) / ids.shape[1]
         nats = nats - self.bias * question.target[:, 1:] - self.turned * first * place
         return torch.cat([torch.zeros(len(ids), 1), nats], dim=1)
+
+    def marginals(self, ids: Tensor, ask: Conditional) -> Tensor:
+        nats = self.source.marginals(ids[:, 1:], ask.settle(*ids.shape).given[:, 1:]) - self.bias
+        # the start, and its token
+        return torch.nn.functional.pad(nats, (0, 1, 1, 0), value=-math.inf)
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +145,27 @@ def test_a_left_to_right_layout_has_no_verdict_on_orders(source: Any) -> None:
     verdict = judge(train_on(source, Recipe(layout="prefix", steps=2, width=16, heads=2)), source, questions=64)
     assert verdict.random is None
     assert verdict.order is None
+
+
+@pytest.mark.parametrize("layout", ["two_stream", "prefix"])
+def test_the_truth_is_judged_to_be_without_fault(source: Any, layout: str) -> None:
+    verdict = judge(Truth(source, layout=layout), source, questions=400)
+    gaps = [verdict.temporal, verdict.random, verdict.order, verdict.chain, verdict.marginalisation]
+    assert [gap is None for gap in gaps] == [False, *[layout == "prefix"] * 2, False, False]
+    for gap in gaps:
+        assert gap is None or gap.mean == pytest.approx(0, abs=1e-9)
+    biased = judge(Truth(source, bias=0.25, layout=layout), source, questions=400)
+    assert biased.temporal.mean == pytest.approx(0.25, abs=1e-6)
+    # one target more than when it is not asked
+    assert biased.marginalisation.mean > 0.05
+
+
+def test_the_truth_is_sure_of_every_determined_bit() -> None:
+    source = load_source("ldpc", length=8, checks=4, weight=2)
+    assert judge(Truth(source), source, questions=200).determined == 1.0
+    # 0.99 is the least that counts
+    assert judge(Truth(source, bias=0.009), source, questions=200).determined == 1.0
+    assert judge(Truth(source, bias=0.011), source, questions=200).determined == 0.0
 
 
 def test_determined_bits_are_counted_where_parity_fixes_them() -> None:

@@ -204,6 +204,8 @@ def test_resume_reaches_the_trainer_as_given() -> None:
         (["--validation_share", "2"], "validation_share"),
         (["--sample_count", "-1"], "sample_count: expected at least 0, got -1"),
         (["--init_from", "x", "--n_layer", "3"], "n_layer: got 3 together with init_from='x'"),
+        (["--position_init", "alibi"], "position_init: expected normal or sinusoidal, got 'alibi'"),
+        (["--init_from", "x", "--position_init", "normal"], "position_init: got 'normal' together with init_from='x'"),
         (["--init_from", "x", "--initializer_range", "0.1"], "initializer_range: got 0.1 together with init_from='x'"),
         (["--init_revision", "x"], "without init_from"),
         (["--attn_implementation", "flash"], "expected eager, sdpa or flex_attention, got 'flash'"),

@@ -92,7 +92,7 @@ def log_of(outcome: Outcome) -> list[dict[str, float | None]]:
         (["--task", "uniform", "--mask", "window(3)"], "mask: got 'window(3)' together with a task"),
         (["--task", "uniform", "--mask", "[causal, full]"], "mask: got 'full' together with a task"),
         (["--task", "uniform", "--patterns", "x.py"], "patterns: got 'x.py' together with a task"),
-        (["--task", "uniform", "--layout", "masked", "--given_sees", "all"], "given_sees: got 'all' with the layout"),
+        (["--task", "uniform", "--layout", "masked", "--given_sees", "earlier"], "given_sees: got 'earlier' with"),
     ],
 )
 def test_options_that_cannot_be_are_told_in_one_line(given: list[str], message: str) -> None:
@@ -106,6 +106,11 @@ def test_options_that_cannot_be_are_told_in_one_line(given: list[str], message: 
 def test_a_task_has_defaults_and_one_spelling() -> None:
     found = parse(["--task", "0.5*uniform( given = 0..1 )+0.5*causal", "--mask", "causal"]).model
     assert (found.task, found.layout, found.given_sees) == ("uniform + causal", "two_stream", "all")
+
+
+def test_the_masked_layout_takes_the_default_of_a_file_on_what_given_tokens_see() -> None:
+    found = parse(["--config", "configs/conditional_nano.yaml", "--layout", "masked"]).model
+    assert (found.layout, found.given_sees) == ("masked", "all")
 
 
 def test_what_the_causal_layout_can_continue_is_taken() -> None:

@@ -1,5 +1,6 @@
 """A whole run, small: what it leaves, and that an interruption leaves the same."""
 
+import math
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import load_tokenizer
 from arbprob_hf.publishing import template
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.building import build_model, refuse_flex, warn_of_visible_answers
+from arbprob_hf.training.building import build_model, fill_with_sinusoids, refuse_flex, warn_of_visible_answers
 from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.logbook import COLUMNS, read_log
 from arbprob_hf.training.run import Outcome, train
@@ -236,6 +237,24 @@ def test_the_initial_weights_are_as_large_as_told(text: Path) -> None:
     model = build_model(parse(options(text, Path("unused"), initializer_range=0.25)).model, load_tokenizer("gpt2"))
     assert model.config.initializer_range == 0.25
     assert model.transformer.h[0].mlp.c_fc.weight.std().item() == pytest.approx(0.25, rel=0.1)
+
+
+def test_position_embeddings_may_start_as_sinusoids(text: Path) -> None:
+    options_of_run = options(text, Path("unused"), initializer_range=0.25, position_init="sinusoidal")
+    table = build_model(parse(options_of_run).model, load_tokenizer("gpt2")).transformer.wpe.weight.detach()
+    assert table.square().mean().sqrt().item() == pytest.approx(0.25, rel=1e-5)
+    # the inner product of two rows depends on their distance alone
+    products = table @ table.T
+    for distance in (0, 1, 5):
+        along = products.diagonal(distance)
+        assert (along - along[0]).abs().max().item() < 1e-5
+    assert products[3, 3] > products[3, 4] > products[3, 5]
+
+
+def test_sinusoids_of_an_odd_width_leave_out_a_cosine() -> None:
+    table = torch.zeros(4, 5)
+    fill_with_sinusoids(table, 1.0)
+    assert table[0].tolist() == pytest.approx([0, math.sqrt(2), 0, math.sqrt(2), 0])
 
 
 def test_flex_attention_trains_on_accelerators_without_dropout() -> None:
