@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer
 
 from arbprob_hf.comparing.answering import Floats, UnanswerableError, block_nats
 from arbprob_hf.comparing.runs import (
@@ -23,10 +22,10 @@ from arbprob_hf.comparing.runs import (
     load_config,
     load_model,
     run_names,
-    token_bytes,
 )
 from arbprob_hf.data.errors import reason
 from arbprob_hf.data.questions import GAINS, MODES
+from arbprob_hf.data.token_lengths import scored_bytes
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 
 
@@ -116,7 +115,7 @@ def compare(
         # one model at a time is in memory
         model = load_model(folder, place)
         own = _answers(model, asked, batch_size=batch_size, tell=partial(_tell, tell, name))
-        scored = _scored_bytes(asked, tokenizer, model.config.vocab_size)
+        scored = {} if tokenizer is None else scored_bytes(asked.sets, tokenizer, model.config.vocab_size)
         for one, counts in asked.counts.items():
             empty = Figure(name, model.config.layout, one, int(counts.sum()), len(counts))
             figures.append(_filled(empty, counts, own, first=first, in_bytes=scored.get(one)))
@@ -182,14 +181,6 @@ def _filled(
 
 def _tell(tell: Callable[[str], None], name: str, mode: str) -> None:
     tell(f"{name}: {mode}")
-
-
-def _scored_bytes(asked: Questions, tokenizer: Tokenizer | None, size: int) -> dict[str, int]:
-    lengths = None if tokenizer is None else token_bytes(tokenizer, size)
-    if lengths is None:
-        return {}
-    sets = asked.sets.items()
-    return {name: int(lengths[columns["input_ids"][columns["scored"]]].sum()) for name, columns in sets}
 
 
 def _device(name: str | None) -> torch.device:

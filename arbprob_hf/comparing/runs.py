@@ -4,23 +4,19 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer
 
 from arbprob_hf.data.collating import positions_of
 from arbprob_hf.data.errors import reason
 from arbprob_hf.data.questions import GAINS, MODES, load_modes
+from arbprob_hf.data.token_lengths import Columns, Integers
 from arbprob_hf.model.configuration_arbprob import ArbProbConfig
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 
-Integers = npt.NDArray[np.int64]
 Log = list[dict[str, float | None]]
-# the columns of a set of questions, (blocks, T) each
-Columns = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -90,19 +86,6 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
     except Exception as error:
         # its library raises no narrower one
         raise ValueError(f"{path}: cannot be read: {reason(error)}") from error
-
-
-def token_bytes(tokenizer: Tokenizer, size: int) -> Integers | None:
-    """Bytes of text that each of `size` tokens stands for, (size,), special ones for none; None unless byte-level."""
-    if not isinstance(tokenizer.decoder, decoders.ByteLevel):
-        return None
-    added = tokenizer.get_added_tokens_decoder()
-    found = np.zeros(size, np.int64)
-    for text, index in tokenizer.get_vocab().items():
-        if index < size:
-            # each byte is written as one character; added tokens are written as they are
-            found[index] = len(text) if index not in added else 0 if added[index].special else len(text.encode())
-    return found
 
 
 def find_questions(folders: Sequence[Path], given: Path | None) -> Questions:

@@ -36,7 +36,7 @@ def read_asking(task: str | None, layout: str | None, given_sees: str | None) ->
             raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {given[name]!r:.60}")
     layout = layout or "two_stream"
     if layout == "masked" and given_sees == "earlier":
-        raise ValueError("given_sees: got 'earlier' with the layout masked, where every token sees every other; give all")
+        raise ValueError("given_sees: got 'earlier' with the layout masked, where each token sees all others; give all")
     parsed = Task.parse(task)
     _refuse_unaskable(parsed, layout, given_sees or "all")
     return str(parsed), layout, given_sees or "all"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from arbprob_hf.data import BlockCollator, Blocks
 from arbprob_hf.data.asking import QuestionCollator, number_blocks
@@ -12,7 +12,14 @@ from arbprob_hf.data.tasks import Task
 from arbprob_hf.training.arguments import Arguments, ModelArguments
 from arbprob_hf.training.asking import EpochOfQuestions, refuse_short_documents
 from arbprob_hf.training.flags import UsageError
-from arbprob_hf.training.modes import FOLDER, KeepModes, answered, bytes_per_text_token, drawn_modes
+from arbprob_hf.training.modes import (
+    FOLDER,
+    KeepModes,
+    answered,
+    bytes_per_scored_token,
+    bytes_per_text_token,
+    drawn_modes,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Feed:
 
     Attributes:
         validation: one set, or one for each mode that the layout answers, by name.
-        bytes_per_token: bytes of text per scored token of the validation set.
+        bytes_per_token: bytes of text per scored token of the validation set, or of each mode by name.
         asking: what `identity.describe_text` notes of a task; empty without one.
         callbacks: what tells the collator its epoch, and keeps the questions of evaluation.
         left_out: the modes that the layout does not answer.
@@ -30,14 +37,17 @@ class Feed:
     train: Dataset
     validation: Dataset | dict[str, Dataset]
     collator: BlockCollator | QuestionCollator
-    bytes_per_token: float
+    bytes_per_token: float | dict[str, float]
     asking: dict[str, str] = field(default_factory=dict)
     callbacks: tuple[TrainerCallback, ...] = ()
     left_out: tuple[str, ...] = ()
 
 
-def feed(arguments: Arguments, blocks: Blocks) -> Feed:
-    """What a run on `blocks` is fed. Raises UsageError where a document is too short for a question of the task."""
+def feed(arguments: Arguments, blocks: Blocks, tokenizer: PreTrainedTokenizerFast) -> Feed:
+    """What a run on `blocks`, which `tokenizer` made, is fed.
+
+    Raises UsageError where a document is too short for a question of the task.
+    """
     asking = asked(arguments.model)
     if not asking:
         return Feed(blocks.train, blocks.validation, BlockCollator(), blocks.validation_bytes_per_token)
@@ -54,11 +64,12 @@ def feed(arguments: Arguments, blocks: Blocks) -> Feed:
         seed=arguments.training.seed,
     )
     questions = drawn_modes(blocks.validation, task)
+    average = bytes_per_text_token(blocks.validation, blocks.validation_bytes_per_token)
     return Feed(
         train=number_blocks(blocks.train),
         validation={mode: questions[mode] for mode in answered(layout)},
         collator=collator,
-        bytes_per_token=bytes_per_text_token(blocks.validation, blocks.validation_bytes_per_token),
+        bytes_per_token=bytes_per_scored_token(questions, tokenizer, otherwise=average),
         asking=asking,
         callbacks=(EpochOfQuestions(collator), KeepModes(questions, Path(arguments.folder) / FOLDER)),
         left_out=tuple(mode for mode in questions if mode not in answered(layout)),

@@ -100,12 +100,17 @@ class LogbookCallback(TrainerCallback):
     It also asks for a log line at the last step and wherever a checkpoint is saved, so that a resumed run
     averages its losses over the same steps as an uninterrupted one; and for an evaluation at the last step of a
     run that makes any, so that the figures are those of the weights it leaves.
-    With `has_modes`, an evaluation is one of the five modes of a task, and its line has the columns of all of them.
+    Where `bytes_per_token` names modes of a task, an evaluation is one of these, and its line has the columns of all.
+
+    Args:
+        bytes_per_token: bytes of text per scored token of the validation set, or of each mode by name.
     """
 
-    def __init__(self, folder: Path, *, bytes_per_token: float, title: str, has_modes: bool = False) -> None:
-        self.has_modes = has_modes
-        self.book = Logbook(folder / "training_log.csv", modes.COLUMNS if has_modes else ())
+    def __init__(self, folder: Path, *, bytes_per_token: float | Mapping[str, float], title: str) -> None:
+        self.modes: Mapping[str, float] = {}
+        if isinstance(bytes_per_token, Mapping):
+            self.modes, bytes_per_token = bytes_per_token, bytes_per_token[modes.main_mode(bytes_per_token)]
+        self.book = Logbook(folder / "training_log.csv", modes.COLUMNS if self.modes else ())
         self.picture = folder / "training_curves.png"
         self.title = title
         self.bytes_per_token = bytes_per_token
@@ -159,11 +164,11 @@ class LogbookCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         metrics = metrics or {}
-        if not self.has_modes:
+        if not self.modes:
             self._draw(state)
         elif "eval_loss" in metrics:
             # the mode before was the last
-            figures = modes.mode_figures(metrics, bytes_per_token=self.bytes_per_token)
+            figures = modes.mode_figures(metrics, bytes_per_token=self.modes)
             if state.is_world_process_zero:
                 self.book.append({**self._evaluated(metrics["eval_loss"], state), **figures})
             self._draw(state)
@@ -180,7 +185,7 @@ class LogbookCallback(TrainerCallback):
     def _row(self, logs: Mapping[str, float], state: TrainerState) -> Row | None:
         if "eval_loss" in logs:
             # of the modes, `on_evaluate` knows all
-            return None if self.has_modes else self._evaluated(logs["eval_loss"], state)
+            return None if self.modes else self._evaluated(logs["eval_loss"], state)
         if "loss" not in logs:
             return None
         seen, seconds = state.num_input_tokens_seen, self._stopwatch.take()
@@ -202,7 +207,7 @@ class LogbookCallback(TrainerCallback):
 
     def _draw(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
-            drawn = modes.CURVES if self.has_modes else {}
+            drawn = modes.CURVES if self.modes else {}
             draw_training_curves(read_log(self.book.path), self.picture, title=self.title, modes=drawn)
 
 

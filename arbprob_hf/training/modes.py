@@ -1,15 +1,16 @@
 """The five modes that a run with a task is evaluated in: their questions, kept with the run, and their figures."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from arbprob_hf.data.questions import GAINS, MODES, draw_modes, load_modes, save_modes
 from arbprob_hf.data.tasks import Task
+from arbprob_hf.data.token_lengths import scored_bytes
 from arbprob_hf.training.metrics import bits_per_byte, perplexity
 
 # of the questions of evaluation: the same for every run, so that their figures can be compared
@@ -40,6 +41,11 @@ _LEFT_OUT = {
 def answered(layout: str) -> tuple[str, ...]:
     """The modes that a network of this layout can be evaluated in, in order."""
     return tuple(mode for mode in MODES if mode not in _LEFT_OUT.get(layout, ()))
+
+
+def main_mode(modes: Collection[str]) -> str:
+    """The mode whose loss is the run's own."""
+    return next(mode for mode in _MAIN if mode in modes)
 
 
 def drawn_modes(blocks: Dataset, task: Task) -> dict[str, Dataset]:
@@ -83,18 +89,31 @@ class KeepModes(TrainerCallback):
 def summary(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
     """What the metrics of all modes come to: `<prefix>_loss`, that of the run's own mode, and the look-ahead gains."""
     losses = {mode: metrics[f"{prefix}_{mode}_loss"] for mode in MODES if f"{prefix}_{mode}_loss" in metrics}
-    main = next(losses[mode] for mode in _MAIN if mode in losses)
-    return {f"{prefix}_loss": main, **{f"{prefix}_{name}": gain for name, gain in _gains(losses).items()}}
+    gains = {f"{prefix}_{name}": gain for name, gain in _gains(losses).items()}
+    return {f"{prefix}_loss": losses[main_mode(losses)], **gains}
 
 
-def mode_figures(metrics: Mapping[str, float], *, bytes_per_token: float) -> dict[str, float]:
-    """The columns of the training log: loss, perplexity and bits per byte of each mode, and the look-ahead gains."""
+def mode_figures(metrics: Mapping[str, float], *, bytes_per_token: Mapping[str, float]) -> dict[str, float]:
+    """The columns of the training log: loss, perplexity and bits per byte of each mode, and the look-ahead gains.
+
+    `bytes_per_token`: of the scored tokens of each mode.
+    """
     losses = {mode: metrics[f"eval_{mode}_loss"] for mode in MODES if f"eval_{mode}_loss" in metrics}
     figures: dict[str, float] = {}
     for mode, loss in losses.items():
-        values = (loss, perplexity(loss), bits_per_byte(loss, bytes_per_token))
+        values = (loss, perplexity(loss), bits_per_byte(loss, bytes_per_token[mode]))
         figures.update({f"{mode}_{name}": value for name, value in zip(FIGURES, values, strict=True)})
     return {**figures, **_gains(losses)}
+
+
+def bytes_per_scored_token(
+    questions: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerFast, *, otherwise: float
+) -> dict[str, float]:
+    """Bytes of text per scored token of each mode; `otherwise` where the tokenizer does not tell, or none is scored."""
+    columns = {mode: rows[:] for mode, rows in questions.items()}
+    found = scored_bytes(columns, tokenizer.backend_tokenizer, len(tokenizer))
+    counts = {mode: int(column["scored"].sum()) for mode, column in columns.items()}
+    return {mode: found[mode] / count if found.get(mode) else otherwise for mode, count in counts.items()}
 
 
 def bytes_per_text_token(blocks: Dataset, bytes_per_token: float) -> float:

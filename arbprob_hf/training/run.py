@@ -101,7 +101,7 @@ def _trainer(
     arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast, blocks: Blocks
 ) -> ArbProbTrainer:
     is_main = arguments.training.process_index == 0
-    fed = feed(arguments, blocks)
+    fed = feed(arguments, blocks, tokenizer)
     # a question decides itself who sees whom
     if is_main and not fed.asking:
         size = len(blocks.train[0]["input_ids"])
@@ -116,7 +116,6 @@ def _trainer(
         arguments.folder / "logs",
         bytes_per_token=fed.bytes_per_token,
         title=short_title(arguments, model),
-        has_modes=bool(fed.asking),
     )
     trainer = ArbProbTrainer(
         model=model,

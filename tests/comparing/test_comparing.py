@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models
 from transformers import GPT2Tokenizer
 
 from arbprob_hf.comparing.answering import UnanswerableError, block_nats
 from arbprob_hf.comparing.figures import compare, mean_and_error
-from arbprob_hf.comparing.runs import load_model, token_bytes
-from arbprob_hf.data import load_tokenizer
+from arbprob_hf.comparing.runs import load_model
 from arbprob_hf.data.collating import BlockCollator
 from arbprob_hf.data.questions import GAINS, MODES, load_modes
 from arbprob_hf.model.conditioning_arbprob import Conditional
@@ -203,20 +201,6 @@ def test_a_mask_that_shows_answers_has_no_figures(tmp_path: Path, save_run: Save
     run = save_run(tmp_path / "run", mask=["causal", "causal | prefix(3)"])
     with pytest.raises(UnanswerableError, match="its own mask, causal, then .* lets tokens see later ones"):
         block_nats(load_model(run, CPU), "left_to_right", load_modes(questions)["left_to_right"][:], batch_size=2)
-
-
-def test_bytes_of_tokens_are_those_of_their_text() -> None:
-    tokenizer = load_tokenizer("gpt2")
-    tokenizer.add_tokens(["\u00e9t\u00e9"])
-    lengths = token_bytes(tokenizer.backend_tokenizer, len(tokenizer) + 3)
-    for text in ("Hello world", " na\u00efve \u2603\U0001f600 caf\u00e9\n\n\tx", "un \u00e9t\u00e9"):
-        assert lengths[tokenizer(text).input_ids].sum() == len(text.encode())
-    assert lengths[tokenizer.eos_token_id] == 0
-    assert lengths[-3:].tolist() == [0, 0, 0]
-
-
-def test_other_tokenizers_do_not_say_their_bytes() -> None:
-    assert token_bytes(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), 1) is None
 
 
 def test_bits_per_byte_count_the_bytes_of_scored_tokens(tmp_path: Path, save_run: Save, questions: Path) -> None:

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf.comparing.figures import compare
 from arbprob_hf.data import load_tokenizer
 from arbprob_hf.data.questions import GAINS, MODES, load_modes
 from arbprob_hf.model.conditioning_arbprob import Conditional
@@ -122,6 +123,13 @@ def test_positions_that_a_document_lacks_are_told_before_training(text: Path, tm
     with pytest.raises(UsageError, match=r"^task: the text has documents of \d+ tokens, and fixed\(given\): no pos"):
         run(text, tmp_path / "out", task="fixed(given=[30])")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_log_and_compare_agree_on_bits_per_byte(done: Outcome) -> None:
+    last = [row for row in read_log(done.folder / "logs" / "training_log.csv") if row["task_loss"] is not None][-1]
+    found = {figure.question_set: figure for figure in compare([done.folder]).figures}
+    for mode in MODES:
+        assert last[f"{mode}_bits_per_byte"] == pytest.approx(found[mode].bits_per_byte, rel=1e-3)
 
 
 def test_the_network_is_built_for_its_questions(done: Outcome) -> None:

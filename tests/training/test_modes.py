@@ -11,9 +11,11 @@ import pytest
 import torch
 from datasets import Dataset
 from matplotlib.image import imread
-from transformers import TrainerCallback
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf.data import load_tokenizer
 from arbprob_hf.data.asking import QuestionCollator, number_blocks
 from arbprob_hf.data.questions import GAINS, MODES, load_modes
 from arbprob_hf.data.tasks import Task
@@ -21,7 +23,15 @@ from arbprob_hf.plotting import MODE_STYLES, draw_training_curves
 from arbprob_hf.training.asking import EpochOfQuestions
 from arbprob_hf.training.logbook import COLUMNS, Logbook, read_log
 from arbprob_hf.training.modes import COLUMNS as MODE_COLUMNS
-from arbprob_hf.training.modes import CURVES, answered, bytes_per_text_token, drawn_modes, keep_modes, summary
+from arbprob_hf.training.modes import (
+    CURVES,
+    answered,
+    bytes_per_scored_token,
+    bytes_per_text_token,
+    drawn_modes,
+    keep_modes,
+    summary,
+)
 
 TASK = Task.parse("0.5 * uniform(given=0..0.9) + 0.5 * causal(random=1)")
 
@@ -176,6 +186,24 @@ def test_what_a_layout_answers_can_be_collated(layout: str, modes: list[str]) ->
 def test_bytes_are_those_of_tokens_that_stand_for_text() -> None:
     # 22 tokens of a block's second half on count for plain training, 20 of them are text
     assert bytes_per_text_token(blocks(2, first_length=7), 10.0) == pytest.approx(10 * 22 / 20)
+
+
+def test_bits_per_byte_count_the_bytes_of_scored_tokens() -> None:
+    tokenizer = load_tokenizer("gpt2")
+    text = tokenizer("A mask says which key a query may see, and no other.").input_ids[:11]
+    ids = np.array([[tokenizer.eos_token_id, *text]])
+    rows = Dataset.from_dict({"input_ids": ids, "document_ids": np.zeros_like(ids)}).with_format("numpy")
+    sets = drawn_modes(rows, Task.parse("fixed(given=[1], target=[3, 4])"))
+    found = bytes_per_scored_token(sets, tokenizer, otherwise=9.0)
+    assert found["left_to_right"] == pytest.approx(len(tokenizer.decode(text).encode()) / 11)
+    assert found["task"] == found["task_left_to_right"] == len(tokenizer.decode(text[2:4]).encode()) / 2
+    assert set(found) == set(MODES)
+
+
+def test_a_tokenizer_that_does_not_tell_its_bytes_leaves_the_average() -> None:
+    words = Tokenizer(models.WordLevel({str(number): number for number in range(40)}, unk_token="0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert set(bytes_per_scored_token(drawn_modes(blocks(2), TASK), tokenizer, otherwise=2.5).values()) == {2.5}
 
 
 def test_kept_questions_are_those_that_were_drawn(tmp_path: Path) -> None:
