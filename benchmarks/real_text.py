@@ -3,10 +3,11 @@
     python benchmarks/real_text.py --source FILE.txt --out outputs/real_text --steps 900 --vocabulary 1024
 
 Every run has the same blocks in the same order, steps, seed and sizes: configs/conditional_tiny.yaml without dropout,
-as hardly any text is seen twice. On a CPU nine tenths of the time of so small a network go into GPT-2's 50257 tokens;
-`--vocabulary` trains a byte-level tokenizer of so many tokens on the same file instead. A run that is finished is not
-made again. Leaves a folder for each run, `comparison/` with the five modes side by side, and `sampling.md`: forward
-passes per token of the three samplers where 90 % of a text is masked.
+as hardly any text is seen twice, with larger initial weights and positions that start as sinusoids. On a CPU nine
+tenths of the time of so small a network go into GPT-2's 50257 tokens; `--vocabulary` trains a byte-level tokenizer of
+so many tokens on the same file instead. A run that is finished is not made again: give other options another --out.
+Leaves a folder for each run, `comparison/` with the five modes side by side, and `sampling.md`: forward passes per
+token of the three samplers where 90 % of a text is masked.
 """
 
 import argparse

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from arbprob_hf.data.collating import positions_of
 from arbprob_hf.data.errors import reason
-from arbprob_hf.data.questions import GAINS, MODES, load_modes
-from arbprob_hf.data.token_lengths import Columns, Integers
+from arbprob_hf.data.questions import GAINS, MODES, Columns, load_modes
+from arbprob_hf.data.token_lengths import Integers
 from arbprob_hf.model.configuration_arbprob import ArbProbConfig
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 

@@ -13,6 +13,8 @@ from arbprob_hf.data.tasks import Task, question_random
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.integer]
+# the columns of a set of questions, (blocks, T) each
+Columns = Mapping[str, npt.NDArray[Any]]
 
 # the text after the first quarter and before the last is asked
 INFILLING = "boundary(start=0.25, end=0.25)"

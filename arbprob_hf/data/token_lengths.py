@@ -1,15 +1,14 @@
 """How many bytes of text tokens stand for, for bits per byte."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders
 
+from arbprob_hf.data.questions import Columns
+
 Integers = npt.NDArray[np.int64]
-# the columns of a set of questions, (blocks, T) each
-Columns = Mapping[str, npt.NDArray[Any]]
 
 
 def token_bytes(tokenizer: Tokenizer, size: int) -> Integers | None:

@@ -32,7 +32,7 @@ class Recipe:
         rows: questions a step. learning_rate: its highest.
         average: decay of the average of the weights that is kept. initial: standard deviation of the initial weights;
             GPT-2's 0.02 is too small for so narrow a network to begin to attend.
-        threads: share the rows of a step; results differ in the last digits with their number.
+        threads: share the rows of a step; sums of another number of parts are rounded differently.
     """
 
     layout: str = "two_stream"
@@ -94,93 +94,13 @@ def draw(source: Source, rows: int, generator: torch.Generator, *, random: float
     return Batch(tokens, given, target, torch.where(is_shuffled, shuffled, temporal))
 
 
-def train_on(source: Source, recipe: Recipe, *, report: Callable[[str, int], None] | None = None) -> ArbProbForCausalLM:
-    """Train a network on fresh sequences of `source` and random questions about them, for as long as `recipe` says.
-
-    `report` is told every half minute, and at the end, how it goes, and the number of steps so far.
-    """
-    torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    model = build(source, recipe)
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    average = [weight.detach().clone() for weight in weights]
-    optimizers = _optimizers(model, recipe)
-    begun, step, told, share = time.monotonic(), 0, 0.0, 0.0
-    with _Workers(model, recipe.threads) as workers:
-        while share < 1:
-            rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * share))
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = recipe.learning_rate * rate
-            loss = workers.differentiate(draw(source, recipe.rows, generator, random=recipe.random))
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-            step += 1
-            decay = min(recipe.average, step / (step + 10))
-            torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - decay)
-            elapsed = (time.monotonic() - begun) / 60
-            share = step / recipe.steps if recipe.steps else elapsed / recipe.minutes
-            if report is not None and (elapsed - told > 0.5 or share >= 1):
-                told = elapsed
-                report(f"{elapsed:.1f} min, step {step}, {loss:.4f} nats per target", step)
-    with torch.no_grad():
-        for weight, kept in zip(weights, average, strict=True):
-            weight.copy_(kept)
-    return model.eval()
-
-
-class _Workers:
-    """Threads that share the rows of each step: kernels of so small a network are too short for threads of their own.
-
-    Gradients are added in the order of the rows, so that results depend on the number of threads, not on their speed.
-    """
-
-    def __init__(self, model: ArbProbForCausalLM, threads: int) -> None:
-        self.model, self.threads = model, threads
-        self.weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-    def __enter__(self) -> "_Workers":
-        self.kernels = torch.get_num_threads()
-        torch.set_num_threads(1)
-        self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown()
-        torch.set_num_threads(self.kernels)
-
-    def differentiate(self, batch: Batch) -> float:
-        """Put the gradients of the mean loss per target into the weights, and return that loss."""
-        targets = int(batch.target.sum())
-
-        def work(part: Batch) -> tuple[float, tuple[Tensor | None, ...]]:
-            loss = _loss(self.model, part) * (int(part.target.sum()) / targets)
-            return loss.item(), torch.autograd.grad(loss, self.weights, allow_unused=True)
-
-        rows = math.ceil(len(batch.tokens) / self.threads)
-        losses, gradients = zip(*self.pool.map(work, batch.split(rows)), strict=True)
-        for weight, *found in zip(self.weights, *gradients, strict=True):
-            known = [gradient for gradient in found if gradient is not None]
-            weight.grad = torch.stack(known).sum(0) if known else None
-        return float(sum(losses))
-
-
-def _optimizers(model: ArbProbForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    # Muon for the matrices inside, AdamW for embeddings, norms and biases
-    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    inner = [weight for name, weight in named if ".h." in name and weight.ndim == 2]
-    outer = [weight for name, weight in named if ".h." not in name or weight.ndim != 2]
-    rate = recipe.learning_rate
-    return [Muon(inner, lr=rate), torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)]
-
-
 def build(source: Source, recipe: Recipe) -> ArbProbForCausalLM:
     """The untrained network of a recipe, with a token more than the source has: the start of the text."""
     config = ArbProbConfig(
         vocab_size=source.vocabulary + 1,
         n_positions=source.length + 1,
         n_embd=recipe.width,
-        n_layer=recipe.layers or LAYERS.get(source.name, 2),
+        n_layer=LAYERS.get(source.name, 2) if recipe.layers is None else recipe.layers,
         n_head=recipe.heads,
         initializer_range=recipe.initial,
         resid_pdrop=0.0,
@@ -194,6 +114,86 @@ def build(source: Source, recipe: Recipe) -> ArbProbForCausalLM:
         target_positions=recipe.layout == "sigma",
     )
     return ArbProbForCausalLM(config)
+
+
+def train_on(source: Source, recipe: Recipe, *, report: Callable[[str, int], None] | None = None) -> ArbProbForCausalLM:
+    """Train a network on fresh sequences of `source` and random questions about them, for as long as `recipe` says.
+
+    `report` is told every half minute, and at the end, how it goes, and the number of steps so far.
+    """
+    if recipe.threads < 1:
+        raise ValueError(f"threads: expected at least 1 to share the rows of a step, got {recipe.threads}")
+    torch.manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    model = build(source, recipe)
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    average = [weight.detach().clone() for weight in weights]
+    optimizers = _optimizers(model, recipe)
+    begun, step, told, share = time.monotonic(), 0, 0.0, 0.0
+    with Workers(model, recipe.threads) as workers:
+        while share < 1:
+            rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * share))
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = recipe.learning_rate * rate
+            loss = workers.differentiate(draw(source, recipe.rows, generator, random=recipe.random))
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            step += 1
+            decay = min(recipe.average, step / (step + 10))
+            torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - decay)
+            elapsed = (time.monotonic() - begun) / 60
+            share = elapsed / recipe.minutes if recipe.steps is None else step / recipe.steps
+            if report is not None and (elapsed - told > 0.5 or share >= 1):
+                told = elapsed
+                report(f"{elapsed:.1f} min, step {step}, {loss:.4f} nats per target", step)
+    with torch.no_grad():
+        for weight, kept in zip(weights, average, strict=True):
+            weight.copy_(kept)
+    return model.eval()
+
+
+class Workers:
+    """Threads that share the rows of each step: kernels of so small a network are too short for threads of their own.
+
+    Gradients are added in the order of the rows, so that results depend on the number of threads, not on their speed.
+    """
+
+    def __init__(self, model: ArbProbForCausalLM, threads: int) -> None:
+        self.model, self.threads = model, threads
+        self.weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def __enter__(self) -> "Workers":
+        self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+        self.kernels = torch.get_num_threads()
+        torch.set_num_threads(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown()
+        torch.set_num_threads(self.kernels)
+
+    def differentiate(self, batch: Batch) -> float:
+        """Put the gradients of the mean loss per target into the weights, and return that loss."""
+        targets = int(batch.target.sum())
+
+        def work(part: Batch) -> tuple[float, tuple[Tensor, ...]]:
+            loss = _loss(self.model, part) * (int(part.target.sum()) / targets)
+            return loss.item(), torch.autograd.grad(loss, self.weights)
+
+        rows = math.ceil(len(batch.tokens) / self.threads)
+        losses, gradients = zip(*self.pool.map(work, batch.split(rows)), strict=True)
+        for weight, *found in zip(self.weights, *gradients, strict=True):
+            weight.grad = torch.stack(found).sum(0)
+        return float(sum(losses))
+
+
+def _optimizers(model: ArbProbForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    # Muon for the matrices inside, AdamW for embeddings, norms and biases
+    inner = [weight for weight in model.transformer.h.parameters() if weight.ndim == 2]
+    outer = [weight for name, weight in model.named_parameters() if ".h." not in name or weight.ndim != 2]
+    rate = recipe.learning_rate
+    return [Muon(inner, lr=rate), torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)]
 
 
 def _loss(model: ArbProbForCausalLM, batch: Batch) -> Tensor:

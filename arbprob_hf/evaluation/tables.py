@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
+from ..model.modeling_arbprob import ArbProbForCausalLM
 from .consistency import Gap
 from .learning import Recipe, train_on
 from .oracles import Verdict, judge
-from .sources import SOURCES, load_source
+from .sources import SOURCES, Source, load_source
 
+# unless told otherwise: parts of fewer rows take as long for their Python as for their sums
+MOST_THREADS = 4
 LAYOUTS = ("two_stream", "prefix", "sigma")
 HEADINGS = ("source", "layout", "minutes", "temporal", "random", "order", "chain", "marginalisation", "sure bits")
 COLUMNS = (
-    *("source", "layout", "minutes", "steps", "trained_random", "seed", "threads"),
+    *("source", "length", "layout", "layers", "minutes", "steps", "trained_random", "seed", "threads"),
     *(f"{gap}{part}" for gap in ("temporal", "random", "order", "chain", "marginalisation") for part in ("", "_error")),
     "determined",
 )
@@ -38,7 +41,8 @@ def oracle_rows(
 
     Args:
         sources: names of `load_source`; all when None. minutes: of each training. random: share of the training
-            questions asked in random order. threads: of torch; 0 leaves it. out: a CSV to append to.
+            questions asked in random order. threads: that share each step; 0 for torch's number, at most MOST_THREADS.
+        out: a CSV to append to.
 
     Raises:
         ValueError: an unknown name or a number out of range, before anything is trained.
@@ -58,13 +62,12 @@ def oracle_rows(
         if not least <= number < 2**32:
             raise ValueError(f"{name}: expected a whole number from {least} to {2**32 - 1}, got {number}")
     _check_csv(out)
-    if threads:
-        torch.set_num_threads(threads)
+    threads = threads or min(torch.get_num_threads(), MOST_THREADS)
     yield f"| {' | '.join(HEADINGS)} |"
     yield f"|{'---|' * len(HEADINGS)}"
     for source in sources:
         for layout in layouts:
-            recipe = Recipe(layout, minutes, random=random, seed=seed, threads=torch.get_num_threads())
+            recipe = Recipe(layout, minutes, random=random, seed=seed, threads=threads)
             yield _line(source, recipe, out)
     yield ""
     yield (
@@ -90,20 +93,22 @@ def _line(name: str, recipe: Recipe, out: Path | None) -> str:
     minutes = (time.monotonic() - begun) / 60
     verdict = judge(model, source)
     if out is not None:
-        _append(out, {**_facts(name, recipe, verdict), "minutes": f"{minutes:.2f}", "steps": steps[-1]})
+        _append(out, {**_facts(source, model, recipe, verdict), "minutes": f"{minutes:.2f}", "steps": steps[-1]})
     cells = [verdict.temporal, verdict.random, verdict.order, verdict.chain, verdict.marginalisation]
     shown = ["-" if one is None else str(one) for one in cells]
     sure = "-" if verdict.determined is None else f"{verdict.determined:.2%}"
     return f"| {' | '.join([name, recipe.layout, f'{minutes:.1f}', *shown, sure])} |"
 
 
-def _facts(name: str, recipe: Recipe, verdict: Verdict) -> dict[str, Any]:
+def _facts(source: Source, model: ArbProbForCausalLM, recipe: Recipe, verdict: Verdict) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "source": name,
+        "source": source.name,
+        "length": source.length,
         "layout": recipe.layout,
+        "layers": model.config.n_layer,
         "trained_random": recipe.random,
         "seed": recipe.seed,
-        "threads": torch.get_num_threads(),
+        "threads": recipe.threads,
         "determined": "" if verdict.determined is None else f"{verdict.determined:.6f}",
     }
     for gap in ("temporal", "random", "order", "chain", "marginalisation"):

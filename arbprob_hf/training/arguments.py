@@ -65,7 +65,7 @@ class ModelArguments:
     dropout: float | None = field(default=None, metadata={"help": "all three dropout probabilities"})
     initializer_range: float | None = field(
         default=None,
-        metadata={"help": "standard deviation of the initial weights (default 0.02, GPT-2's; narrow ones want more)"},
+        metadata={"help": "standard deviation of the initial weights (default 0.02; narrow networks want more)"},
     )
     position_init: str | None = field(
         default=None,

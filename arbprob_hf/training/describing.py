@@ -111,6 +111,7 @@ def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) ->
     return {
         "text": blocks.source,
         **({"weights at the start": origin} if origin else {}),
+        **({"positions at the start": "sinusoids"} if arguments.model.position_init == "sinusoidal" else {}),
         "blocks": f"{len(blocks.train):,} of {len(blocks.train[0]['input_ids'])} tokens",
         "steps": f"{state.global_step:,} ({state.epoch:.2f} epochs){best}",
         seen: f"{state.num_input_tokens_seen:,}" if state.num_input_tokens_seen else "not counted",

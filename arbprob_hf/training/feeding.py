@@ -64,15 +64,16 @@ def feed(arguments: Arguments, blocks: Blocks, tokenizer: PreTrainedTokenizerFas
         seed=arguments.training.seed,
     )
     questions = drawn_modes(blocks.validation, task)
+    validation = {mode: questions[mode] for mode in answered(layout)}
     average = bytes_per_text_token(blocks.validation, blocks.validation_bytes_per_token)
     return Feed(
         train=number_blocks(blocks.train),
-        validation={mode: questions[mode] for mode in answered(layout)},
+        validation=validation,
         collator=collator,
-        bytes_per_token=bytes_per_scored_token(questions, tokenizer, otherwise=average),
+        bytes_per_token=bytes_per_scored_token(validation, tokenizer, otherwise=average),
         asking=asking,
         callbacks=(EpochOfQuestions(collator), KeepModes(questions, Path(arguments.folder) / FOLDER)),
-        left_out=tuple(mode for mode in questions if mode not in answered(layout)),
+        left_out=tuple(mode for mode in questions if mode not in validation),
     )
 
 

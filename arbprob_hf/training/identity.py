@@ -39,15 +39,16 @@ _FREE = (
 # of a run that trains on questions
 _ASKING = ("task", "layout", "given_sees")
 # the text comes last: another seed or block size makes it another text, too
-_REFUSED = ("mask", "patterns", *_ASKING, *_SIZES, "seed", "data_seed", "block_size", "text")
+_REFUSED = ("mask", "patterns", *_ASKING, *_SIZES, "position_init", "seed", "data_seed", "block_size", "text")
 
 Record = dict[str, Any]
 
 
-def describe_text(blocks: Dataset, source: str, asking: Mapping[str, str] | None = None) -> Record:
+def describe_text(blocks: Dataset, source: str, more: Mapping[str, str] | None = None) -> Record:
     """What `blocks` (rows of `input_ids` and `document_ids`, all of one length) are, with a SHA-256 of all of them.
 
-    `asking`: `task`, `layout` and `given_sees` of a run that trains on questions about them.
+    `more`: what neither the network nor the trainer's options tell of the run: `task`, `layout` and `given_sees` where
+    it trains on questions, and `position_init` where positions do not start as GPT-2's.
     """
     digest = hashlib.sha256()
     for batch in blocks.with_format("numpy").iter(batch_size=1000):
@@ -58,7 +59,7 @@ def describe_text(blocks: Dataset, source: str, asking: Mapping[str, str] | None
         "blocks": len(blocks),
         "text": digest.hexdigest(),
         "source": source,
-        **(asking or {}),
+        **(more or {}),
     }
 
 
@@ -93,10 +94,12 @@ def compare(checkpoint: Path, record: Record) -> None:
     if not path.is_file():
         raise ValueError(f"{checkpoint} cannot be resumed from: it has no {RECORD_NAME}; start another output_dir")
     saved, record = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(record))
+    # no other could be chosen before it was noted
+    saved.setdefault("initializer_range", 0.02)
     changed = {name for name in saved.keys() | record.keys() if saved.get(name) != record.get(name)}
     if "text" not in saved or "text" not in record:
         # a trainer that was not told what its text is cannot compare it, nor what it asks about it
-        changed -= {"text", "block_size", *_ASKING}
+        changed -= {"text", "block_size", "position_init", *_ASKING}
     advice = "give the same to resume it, or start from its weights with --init_from in another output_dir"
     for name in [name for name in _REFUSED if name in changed]:
         before, now = _shown(saved, name), _shown(record, name)

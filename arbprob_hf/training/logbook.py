@@ -107,10 +107,10 @@ class LogbookCallback(TrainerCallback):
     """
 
     def __init__(self, folder: Path, *, bytes_per_token: float | Mapping[str, float], title: str) -> None:
-        self.modes: Mapping[str, float] = {}
+        self.mode_bytes: Mapping[str, float] = {}
         if isinstance(bytes_per_token, Mapping):
-            self.modes, bytes_per_token = bytes_per_token, bytes_per_token[modes.main_mode(bytes_per_token)]
-        self.book = Logbook(folder / "training_log.csv", modes.COLUMNS if self.modes else ())
+            self.mode_bytes, bytes_per_token = bytes_per_token, bytes_per_token[modes.main_mode(bytes_per_token)]
+        self.book = Logbook(folder / "training_log.csv", modes.COLUMNS if self.mode_bytes else ())
         self.picture = folder / "training_curves.png"
         self.title = title
         self.bytes_per_token = bytes_per_token
@@ -164,11 +164,11 @@ class LogbookCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         metrics = metrics or {}
-        if not self.modes:
+        if not self.mode_bytes:
             self._draw(state)
         elif "eval_loss" in metrics:
             # the mode before was the last
-            figures = modes.mode_figures(metrics, bytes_per_token=self.modes)
+            figures = modes.mode_figures(metrics, bytes_per_token=self.mode_bytes)
             if state.is_world_process_zero:
                 self.book.append({**self._evaluated(metrics["eval_loss"], state), **figures})
             self._draw(state)
@@ -185,7 +185,7 @@ class LogbookCallback(TrainerCallback):
     def _row(self, logs: Mapping[str, float], state: TrainerState) -> Row | None:
         if "eval_loss" in logs:
             # of the modes, `on_evaluate` knows all
-            return None if self.modes else self._evaluated(logs["eval_loss"], state)
+            return None if self.mode_bytes else self._evaluated(logs["eval_loss"], state)
         if "loss" not in logs:
             return None
         seen, seconds = state.num_input_tokens_seen, self._stopwatch.take()
@@ -207,7 +207,7 @@ class LogbookCallback(TrainerCallback):
 
     def _draw(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
-            drawn = modes.CURVES if self.modes else {}
+            drawn = modes.CURVES if self.mode_bytes else {}
             draw_training_curves(read_log(self.book.path), self.picture, title=self.title, modes=drawn)
 
 

@@ -102,6 +102,8 @@ def _trainer(
 ) -> ArbProbTrainer:
     is_main = arguments.training.process_index == 0
     fed = feed(arguments, blocks, tokenizer)
+    begun = arguments.model.position_init
+    positions = {"position_init": begun} if begun == "sinusoidal" else {}
     # a question decides itself who sees whom
     if is_main and not fed.asking:
         size = len(blocks.train[0]["input_ids"])
@@ -126,7 +128,7 @@ def _trainer(
         processing_class=tokenizer,
         callbacks=list(fed.callbacks),
         # the main process compares and writes it; reading all of a large text takes a while
-        text=describe_text(blocks.train, blocks.source, fed.asking) if is_main else None,
+        text=describe_text(blocks.train, blocks.source, {**fed.asking, **positions}) if is_main else None,
         summary=summary if fed.asking else None,
     )
     # after the trainer's own, which decide on a save that the logbook accompanies with a line

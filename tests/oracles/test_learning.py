@@ -1,10 +1,12 @@
 """How networks learn sources: steps of momentum made orthogonal, and threads that share the rows of a step."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from arbprob_hf.evaluation.learning import Recipe, train_on
+from arbprob_hf.evaluation.learning import Recipe, Workers, build, draw, train_on
 from arbprob_hf.evaluation.muon import Muon, orthogonalise
 from arbprob_hf.evaluation.sources import load_source
 
@@ -15,30 +17,47 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def polynomial(values: Tensor) -> Tensor:
+    """What five iterations make of singular values, from Jordan's coefficients."""
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return values
+
+
+def expected(matrices: Tensor) -> Tensor:
+    """`orthogonalise` by a singular value decomposition, in float64."""
+    left, values, right = torch.linalg.svd(matrices.double(), full_matrices=False)
+    norm = matrices.double().norm(dim=(-2, -1))[..., None]
+    return left @ torch.diag_embed(polynomial(values / norm)) @ right
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_singular_values_become_about_one_and_singular_vectors_stay(shape: tuple[int, ...]) -> None:
+def test_singular_values_go_through_the_polynomial_and_singular_vectors_stay(shape: tuple[int, ...]) -> None:
     matrices = drawn(*shape)
-    found = orthogonalise(matrices)
-    values = torch.linalg.svdvals(found)
-    assert values.min().item() > 0.6
-    assert values.max().item() < 1.25
-    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    middle = left.mT @ found @ right.mT
-    assert (middle - torch.diag_embed(middle.diagonal(dim1=-2, dim2=-1))).abs().max().item() < 1e-4
+    assert (orthogonalise(matrices) - expected(matrices)).abs().max().item() < 1e-4
+
+
+def test_singular_values_that_are_not_small_become_about_one() -> None:
+    shares = torch.linspace(0.01, 1, 2000, dtype=torch.float64)
+    assert polynomial(shares).min().item() > 0.65
+    assert polynomial(shares).max().item() < 1.25
+    assert polynomial(torch.tensor(1e-4)).item() < 0.1
+    assert torch.equal(orthogonalise(torch.zeros(3, 5)), torch.zeros(3, 5))
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 64), (64, 16)])
-def test_steps_are_those_of_torch_within_the_precision_of_bfloat16(shape: tuple[int, int]) -> None:
-    ours, theirs = torch.nn.Parameter(drawn(*shape)), torch.nn.Parameter(drawn(*shape))
-    options = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1}
-    one = Muon([ours], **options)
-    two = torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **options)
-    for step in range(5):
-        ours.grad, theirs.grad = drawn(*shape, seed=step), drawn(*shape, seed=step)
-        one.step()
-        two.step()
-    moved = (theirs - drawn(*shape)).abs().max().item()
-    assert (ours - theirs).abs().max().item() < 0.05 * moved
+def test_steps_are_momentum_made_orthogonal_with_the_size_of_adams(shape: tuple[int, int]) -> None:
+    weight = torch.nn.Parameter(drawn(*shape))
+    optimizer = Muon([weight], lr=0.02, momentum=0.9, weight_decay=0.1)
+    wanted, momentum = drawn(*shape).double(), torch.zeros(shape, dtype=torch.float64)
+    for step in range(3):
+        gradient = drawn(*shape, seed=step)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        momentum = 0.9 * momentum + 0.1 * gradient
+        update = expected(0.9 * momentum + 0.1 * gradient)
+        wanted = (1 - 0.02 * 0.1) * wanted - 0.02 * 0.2 * math.sqrt(max(shape)) * update
+    assert (weight - wanted).abs().max().item() < 1e-5
 
 
 def test_queries_keys_and_values_get_steps_of_their_own() -> None:
@@ -59,13 +78,35 @@ def test_a_weight_without_a_gradient_stays() -> None:
     assert torch.equal(weight, drawn(4, 4))
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-def test_threads_share_the_rows_of_a_step_without_changing_what_is_learnt(threads: int) -> None:
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_the_rows_of_a_step_without_changing_its_gradients(threads: int) -> None:
     source = load_source("markov", length=6)
-    kernels = torch.get_num_threads()
-    recipes = [Recipe(steps=4, width=16, heads=2, rows=10, threads=number) for number in (1, threads, threads)]
-    alone, shared, again = (train_on(source, recipe) for recipe in recipes)
+    batch = draw(source, 10, torch.Generator().manual_seed(0), random=0.0)
+    model = build(source, Recipe(width=16, heads=2))
+    with Workers(model, threads) as workers:
+        loss = workers.differentiate(batch)
+    found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    wanted = -model.log_prob(batch.tokens, batch.ask()).sum() / batch.target.sum()
+    wanted.backward()
+    assert loss == pytest.approx(wanted.item(), rel=1e-5)
+    for name, weight in model.named_parameters():
+        scale = max(1e-3, weight.grad.abs().max().item())
+        assert (found[name] - weight.grad).abs().max().item() < 1e-4 * scale, name
+
+
+def test_equal_numbers_of_threads_make_equal_networks_and_leave_torch_as_it_was() -> None:
+    source, kernels = load_source("markov", length=6), torch.get_num_threads()
+    one, two = (train_on(source, Recipe(steps=4, width=16, heads=2, threads=3)) for _ in range(2))
     assert torch.get_num_threads() == kernels
-    for one, two, three in zip(alone.parameters(), shared.parameters(), again.parameters(), strict=True):
-        assert torch.equal(two, three)
-        assert (one - two).abs().max().item() < 1e-4
+    assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    with pytest.raises(ValueError, match="threads: expected at least 1 to share the rows of a step, got 0"):
+        train_on(source, Recipe(steps=1, threads=0))
+    assert torch.get_num_threads() == kernels
+
+
+@pytest.mark.parametrize(("name", "layers"), [("markov", 2), ("hmm", 3), ("pcfg", 4), ("ldpc", 4)])
+def test_networks_are_as_deep_as_their_source_asks_unless_told(name: str, layers: int) -> None:
+    source = load_source(name)
+    assert build(source, Recipe()).config.n_layer == layers
+    assert build(source, Recipe(layers=1)).config.n_layer == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.training.checkpoints import MANIFEST_NAME, verify
@@ -70,6 +70,22 @@ def test_a_network_of_other_sizes_is_refused_in_one_line(cut: Path, micro_traine
         # a refused run sets no later checkpoint aside
         micro_trainer(cut, model=model).train(resume_from_checkpoint=str(cut / "checkpoint-4"))
     assert names_in(cut) == before
+
+
+def test_a_checkpoint_from_before_initial_weights_could_be_chosen_is_of_the_same_run(tmp_path: Path) -> None:
+    record = describe_run(GPT2LMHeadModel(GPT2Config(**SMALL)), TrainingArguments(str(tmp_path), use_cpu=True))
+    (tmp_path / RECORD_NAME).write_text(json.dumps({k: v for k, v in record.items() if k != "initializer_range"}))
+    compare(tmp_path, record)
+    with pytest.raises(ValueError, match=r"^initializer_range: .* was trained with 0\.02, this run has 0\.1: give"):
+        compare(tmp_path, {**record, "initializer_range": 0.1})
+
+
+def test_positions_that_began_otherwise_are_refused(tmp_path: Path) -> None:
+    record = describe_run(GPT2LMHeadModel(GPT2Config(**SMALL)), TrainingArguments(str(tmp_path), use_cpu=True))
+    text = {"text": "0" * 64, "blocks": 1, "source": "x", "block_size": 8}
+    (tmp_path / RECORD_NAME).write_text(json.dumps({**record, **text}))
+    with pytest.raises(ValueError, match=r"^position_init: .* was trained with None, this run has sinusoidal: give"):
+        compare(tmp_path, {**record, **text, "position_init": "sinusoidal"})
 
 
 def test_another_mask_is_refused(tmp_path: Path, micro_trainer) -> None:
