@@ -13,6 +13,7 @@ from transformers import GPT2Tokenizer
 from typer.testing import CliRunner, Result
 
 from arbprob_hf.cli import app
+from arbprob_hf.comparing import reports
 from arbprob_hf.comparing.runs import read_losses
 from arbprob_hf.data.questions import GAINS, MODES, load_modes, save_modes
 from arbprob_hf.plotting import draw_comparison
@@ -150,6 +151,18 @@ def test_runs_without_logs_get_no_picture(tmp_path: Path, sound: Path) -> None:
 def test_every_run_is_in_the_picture(ran: tuple[Result, Path]) -> None:
     picture = ran[1] / "comparison.png"
     assert all(pixels(picture, colour) > 100 for colour in (BLUE, ORANGE, GREEN))
+
+
+def test_marginals_are_told_apart_from_joint_probabilities_in_the_picture(
+    tmp_path: Path, save_run: Save, save_questions: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(reports, "draw_comparison", lambda logs, *_, **__: drawn.extend(logs))
+    run = save_run(tmp_path / "run", layout="masked")
+    save_questions(run / "evaluation")
+    write_log(run, ["task_loss"], [1, 2.5])
+    assert command(run, "--out", tmp_path / "out").exit_code == 0
+    assert drawn == ["run (masked, marginals)"]
 
 
 def test_a_mode_that_nobody_logged_gets_no_panel(tmp_path: Path) -> None:
