@@ -144,6 +144,25 @@ def oracles(
         raise typer.Exit(1 if isinstance(error, OSError) else 2) from None
 
 
+@app.command("export-gpt2")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Output folder of a run, or a checkpoint in it.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write, which must be new or empty.")],
+    force: Annotated[bool, typer.Option("--force", help="Also where GPT-2 would misread the weights.")] = False,
+) -> None:
+    """Write a model as a stock GPT-2, for tools that know no other."""
+    from arbprob_hf.exporting import export_gpt2
+
+    try:
+        remarks = export_gpt2(checkpoint, out, force=force)
+    except (ValueError, OSError) as error:
+        typer.echo(f"arbprob export-gpt2: error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1 if isinstance(error, OSError) else 2) from None
+    for remark in remarks:
+        typer.echo(remark, err=True)
+    typer.echo(str(out))
+
+
 def main() -> None:
     """Entry point of the console script."""
     app(prog_name="arbprob")
