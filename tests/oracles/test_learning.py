@@ -1,6 +1,7 @@
 """How networks learn sources: steps of momentum made orthogonal, and threads that share the rows of a step."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -95,14 +96,27 @@ def test_threads_share_the_rows_of_a_step_without_changing_its_gradients(threads
         assert (found[name] - weight.grad).abs().max().item() < 1e-4 * scale, name
 
 
+@pytest.fixture
+def two_kernel_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_kernel_threads")
 def test_equal_numbers_of_threads_make_equal_networks_and_leave_torch_as_it_was() -> None:
-    source, kernels = load_source("markov", length=6), torch.get_num_threads()
+    source = load_source("markov", length=6)
     one, two = (train_on(source, Recipe(steps=4, width=16, heads=2, threads=3)) for _ in range(2))
-    assert torch.get_num_threads() == kernels
+    assert torch.get_num_threads() == 2
     assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.usefixtures("two_kernel_threads")
+def test_no_threads_are_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match="threads: expected at least 1 to share the rows of a step, got 0"):
-        train_on(source, Recipe(steps=1, threads=0))
-    assert torch.get_num_threads() == kernels
+        train_on(load_source("markov", length=6), Recipe(steps=1, threads=0))
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize(("name", "layers"), [("markov", 2), ("hmm", 3), ("pcfg", 4), ("ldpc", 4)])
