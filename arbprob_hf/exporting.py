@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from arbprob_hf.model.configuration_arbprob import ArbProbConfig
 from arbprob_hf.model.masking_arbprob import Mask
@@ -16,6 +16,11 @@ SHARED = (
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "layer_norm_epsilon", "initializer_range"),
     *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "use_cache", "tie_word_embeddings"),
     *("bos_token_id", "eos_token_id", "pad_token_id"),
+)
+# as transformers writes them; copied, as reading them with the folder's configuration asks to run its code
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja"),
 )
 # weights that answer questions, which GPT-2 is never asked
 EXTRA = ("transformer.wme.weight", "transformer.wtpe.weight")
@@ -61,17 +66,16 @@ def export_gpt2(checkpoint: Path, out: Path, *, force: bool = False) -> list[str
     reason = why_not_gpt2(config)
     if reason is not None and not force:
         raise ValueError(f"{checkpoint}: GPT-2 would misread it: {reason}; --force exports it all the same")
-    ours, found = ArbProbForCausalLM.from_pretrained(checkpoint, output_loading_info=True, dtype="auto")
-    if found["missing_keys"]:
-        raise ValueError(f"{checkpoint}: its weights lack {', '.join(sorted(found['missing_keys']))[:120]}")
-    theirs = _as_gpt2(ours.eval())
+    ours = _load(checkpoint)
+    theirs = _as_gpt2(ours)
     if reason is None:
         _compare(ours, theirs, checkpoint)
     beside = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     theirs.save_pretrained(beside)
-    if (checkpoint / "tokenizer_config.json").is_file():
-        AutoTokenizer.from_pretrained(checkpoint).save_pretrained(beside)
+    for name in TOKENIZER_FILES:
+        if (checkpoint / name).is_file():
+            shutil.copyfile(checkpoint / name, beside / name)
     if out.is_dir():
         out.rmdir()
     beside.rename(out)
@@ -83,8 +87,20 @@ def _config_of(checkpoint: Path) -> ArbProbConfig:
         raise ValueError(f"{checkpoint}: holds no model, as it has no config.json; name a run's folder or a checkpoint")
     try:
         return ArbProbConfig.from_pretrained(checkpoint)
-    except (ValueError, TypeError, OSError) as error:
+    except Exception as error:
+        # some malformed ones fail deep inside transformers
         raise ValueError(f"{checkpoint}: its config.json cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _load(checkpoint: Path) -> ArbProbForCausalLM:
+    try:
+        model, found = ArbProbForCausalLM.from_pretrained(checkpoint, output_loading_info=True, dtype="auto")
+    except Exception as error:
+        # what a damaged file raises differs from one format to the next
+        raise ValueError(f"{checkpoint}: its weights cannot be read: {' '.join(str(error).split())[:160]}") from error
+    if found["missing_keys"]:
+        raise ValueError(f"{checkpoint}: its weights lack {', '.join(sorted(found['missing_keys']))[:120]}")
+    return model.eval()
 
 
 def _as_gpt2(ours: ArbProbForCausalLM) -> GPT2LMHeadModel:

@@ -73,8 +73,14 @@ def check_inputs(
 def check_asked(config: ArbProbConfig, input_ids: Tensor, ask: object) -> None:
     """Raise unless a question is a question, and about tokens (B, T) of at most `n_positions`."""
     if not isinstance(input_ids, Tensor) or input_ids.dtype != torch.long or input_ids.dim() != 2:
-        got = f"{input_ids.dtype}, {tuple(input_ids.shape)}" if isinstance(input_ids, Tensor) else type(input_ids)
-        raise TypeError(f"input_ids: expected a tensor of torch.int64 (batch, tokens), got {got}")
+        is_tensor = isinstance(input_ids, Tensor)
+        got = f"{input_ids.dtype}, {tuple(input_ids.shape)}" if is_tensor else type(input_ids).__name__
+        advice = (
+            "torch.tensor(ids)[None] makes one of a list"
+            if not is_tensor
+            else ("convert with .long()" if input_ids.dtype != torch.long else "ids[None] is a batch of one text")
+        )
+        raise TypeError(f"input_ids: expected a tensor of torch.int64 (batch, tokens), got {got}; {advice}")
     if input_ids.numel() == 0:
         raise ValueError(f"input_ids: expected shape (batch, tokens), not empty, got {tuple(input_ids.shape)}")
     if input_ids.shape[1] > config.n_positions:

@@ -167,7 +167,10 @@ def _positions(name: str, value: Any) -> Positions:
 
 
 def _listed(name: str, value: Any, *, is_row: bool = False) -> list[Any]:
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
+    if name == "order" and isinstance(value, set | frozenset):
+        raise TypeError(f"order: expected a list of positions, got a set, which has no order: {value!r:.60}")
+    # an array of numpy without dimensions has an iterator that fails
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict) or getattr(value, "ndim", 1) == 0:
         tensor = "an integer tensor" if name == "order" else "a bool tensor"
         raise TypeError(f"{name}: expected {tensor} (batch, tokens) or a list of positions, got {value!r:.60}")
     rows = list(value)

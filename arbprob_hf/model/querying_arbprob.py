@@ -23,6 +23,7 @@ class ArbProbQuestions:
     """Questions P(x_target | x_given) put to a causal language model; mixed into it."""
 
     config: Any
+    training: bool
     transformer: Any
     lm_head: Any
 
@@ -124,6 +125,7 @@ class ArbProbQuestions:
         """
         if not isinstance(generator, torch.Generator | None):
             raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
+        self._warn_of_dropout()
         layout = self._layout(layout)
         question = self._settle(input_ids, ask, layout, generator=generator)
         if not is_chained(layout):
@@ -183,6 +185,7 @@ class ArbProbQuestions:
             For each candidate, in the order given, its `log_prob` and that of each of its tokens.
         """
         blanked = self._blanked(text, tokenizer)
+        self._warn_of_dropout()
         if answers is None:
             return self._likeliest(blanked, tokenizer, top)
         rows = read_answers(answers, len(blanked.blanks))
@@ -209,7 +212,8 @@ class ArbProbQuestions:
 
     def _blanked(self, text: str, tokenizer: Any) -> Blanked:
         if not isinstance(text, str):
-            raise TypeError(f"text: expected a text with blanks [M], or ids as a tensor, got {type(text).__name__}")
+            advice = "; score_text takes the tokenizer before the text, infill after it" * isinstance(tokenizer, str)
+            raise TypeError(f"text: expected a text with blanks, or ids as a tensor, got {type(text).__name__}{advice}")
         if not hasattr(tokenizer, "eos_token_id"):
             raise TypeError(
                 f"tokenizer: a text needs the network's tokenizer, got {type(tokenizer).__name__}; pass it, or give "
@@ -221,7 +225,18 @@ class ArbProbQuestions:
                 f"tokenizer: gives ids up to {max(blanked.ids)}, the network knows {self.config.vocab_size} tokens; "
                 "use the tokenizer it was trained with"
             )
+        if len(blanked.ids) > self.config.n_positions:
+            raise ValueError(
+                f"text: expected at most n_positions={self.config.n_positions} tokens with its start and blanks, got "
+                f"{len(blanked.ids)}; shorten it"
+            )
         return blanked
+
+    def _warn_of_dropout(self) -> None:
+        if self.training and max(self.config.resid_pdrop, self.config.embd_pdrop, self.config.attn_pdrop) > 0:
+            logger.warning_once(
+                "in training mode dropout makes what the network answers random; call model.eval() first"
+            )
 
     def _layout(self, layout: str | None) -> str:
         layout = self.config.layout if layout is None else layout

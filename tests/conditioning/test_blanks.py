@@ -86,12 +86,23 @@ REFUSED = {
     "no list": (
         lambda m, t: m.infill([0, -1], t),
         TypeError,
-        "text: expected a text with blanks .* or ids as a tensor",
+        "text: expected a text with blanks, or ids as a tensor",
     ),
     "name": (
         lambda m, t: m.infill("a [M]", "gpt2"),
         TypeError,
         "tokenizer: a text needs the network's tokenizer, got str",
+    ),
+    "tokenizer first": (
+        lambda m, t: m.infill(t, "a [M]"),
+        TypeError,
+        "got GPT2Tokenizer.*; score_text takes the tokenizer before the text, infill after it",
+    ),
+    "text first": (lambda m, t: m.score_text("a [M]", t), TypeError, "; score_text takes the tokenizer before the tex"),
+    "longer than the network": (
+        lambda m, t: m.infill("a [M:64] [M:64]", t),
+        ValueError,
+        "text: expected at most n_positions=128 tokens with its start and blanks, got 130; shorten it",
     ),
     "size 0": (lambda m, t: m.infill("a [M:0]", t), ValueError, "a blank of 1 to"),
     "no size": (lambda m, t: m.infill("a [M:x]", t), ValueError, r"got '\[M:x\]'"),

@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from worlds import CHAINED, SEES, fillings, network, orders, questions, subset_pairs
 
 from arbprob_hf import ArbProbForCausalLM, Conditional
+from arbprob_hf.model import querying_arbprob
 
 LENGTH, VOCABULARY = 5, 3
 EXACT = dict(atol=1e-10, rtol=0)
@@ -264,6 +265,9 @@ def test_bfloat16_networks_answer_in_float32() -> None:
         (lambda m: m.log_prob(tokens(1), []), ValueError, "ask: expected at least one question, got an empty list"),
         (lambda m: m.log_prob([0, 1], Conditional([0])), TypeError, "input_ids: expected a tensor of torch.int64"),
         (lambda m: m.log_prob(tokens(1).int(), Conditional([0])), TypeError, "input_ids: expected .* torch.int32"),
+        (lambda m: m.log_prob(tokens(1).int(), Conditional([0])), TypeError, r"; convert with \.long\(\)$"),
+        (lambda m: m.log_prob(tokens(1)[0], Conditional([0])), TypeError, r"; ids\[None\] is a batch of one text$"),
+        (lambda m: m.log_prob([0, 1], Conditional([0])), TypeError, r"got list; torch\.tensor\(ids\)\[None\] makes"),
         (lambda m: m.log_prob(tokens(1, 17), Conditional([0])), ValueError, "at most n_positions=16 tokens, got 17"),
         (lambda m: m.log_prob(tokens(1) - 1, Conditional([0])), ValueError, "a token from 0 to 3 at position"),
         (lambda m: m.log_prob(tokens(1) + 9, Conditional([0])), ValueError, "input_ids: expected a token from 0 to 3"),
@@ -285,6 +289,20 @@ def test_what_cannot_be_asked_is_refused_in_one_line(call: Any, kind: type[Excep
     with pytest.raises(kind, match=message) as caught:
         call(network("two_stream"))
     assert "\n" not in str(caught.value)
+
+
+def test_answers_made_random_by_dropout_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(querying_arbprob.logger, "warning_once", said.append)
+    model = network("two_stream")
+    rates = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+    model.config.update(dict.fromkeys(rates, 0.0))
+    model.train().sample(tokens(1), Conditional([0]))
+    model.config.resid_pdrop = 0.1
+    model.eval().sample(tokens(1), Conditional([0]))
+    assert said == []
+    model.train().sample(tokens(1), Conditional([0]))
+    assert said == ["in training mode dropout makes what the network answers random; call model.eval() first"]
 
 
 def test_a_network_with_another_mask_refuses_questions() -> None:

@@ -107,6 +107,13 @@ MALFORMED = {
     "given too deep": (dict(given=[[[0]]]), TypeError, "given: expected positions, which are integers"),
     "order number": (dict(given=[0], order=3), TypeError, "order: expected an integer tensor"),
     "given twice": (dict(given=[0, 1, 1]), ValueError, "given: expected each position once, got 1 twice"),
+    "given a numpy number": (dict(given=np.array(0)), TypeError, "given: expected a bool tensor"),
+    "order set": (
+        dict(given=[0], order={11, 1, 2}),
+        TypeError,
+        "order: expected a list .*, got a set, which",
+    ),
+    "order row set": (dict(given=[0], order=[{11, 1}]), TypeError, "order: expected a list .*, got a set, which has"),
     "order word": (dict(given=[0], order="backwards"), ValueError, "order: expected temporal, random"),
     "order float": (dict(given=[0], order=torch.rand(5)), TypeError, "order: expected an integer tensor"),
     "given_sees": (dict(given=[0], given_sees="none"), ValueError, "given_sees: expected one of all, earlier"),

@@ -86,6 +86,36 @@ def test_weights_keep_their_precision_and_the_tokenizer_comes_along(tmp_path: Pa
     assert AutoTokenizer.from_pretrained(folder)(text).input_ids == tokenizer(text).input_ids
 
 
+def test_no_code_of_the_folder_is_run_or_asked_about(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokenizer = load_tokenizer("gpt2")
+    tokenizer.save_pretrained(tmp_path / "ours")
+    micro(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "ours")
+    # code that would tell of itself
+    for path in (tmp_path / "ours").glob("*.py"):
+        path.write_text(f"print('ran {path.name}')\n")
+    ran = CliRunner().invoke(app, ["export-gpt2", str(tmp_path / "ours"), str(tmp_path / "theirs")])
+    assert (ran.exit_code, ran.stdout) == (0, f"{tmp_path / 'theirs'}\n")
+    assert "custom code" not in ran.stderr + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("model.safetensors", b"", "its weights cannot be read: "),
+        ("model.safetensors", b"0123456789", "its weights cannot be read: "),
+        ("config.json", b"[]", "its config.json cannot be read: "),
+        ("config.json", b"{", "its config.json cannot be read: "),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_line(tmp_path: Path, name: str, text: bytes, said: str) -> None:
+    micro().save_pretrained(tmp_path / "ours")
+    (tmp_path / "ours" / name).write_bytes(text)
+    with pytest.raises(ValueError, match=f"ours: {said}") as refused:
+        export_gpt2(tmp_path / "ours", tmp_path / "theirs")
+    assert len(str(refused.value).splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+
+
 MISREAD: dict[str, tuple[dict[str, Any], str]] = {
     "a window": ({"mask": "causal & window(4)"}, "it was trained under the mask causal & window(4), and GPT-2 knows"),
     "one layer": ({"mask": ["causal", "full"]}, "it was trained under the mask full, and GPT-2 knows none but causal"),
