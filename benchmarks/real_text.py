@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/real_text"))
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=16, help="blocks a step")
+    parser.add_argument("--block-size", type=int, default=256, help="tokens of a block, at most 256")
     parser.add_argument(
         "--vocabulary", type=int, default=0, help="tokens of a tokenizer trained on --source; 0: GPT-2's"
     )
@@ -94,7 +95,9 @@ def train(name: str, tokenizer: str, options: argparse.Namespace) -> None:
         str(options.batch),
     ]
     words += ["--initializer_range", str(options.initializer_range), "--position_init", options.position_init]
-    words += ["--per_device_eval_batch_size", "8", "--num_val_samples", "64", "--disable_tqdm", "true"]
+    # as much text whatever the blocks
+    words += ["--block_size", str(options.block_size), "--num_val_samples", str(64 * 256 // options.block_size)]
+    words += ["--per_device_eval_batch_size", "8", "--disable_tqdm", "true"]
     words += ["--eval_steps", str(max(1, options.steps // 2)), "--save_steps", str(options.steps)]
     words += ["--num_train_epochs", "1", "--resume_from_checkpoint", "true", "--sample_count", "0"]
     words += ["--output_dir", str((options.out / name).resolve())]
