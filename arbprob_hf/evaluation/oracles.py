@@ -72,14 +72,10 @@ def judge(model: ArbProbForCausalLM, source: Source, *, questions: int = 8000, s
 @torch.no_grad()
 def excess(model: ArbProbForCausalLM, source: Source, batch: Batch) -> Gap:
     """Excess nats per target token over the truth, with its standard error over questions."""
-    scores = torch.cat([_scores(model, part) for part in batch.split(ROWS)]).double()
+    scores = torch.cat([model.log_prob(part.tokens, part.ask()) for part in batch.split(ROWS)]).double()
     # the start of the text is the network's own, not the source's
     truth = source.log_prob(batch.tokens[:, 1:], batch.given[:, 1:], batch.target[:, 1:])
     return gap_of(truth - scores.sum(1), batch.target.sum(1))
-
-
-def _scores(model: ArbProbForCausalLM, batch: Batch) -> Tensor:
-    return model.log_prob(batch.tokens, batch.ask())
 
 
 def _split(target: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from .learning import Recipe, train_on
 from .oracles import Verdict, judge
 from .sources import SOURCES, Source, load_source
 
-# unless told otherwise: parts of fewer rows take as long for their Python as for their sums
+# unless told otherwise: measured on two cores only, and parts of few rows are mostly Python under one lock
 MOST_THREADS = 4
 LAYOUTS = ("two_stream", "prefix", "sigma")
 HEADINGS = ("source", "layout", "minutes", "temporal", "random", "order", "chain", "marginalisation", "sure bits")
