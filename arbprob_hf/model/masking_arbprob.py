@@ -6,6 +6,7 @@ A rule answers, for index tensors that broadcast together, whether query `q` of 
 
 from abc import abstractmethod
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, fields
 
 import torch
@@ -397,6 +398,27 @@ class Dense(TensorMask):
         if table.dim() == 4:
             return table
         return table[None, None] if table.dim() == 2 else table[:, None]  # (B or 1, H or 1, T_q, T_kv)
+
+
+def on_device(mask: Mask, device: torch.device) -> Mask:
+    """The same mask with its tensors on a device; `mask` itself where they are, or where it holds none."""
+    return _moved(mask, device, {})
+
+
+def _moved(mask: Mask, device: torch.device, known: dict[int, Mask]) -> Mask:
+    # a mask that several heads share stays one object
+    if id(mask) not in known:
+        operands = mask.operands()
+        moved = [_moved(operand, device, known) for operand in operands]
+        is_same = all(own is other for own, other in zip(operands, moved, strict=True))
+        made = mask if is_same else mask.rebuilt(*moved)
+        for name in [field.name for field in fields(made)]:  # type: ignore[arg-type]
+            value = getattr(made, name)
+            if isinstance(value, Tensor) and value.device != device:
+                made = copy(made) if made is mask else made
+                object.__setattr__(made, name, value.to(device))
+        known[id(mask)] = made
+    return known[id(mask)]
 
 
 def _by_tile(table: Tensor, size: int, fill: bool) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .adopting_arbprob import adopted
 from .classes_arbprob import kind_of
-from .masking_arbprob import And, Dense, Mask, keep_mask
+from .masking_arbprob import And, Dense, Mask, keep_mask, on_device
 from .patterns_arbprob import Causal, Full
 from .tables_arbprob import Documents, Order, Padding
 from .tiling_arbprob import Grid
@@ -157,7 +157,8 @@ def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> Mas
         value = Mask.parse(value)
     if isinstance(value, Mask):
         _check_fits(value, sizes)
-        return value
+        # once a pass, and not in every tile; flex's compiled rule could not move them at all
+        return value if torch.compiler.is_compiling() else on_device(value, sizes.device)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {kind_of(value)}")
     return Dense(_table(value, sizes, name), sizes.offset)
