@@ -6,6 +6,11 @@ Every run has the same blocks in the same order, steps, seed and sizes: configs/
 as hardly any text is seen twice, with larger initial weights and positions that start as sinusoids. On a CPU nine
 tenths of the time of so small a network go into GPT-2's 50257 tokens; `--vocabulary` trains a byte-level tokenizer of
 so many tokens on the same file instead. A run that is finished is not made again: give other options another --out.
+Options that are not named here go to every run, as train_hf.py takes them; on a GPU, at the size of DistilGPT-2:
+
+    python benchmarks/real_text.py --source FILE.txt --out outputs/distilgpt2 --at-once --steps 3000 --batch 32 \\
+        --initializer-range 0.02 --preset distilgpt2 --learning_rate 6e-4 --dropout 0.1 --bf16 true
+
 Leaves a folder for each run, `comparison/` with the five modes side by side, and `sampling.md`: forward passes per
 token of the three samplers where 90 % of a text is masked.
 """
@@ -14,6 +19,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -51,14 +57,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--position-init", choices=("normal", "sinusoidal"), default="sinusoidal")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--rows", type=int, default=8, help="validation blocks that are sampled")
+    parser.add_argument("--at-once", action="store_true", help="train all runs at the same time, as a GPU can")
     parser.add_argument("--train-only", action="store_true", help="leave the comparison to another call")
-    options = parser.parse_args(argv)
+    options, more = parser.parse_known_args(argv)
     tokenizer = "gpt2"
     if options.vocabulary:
         tokenizer = str(train_tokenizer(Path(options.source), options.vocabulary, options.out / "tokenizer"))
-    for name in options.runs:
-        if not (options.out / name / "README.md").exists():
-            train(name, tokenizer, options)
+    missing = [name for name in options.runs if not (options.out / name / "README.md").exists()]
+    with ThreadPoolExecutor(len(RUNS) if options.at_once else 1) as pool:
+        list(pool.map(lambda name: train(name, tokenizer, options, more), missing))
     if options.train_only:
         return
     runs = [str(options.out / name) for name in RUNS if (options.out / name / "README.md").exists()]
@@ -83,32 +90,43 @@ def train_tokenizer(text: Path, size: int, folder: Path) -> Path:
     return folder.resolve()
 
 
-def train(name: str, tokenizer: str, options: argparse.Namespace) -> None:
-    """One run of `train_hf.py`."""
-    words = ["--config", "configs/conditional_tiny.yaml", *RUNS[name], "--source", options.source, "--dropout", "0"]
-    words += [
-        "--tokenizer",
-        tokenizer,
-        "--max_steps",
-        str(options.steps),
-        "--per_device_train_batch_size",
-        str(options.batch),
-    ]
-    words += ["--initializer_range", str(options.initializer_range), "--position_init", options.position_init]
-    # as much text whatever the blocks
-    words += ["--block_size", str(options.block_size), "--num_val_samples", str(64 * 256 // options.block_size)]
-    words += ["--per_device_eval_batch_size", "8", "--disable_tqdm", "true"]
-    words += ["--eval_steps", str(max(1, options.steps // 2)), "--save_steps", str(options.steps)]
-    words += ["--num_train_epochs", "1", "--resume_from_checkpoint", "true", "--sample_count", "0"]
-    words += ["--output_dir", str((options.out / name).resolve())]
+def train(name: str, tokenizer: str, options: argparse.Namespace, more: Sequence[str]) -> None:
+    """One run of `train_hf.py`; `more` are options of its own."""
+    asked = dict(zip(RUNS[name][::2], RUNS[name][1::2], strict=True))
+    usual = {
+        "--dropout": "0",
+        "--initializer_range": str(options.initializer_range),
+        "--position_init": options.position_init,
+        # as much text whatever the blocks
+        "--num_val_samples": str(64 * 256 // options.block_size),
+        "--per_device_eval_batch_size": "8",
+        "--disable_tqdm": "true",
+        "--eval_steps": str(max(1, options.steps // 2)),
+        "--save_steps": str(options.steps),
+        "--num_train_epochs": "1",
+        "--resume_from_checkpoint": "true",
+        "--sample_count": "0",
+    }
+    own = {
+        "--source": options.source,
+        "--tokenizer": tokenizer,
+        "--max_steps": str(options.steps),
+        "--per_device_train_batch_size": str(options.batch),
+        "--block_size": str(options.block_size),
+        "--output_dir": str((options.out / name).resolve()),
+    }
+    known = {option: value for option, value in usual.items() if option not in more}
+    words = [word for pair in {**asked, **known, **own}.items() for word in pair]
+    words = ["--config", "configs/conditional_tiny.yaml", *words, *more]
     subprocess.run([sys.executable, "train_hf.py", *words], check=True, cwd=ROOT)
 
 
 def count_passes(run: Path, *, rows: int, share: float = 0.9, seed: int = 0) -> str:
     """Forward passes of each sampler, each row by itself, with `share` of its tokens asked in random positions."""
-    model = ArbProbForCausalLM.from_pretrained(run).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = ArbProbForCausalLM.from_pretrained(run).eval().to(device)
     blocks = load_modes(run / "evaluation")["task"].select(range(rows))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     lines = ["| sampler | order | passes per token | mean log P of a sampled token |", "|---|---|---|---|"]
     for order in ("temporal", "random"):
         for method, width in (("sequential", 1), ("speculative", 1), ("fused", 4), ("fused", 8)):
@@ -120,7 +138,7 @@ def count_passes(run: Path, *, rows: int, share: float = 0.9, seed: int = 0) -> 
                 asked[:, 0] = False
                 torch.manual_seed(seed)
                 found = model.sample(
-                    ids, Conditional(~asked, asked, order), method=method, width=width, generator=generator
+                    ids.to(device), Conditional(~asked, asked, order), method=method, width=width, generator=generator
                 )
                 passes, targets = passes + found.forward_passes, targets + int(asked.sum())
                 nats += float(found.log_probs.sum())
