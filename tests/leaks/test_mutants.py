@@ -27,7 +27,7 @@ from arbprob_hf.model.resolving_arbprob import Sizes, write_out
 from arbprob_hf.model.tiling_arbprob import Grid
 
 # of the changes to the code every so many are seeded; benchmarks/mutants.py seeds all
-EVERY = 8
+EVERY = 16
 LENGTHS = (16, 17)
 SIZES = dict(vocab_size=23, n_positions=32, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
 SIZES |= dict(initializer_range=0.3, attn_pdrop=0.0, resid_pdrop=0.1, embd_pdrop=0.0)
@@ -333,11 +333,6 @@ def test_a_bug_in_the_model_at_work_is_caught(bug: str) -> None:
 def test_bugs_in_orders_and_relays_are_caught() -> None:
     assert bugs_in_orders().missed == ()
     assert bugs_of_relays().missed == ()
-
-
-@pytest.mark.slow
-def test_bugs_in_masks_are_caught() -> None:
-    assert bugs_in_masks().missed == ()
 
 
 @pytest.mark.slow
