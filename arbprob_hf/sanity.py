@@ -146,7 +146,7 @@ def _blocks_hold_documents() -> tuple[bool, str]:
     right = bool((ids[starts] == tokenizer.eos_token_id).all() and (positions[starts] == 0).all())
     return (
         right and ids.shape == (8, 64),
-        f"{len(blocks.train)} + {len(blocks.validation)} blocks, {int(starts.sum())} documents in 8 of them",
+        f"{blocks.amount} + {len(blocks.validation)} for validation, {int(starts.sum())} documents in 8 of them",
     )
 
 

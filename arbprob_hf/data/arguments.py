@@ -16,11 +16,15 @@ class DataArguments:
         default="embedded",
         metadata={
             "help": "'embedded' (documentation that comes with Python), a file or folder of "
-            ".txt, .jsonl, .json or .parquet, or the name of a data set for `datasets`."
+            ".txt, .jsonl, .json or .parquet, 'wikipedia', 'wikitext', or the name of a data set for `datasets`."
         },
     )
     source_config: str | None = field(
         default=None, metadata={"help": "Configuration of a `datasets` name, as wikitext-2-raw-v1."}
+    )
+    fallback: bool = field(
+        default=True,
+        metadata={"help": "Where Wikipedia cannot be had, take WikiText-2, then the embedded text; false: an error."},
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text of a document."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -31,9 +35,28 @@ class DataArguments:
     validation_share: float = field(
         default=0.05, metadata={"help": "Share of the documents held out when no validation split is named."}
     )
+    min_document_length: int = field(
+        default=1, metadata={"help": "Characters a document must have; shorter ones are left out."}
+    )
+    packing: bool = field(
+        default=True,
+        metadata={
+            "help": "Documents one after the other in a block; false: one a block, the rest of which is padding."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the training text while training, again and again, instead of preparing it first."},
+    )
+    shuffle_buffer: int = field(
+        default=10_000, metadata={"help": "Documents of a stream that are shuffled at a time; 1: as they come."}
+    )
     tokenizer: str = field(default="gpt2", metadata={"help": "Tokenizer: a name on the Hub or a folder."})
     block_size: int | None = field(
         default=None, metadata={"help": "Tokens a block; none: the n_positions of the model."}
+    )
+    preparing_processes: int = field(
+        default=1, metadata={"help": "Processes that tokenise the text before training; a stream has none."}
     )
     num_train_samples: int | None = field(default=None, metadata={"help": "Training blocks to keep; none: all."})
     num_val_samples: int | None = field(default=None, metadata={"help": "Validation blocks to keep; none: all."})
@@ -46,12 +69,24 @@ class DataArguments:
         share = self.validation_share
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
             raise ValueError(f"validation_share must lie between 0 and 1, both excluded, got {brief(share)}")
-        for name, least in (("block_size", 2), ("num_train_samples", 1), ("num_val_samples", 1)):
+        for name in ("fallback", "packing", "streaming"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {brief(getattr(self, name))}")
+        optional = {"block_size": 2, "num_train_samples": 1, "num_val_samples": 1}
+        needed = dict.fromkeys(("min_document_length", "shuffle_buffer", "preparing_processes"), 1)
+        for name, least in {**optional, **needed}.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            if value is None and name in optional:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {brief(value)}")
         if self.validation_split == self.train_split:
             raise ValueError(
                 f"validation_split must differ from train_split, both are {brief(self.train_split)}; "
                 "leave validation_split out to hold out documents"
+            )
+        if self.streaming and self.num_train_samples is not None:
+            raise ValueError(
+                f"num_train_samples is {self.num_train_samples}, but a stream has no end; give max_steps and "
+                "num_train_samples: none, or streaming: false"
             )

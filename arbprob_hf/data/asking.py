@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arbprob_hf.data.collating import COLUMNS as BLOCK_COLUMNS
-from arbprob_hf.data.collating import positions_of, stacked
+from arbprob_hf.data.collating import LENGTH, positions_of, stacked
 from arbprob_hf.data.questions import COLUMNS, BlockQuestion, draw_question
 from arbprob_hf.data.tasks import Task, question_random
 from arbprob_hf.model.conditioning_arbprob import Question
@@ -76,7 +76,7 @@ class QuestionCollator:
                 "a block has no column 'index', so its question cannot be drawn; number the blocks with number_blocks"
             )
         random = question_random(self.seed, int(self._epoch), int(feature["index"]))
-        return draw_question(task, np.asarray(feature["document_ids"]), random)
+        return draw_question(task, np.asarray(feature["document_ids"]), random, length=feature.get(LENGTH))
 
 
 def number_blocks(blocks: Any) -> Any:

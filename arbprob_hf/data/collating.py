@@ -10,14 +10,17 @@ import torch
 from arbprob_hf.data.errors import brief
 
 COLUMNS = ("input_ids", "document_ids")
+# of blocks that are not packed: how many of its tokens are not padding
+LENGTH = "length"
+IGNORED = -100
 
 
 @dataclass(frozen=True)
 class BlockCollator:
     """Stacks blocks for the model.
 
-    Returns long tensors (B, T): `input_ids`, `labels` (the same; the model shifts them), `document_ids` and
-    `position_ids`, which start at 0 in each document.
+    Returns long tensors (B, T): `input_ids`, `labels` (the same, -100 for padding; the model shifts them),
+    `document_ids` and `position_ids`, which start at 0 in each document.
     Raises `ValueError` when a column is missing or the blocks differ in length.
     """
 
@@ -27,10 +30,16 @@ class BlockCollator:
         input_ids, document_ids = (stacked(features, name) for name in COLUMNS)
         return {
             "input_ids": input_ids,
-            "labels": input_ids.clone(),
+            "labels": input_ids.masked_fill(~is_text(features, input_ids.shape[1]), IGNORED),
             "document_ids": document_ids,
             "position_ids": positions_of(document_ids),
         }
+
+
+def is_text(features: Sequence[Mapping[str, Any]], block_size: int) -> torch.Tensor:
+    """Which tokens of blocks are not padding, bool (B, block_size)."""
+    lengths = [int(feature.get(LENGTH, block_size)) for feature in features]
+    return torch.arange(block_size) < torch.tensor(lengths)[:, None]
 
 
 def stacked(features: Sequence[Mapping[str, Any]], name: str) -> torch.Tensor:

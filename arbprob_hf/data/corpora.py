@@ -1,34 +1,68 @@
 """Finds the text of a run: embedded, local files, or a data set by name, split by document."""
 
+import hashlib
 import platform
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+import datasets
+from datasets import Dataset, DatasetBuilder, load_dataset, load_dataset_builder
+from datasets.exceptions import DatasetGenerationError
 
 from arbprob_hf.data.arguments import DataArguments
-from arbprob_hf.data.documents import hold_out, texts_of
+from arbprob_hf.data.documents import hold_out, streamed_texts, texts_of
 from arbprob_hf.data.embedded import embedded_documents
 from arbprob_hf.data.errors import brief, reason
-from arbprob_hf.data.local_files import READERS, local_splits, read_files
+from arbprob_hf.data.fallback import UnavailableError, first_available, title
+from arbprob_hf.data.hub import hub_answers
+from arbprob_hf.data.local_files import READERS, local_splits, read_files, stream_files
+from arbprob_hf.data.remote import is_connection_lost
+from arbprob_hf.data.streaming import Streamed
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Training and validation documents, one a row in column "text", and one line on what they are."""
+    """Training and validation documents, one a row in column "text", and one line on what they are.
+
+    `dataset` is their name on the Hub, None where they are not from there.
+    """
 
     train: Dataset
     validation: Dataset
     source: str
+    dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Documents that are read as they are asked for.
+
+    Attributes:
+        train: the documents for training. validation: gives the texts for validation, from their beginning.
+        source, dataset: as in `Texts`.
+    """
+
+    train: Streamed
+    validation: Callable[[], Iterator[str]]
+    source: str
+    dataset: str | None
 
 
 def load_texts(arguments: DataArguments) -> Texts:
     """The documents that `arguments` name, those for validation never among those for training.
 
     Without `validation_split`, `validation_share` of the training split's documents are held out, chosen by
-    their text alone. Raises `ValueError` or `TypeError` naming what cannot be found or read.
+    their text alone. Where Wikipedia or WikiText cannot be had, others are taken instead, unless `fallback` is off.
+    Raises `ValueError` or `TypeError` naming what cannot be found or read.
     """
-    source = _source(arguments)
+    texts, missing = first_available(arguments, _texts)
+    return replace(texts, source=f"{texts.source} ({missing})") if missing else texts
+
+
+def _texts(arguments: DataArguments) -> Texts:
+    source = find_source(arguments)
     train = source.split(arguments.train_split)
     if arguments.validation_split is None:
         train, validation = hold_out(train, arguments.validation_share)
@@ -36,7 +70,28 @@ def load_texts(arguments: DataArguments) -> Texts:
     else:
         validation = source.split(arguments.validation_split)
         held = f"its split {arguments.validation_split}"
-    return Texts(train, validation, f"{source.title}; validation on {held}")
+    name = arguments.source if isinstance(source, Named) else None
+    return Texts(train, validation, f"{source.title}; validation on {held}", name)
+
+
+def load_streams(arguments: DataArguments) -> Streams:
+    """As `load_texts`, but read while training; which documents are held out depends on their text alone, too."""
+    streams, missing = first_available(arguments, _streams)
+    return replace(streams, source=f"{streams.source} ({missing})") if missing else streams
+
+
+def _streams(arguments: DataArguments) -> Streams:
+    source = find_source(arguments)
+    train, split = source.stream(arguments.train_split), arguments.validation_split
+    train = replace(train, least=arguments.min_document_length, revision=source.revision)
+    name = arguments.source if isinstance(source, Named) else None
+    if split is None:
+        train = replace(train, held_out=arguments.validation_share)
+        validation, held = partial(train.texts, validation=True), "documents held out of it"
+    else:
+        others = replace(source.stream(split), least=arguments.min_document_length)
+        validation, held = partial(others.texts), f"its split {split}"
+    return Streams(train, validation, f"{source.title}, streamed; validation on {held}", name)
 
 
 class Embedded:
@@ -52,8 +107,15 @@ class Embedded:
                     f"split 'train' with the column 'text'; leave {name} out"
                 )
 
+    # changes with Python, which the title names
+    revision = ""
+
     def split(self, name: str) -> Dataset:
         return Dataset.from_dict({"text": embedded_documents()})
+
+    def stream(self, name: str) -> Streamed:
+        """The documents; in four parts, for as many readers."""
+        return Streamed(self.split(name).to_iterable_dataset(num_shards=4), self.title)
 
 
 class LocalFiles:
@@ -67,12 +129,27 @@ class LocalFiles:
         # the last part alone: a card must not tell where somebody keeps files
         self.title = f"local text {path.resolve().name}"
 
+    @property
+    def revision(self) -> str:
+        """What tells one state of the files from another: their names, sizes and times of change."""
+        files = [path for paths in self._splits.values() for path in paths]
+        states = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+        return hashlib.sha256(repr(states).encode()).hexdigest()
+
     def split(self, name: str) -> Dataset:
-        if name not in self._splits:
+        return read_files(self._files(name), self._column)
+
+    def stream(self, name: str) -> Streamed:
+        """The documents, read as they are asked for."""
+        files = self._files(name)
+        return Streamed(stream_files(files, self._column), self._where, [str(file) for file in files])
+
+    def _files(self, split: str) -> Sequence[Path]:
+        if split not in self._splits:
             raise ValueError(
-                f"split {brief(name, 40)} is not in source {self._where}, whose file names tell {sorted(self._splits)}"
+                f"split {brief(split, 40)} is not in source {self._where}, whose file names tell {sorted(self._splits)}"
             )
-        return read_files(self._splits[name], self._column)
+        return self._splits[split]
 
 
 class Named:
@@ -83,20 +160,59 @@ class Named:
         self._where = brief(arguments.source)
         if arguments.source_config is not None:
             self._where += f" ({brief(arguments.source_config, 40)})"
-        self.title = " ".join(filter(None, (arguments.source, arguments.source_config)))
+        self.title = title(arguments)
+        self._builder = self._found()
+
+    @property
+    def revision(self) -> str:
+        """What tells one state of the data set from another."""
+        return str(self._builder.hash)
 
     def split(self, name: str) -> Dataset:
         try:
             rows = load_dataset(self._arguments.source, self._arguments.source_config, split=name)
         except Exception as error:
-            raise ValueError(
-                f"source {self._where}, split {brief(name, 40)}: no such path, and `datasets` could not load "
-                f"it: {reason(error)}"
-            ) from error
+            if isinstance(error, DatasetGenerationError) and not is_connection_lost(error):
+                self._name_damaged_file(name)
+            raise self._refusal(error, name) from error
         return texts_of(rows, self._arguments.text_column, where=self._where)
 
+    def stream(self, name: str) -> Streamed:
+        """The documents of a split, read as they are asked for."""
+        try:
+            rows = load_dataset(self._arguments.source, self._arguments.source_config, split=name, streaming=True)
+        except Exception as error:
+            raise self._refusal(error, name) from error
+        files = (self._builder.config.data_files or {}).get(name, ())
+        documents = streamed_texts(rows, self._arguments.text_column, where=self._where)
+        return Streamed(documents, self._where, list(map(str, files)))
 
-def _source(arguments: DataArguments) -> Embedded | LocalFiles | Named:
+    def _found(self) -> DatasetBuilder:
+        source, config = self._arguments.source, self._arguments.source_config
+        known = Path(datasets.config.HF_DATASETS_CACHE) / source.replace("/", "___")
+        if not known.is_dir() and not hub_answers():
+            message = f"source {self._where} is no path, is not in the local cache, and the Hub does not answer"
+            raise UnavailableError(message, "the Hub does not answer")
+        try:
+            return load_dataset_builder(source, config)
+        except ValueError as error:
+            raise ValueError(f"source {self._where}: {reason(error, 200)}") from error
+        except Exception as error:
+            message = f"source {self._where} is no path, and `datasets` could not load it: {reason(error)}"
+            raise UnavailableError(message, reason(error)) from error
+
+    def _name_damaged_file(self, split: str) -> None:
+        # `datasets` does not say which of the files it was: read them one by one
+        for _ in self.stream(split).texts():
+            pass
+
+    def _refusal(self, error: Exception, split: str) -> ValueError:
+        text = f"source {self._where}, split {brief(split, 40)}: it could not be loaded: {reason(error)}"
+        return UnavailableError(text, reason(error)) if is_connection_lost(error) else ValueError(text)
+
+
+def find_source(arguments: DataArguments) -> Embedded | LocalFiles | Named:
+    """The kind of source that `arguments` name. Raises ValueError where there is none, or it cannot be had."""
     name, path = arguments.source, Path(arguments.source).expanduser()
     local = name == "embedded" or path.exists()
     if local and arguments.source_config is not None:

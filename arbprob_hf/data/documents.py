@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Dataset, Value
+from datasets import Dataset, IterableDataset, Value
 
 from arbprob_hf.data.errors import brief, reason
 
@@ -46,6 +46,29 @@ def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
     return rows.cast_column("text", Value("string"))
 
 
+def streamed_texts(rows: IterableDataset, column: str, *, where: str) -> IterableDataset:
+    """`rows` with the text column alone, named "text", as `texts_of` gives it; the first row is looked at.
+
+    Raises `ValueError` when the column is missing, `TypeError` when it holds something else than text.
+    """
+    try:
+        first = next(iter(rows), {column: None})
+    except Exception as error:
+        raise ValueError(f"source {where}: its first rows could not be read: {reason(error)}") from error
+    if column not in first:
+        raise ValueError(f"text_column {brief(column, 40)} is not in source {where}, which has {brief(sorted(first))}")
+    if not isinstance(first[column], str | None):
+        kind = type(first[column]).__name__
+        raise TypeError(f"text_column {brief(column, 40)} of source {where} must hold text, got {kind}")
+    rows = rows.select_columns([column])
+    return rows if column == "text" else rows.rename_column(column, "text")
+
+
+def is_held_out(text: str | None, share: float) -> bool:
+    """Whether a stream holds a document out, by its text alone; about `share` of all are."""
+    return _digest(text) < share * 2**64
+
+
 def _refuse_broken_text(rows: Dataset, column: str, where: str) -> None:
     # readers of JSON pass undecodable bytes on, which would fail much later
     try:
@@ -65,9 +88,9 @@ def _cut_batch(batch: dict[str, list[str]]) -> dict[str, list[str]]:
     return {"text": [piece for text in batch["text"] for piece in pieces(text)]}
 
 
-def pieces(text: str | None) -> list[str]:
-    """The documents in a text that may hold separators; blank ones are dropped."""
-    return [piece for piece in (text or "").split(SEPARATOR) if piece.strip()]
+def pieces(text: str | None, least: int = 1) -> list[str]:
+    """The documents in a text that may hold separators; blank ones and those below `least` characters are dropped."""
+    return [piece for piece in (text or "").split(SEPARATOR) if len(piece.strip()) >= least]
 
 
 def hold_out(documents: Dataset, share: float) -> tuple[Dataset, Dataset]:

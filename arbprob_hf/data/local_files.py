@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset, concatenate_datasets, load_dataset
+from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset
 
-from arbprob_hf.data.documents import SEPARATOR, cut_at_separators, texts_of
+from arbprob_hf.data.documents import SEPARATOR, cut_at_separators, streamed_texts, texts_of
 from arbprob_hf.data.errors import brief, reason
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,29 @@ def read_files(files: Sequence[Path], column: str) -> Dataset:
     return concatenate_datasets(parts)
 
 
+def stream_files(files: Sequence[Path], column: str) -> IterableDataset:
+    """The same documents as `read_files` gives, read as they are asked for; a text file is read whole.
+
+    Raises `ValueError` for a file that cannot be read, `TypeError` for a column that holds no text.
+    """
+    parts = []
+    for reader in dict.fromkeys(READERS.values()):
+        chosen = [file for file in files if READERS[file.suffix.lower()] == reader and file.stat().st_size]
+        if chosen:
+            rows = load_dataset(
+                reader, data_files=list(map(str, chosen)), split="train", streaming=True, **_options(reader)
+            )
+            parts.append(streamed_texts(rows, column, where=_where(chosen)))
+    if not parts:
+        raise ValueError(f"source {_where(files)} is empty; expected text")
+    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def _options(reader: str) -> dict[str, str]:
+    # utf-8-sig drops the byte order mark that some editors write
+    return {"sample_by": "document", "encoding": "utf-8-sig"} if reader == "text" else {}
+
+
 def _where(files: Sequence[Path]) -> str:
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return f"{brief(str(files[0]))}{more}"
@@ -90,10 +113,8 @@ def _where(files: Sequence[Path]) -> str:
 
 def _read(reader: str, files: Sequence[Path]) -> Dataset:
     names = [str(file) for file in files]
-    # utf-8-sig drops the byte order mark that some editors write
-    options = {"sample_by": "document", "encoding": "utf-8-sig"} if reader == "text" else {}
     try:
-        rows = load_dataset(reader, data_files=names, split="train", **options)
+        rows = load_dataset(reader, data_files=names, split="train", **_options(reader))
     except Exception as error:
         if reader != "parquet":
             _refuse_other_encodings(files)

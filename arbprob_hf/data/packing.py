@@ -26,17 +26,22 @@ class TokenDocuments:
 
 @dataclass(frozen=True)
 class PackedBlocks:
-    """`input_ids` and `document_ids` (B, T), the latter 0, 1, 2, ... in each block; `n_bytes` of text."""
+    """`input_ids` and `document_ids` (B, T), the latter 0, 1, 2, ... in each block; `n_bytes` of text.
+
+    `lengths` (B,): tokens of each block, behind which there is padding; None where blocks are full.
+    """
 
     input_ids: Integers
     document_ids: Integers
     n_bytes: float
+    lengths: Integers | None = None
 
     @property
     def bytes_per_token(self) -> float:
         """Bytes of text per scored token: every token of a block but its first is predicted."""
         rows, block_size = self.input_ids.shape
-        return self.n_bytes / (rows * (block_size - 1))
+        tokens = rows * block_size if self.lengths is None else int(self.lengths.sum())
+        return self.n_bytes / (tokens - rows)
 
 
 def pack(documents: TokenDocuments, *, block_size: int, separator: int, limit: int | None = None) -> PackedBlocks:
@@ -60,6 +65,29 @@ def pack(documents: TokenDocuments, *, block_size: int, separator: int, limit: i
         input_ids[rows, 0] = separator
         document_ids[rows] = np.cumsum(opened, axis=1) - 1
     return PackedBlocks(input_ids, document_ids, _bytes_before(documents, end))
+
+
+def one_a_block(
+    documents: TokenDocuments, *, block_size: int, separator: int, limit: int | None = None
+) -> PackedBlocks:
+    """Blocks that each hold a document, or a piece of one, behind a separator; separators fill up the rest.
+
+    At most `limit` blocks. Padding has the document number 1.
+    """
+    room = block_size - 1
+    pieces = -(-documents.lengths // room)  # (D,)
+    owner = np.repeat(np.arange(len(pieces)), pieces)[:limit]  # (B,)
+    begins = np.cumsum(documents.lengths) - documents.lengths
+    before = (np.arange(len(owner)) - (np.cumsum(pieces) - pieces)[owner]) * room
+    sizes = np.minimum(documents.lengths[owner] - before, room)
+    is_text = np.arange(room) < sizes[:, None]  # (B, T - 1)
+    index = (begins[owner] + before)[:, None] + np.arange(room)
+    input_ids = np.full((len(owner), block_size), separator, documents.tokens.dtype)  # (B, T)
+    input_ids[:, 1:][is_text] = documents.tokens[index[is_text]]
+    document_ids = np.zeros((len(owner), block_size), np.min_scalar_type(block_size))  # (B, T)
+    document_ids[:, 1:] = ~is_text
+    n_bytes = float((documents.n_bytes[owner] * sizes / documents.lengths[owner]).sum())
+    return PackedBlocks(input_ids, document_ids, n_bytes, sizes + 1)
 
 
 def _separated(documents: TokenDocuments, separator: int) -> tuple[Integers, npt.NDArray[np.bool_]]:

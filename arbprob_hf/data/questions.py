@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset, Features, List, Value
 
+from arbprob_hf.data.collating import LENGTH
 from arbprob_hf.data.tasks import Task, question_random
 
 Bools = npt.NDArray[np.bool_]
@@ -56,15 +57,18 @@ class BlockQuestion:
         return {name: getattr(self, name) for name in COLUMNS}
 
 
-def draw_question(task: Task, document_ids: Integers, random: np.random.Generator) -> BlockQuestion:
+def draw_question(
+    task: Task, document_ids: Integers, random: np.random.Generator, *, length: int | None = None
+) -> BlockQuestion:
     """A question for each document of a block, one after the other; a document of one token has none to ask.
 
-    `document_ids`: integers (T,), equal within a document.
+    `document_ids`: integers (T,), equal within a document. `length`: tokens that are no padding, all when None.
     """
-    length = len(document_ids)
-    given, target = np.zeros(length, np.bool_), np.zeros(length, np.bool_)
-    step = np.zeros(length, np.int64)
-    bounds = np.flatnonzero(np.diff(document_ids)) + 1
+    size = len(document_ids)
+    given, target = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+    step = np.zeros(size, np.int64)
+    length = size if length is None else int(length)
+    bounds = np.flatnonzero(np.diff(document_ids[:length])) + 1
     for begin, end in zip([0, *bounds], [*bounds, length], strict=True):
         if end - begin < 2:
             given[begin:end] = True
@@ -74,13 +78,18 @@ def draw_question(task: Task, document_ids: Integers, random: np.random.Generato
     return BlockQuestion(given, target, step, target.copy())
 
 
-def left_to_right(document_ids: Integers, scored: Bools | None = None) -> BlockQuestion:
-    """Every token but the first of a document, given those before it; only `scored` ones count, all when None."""
+def left_to_right(document_ids: Integers, scored: Bools | None = None, *, length: int | None = None) -> BlockQuestion:
+    """Every token but the first of a document, given those before it; only `scored` ones count, all when None.
+
+    `length`: tokens that are no padding, all when None.
+    """
     begins = np.ones(len(document_ids), np.bool_)
     begins[1:] = document_ids[1:] != document_ids[:-1]
     index = np.arange(len(document_ids))
-    step = index - np.maximum.accumulate(np.where(begins, index, 0))
-    return BlockQuestion(begins, ~begins, step, ~begins if scored is None else scored & ~begins)
+    is_text = index < (len(index) if length is None else length)
+    step = np.where(is_text, index - np.maximum.accumulate(np.where(begins, index, 0)), 0)
+    target = ~begins & is_text
+    return BlockQuestion(begins & is_text, target, step, target if scored is None else scored & target)
 
 
 def draw_modes(blocks: Dataset, task: Task, *, seed: int) -> dict[str, Dataset]:
@@ -92,15 +101,16 @@ def draw_modes(blocks: Dataset, task: Task, *, seed: int) -> dict[str, Dataset]:
     documents = [np.asarray(row["document_ids"]) for row in rows]
     infilling = Task.parse(INFILLING)
     drawn: dict[str, list[BlockQuestion]] = {name: [] for name in MODES}
-    for index, ids in enumerate(documents):
-        middle = draw_question(infilling, ids, question_random(seed, EVALUATION_EPOCH, index))
+    for index, (ids, row) in enumerate(zip(documents, rows, strict=True)):
+        length = row.get(LENGTH)
+        middle = draw_question(infilling, ids, question_random(seed, EVALUATION_EPOCH, index), length=length)
         # another stream than that of the set before
-        asked = draw_question(task, ids, question_random(seed + 1, EVALUATION_EPOCH, index))
-        drawn["left_to_right"].append(left_to_right(ids))
+        asked = draw_question(task, ids, question_random(seed + 1, EVALUATION_EPOCH, index), length=length)
+        drawn["left_to_right"].append(left_to_right(ids, length=length))
         drawn["infilling"].append(middle)
         drawn["task"].append(asked)
-        drawn["infilling_left_to_right"].append(left_to_right(ids, middle.target))
-        drawn["task_left_to_right"].append(left_to_right(ids, asked.target))
+        drawn["infilling_left_to_right"].append(left_to_right(ids, middle.target, length=length))
+        drawn["task_left_to_right"].append(left_to_right(ids, asked.target, length=length))
     tokens = {name: [row[name] for row in rows] for name in ("input_ids", "document_ids")}
     return {name: _dataset(tokens, questions) for name, questions in drawn.items()}
 

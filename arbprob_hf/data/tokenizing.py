@@ -5,16 +5,12 @@ import logging
 from importlib.util import find_spec
 from pathlib import Path
 
-from huggingface_hub import constants
-from huggingface_hub.utils import get_session
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from arbprob_hf.data.errors import brief, reason
+from arbprob_hf.data.hub import hub_answers
 
 logger = logging.getLogger(__name__)
-
-# seconds that a Hub which does not answer may cost; its client alone retries for a minute
-PROBE_SECONDS = 3.0
 
 # every published size of GPT-2 shares one vocabulary
 GPT2_OWNERS = ("", "openai-community", "distilbert")
@@ -75,7 +71,7 @@ def _from_cache(name: str) -> PreTrainedTokenizerFast | None:
 
 
 def _from_hub(name: str) -> PreTrainedTokenizerFast:
-    if not _hub_answers():
+    if not hub_answers():
         raise ValueError(
             f"tokenizer {brief(name)} is no folder, is not in the local cache and the Hub does not answer; "
             "go online once or give a folder"
@@ -86,17 +82,6 @@ def _from_hub(name: str) -> PreTrainedTokenizerFast:
         raise ValueError(f"tokenizer {brief(name)} is no folder and the Hub gave none: {reason(error)}") from error
     logger.info("tokenizer: %s entries of %s from the Hub", len(tokenizer), name)
     return tokenizer
-
-
-def _hub_answers() -> bool:
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
-    except Exception:
-        # the client's exceptions differ from one huggingface_hub to the next; each means no answer
-        return False
-    return True
 
 
 def _complete(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:

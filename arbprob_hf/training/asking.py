@@ -1,6 +1,7 @@
 """What a run that trains on questions needs beside its text: options that fit together, and batches of questions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from arbprob_hf.data.asking import QuestionCollator
+from arbprob_hf.data.collating import LENGTH
 from arbprob_hf.data.tasks import Drawn, Fixed, Leaf, Mixture, Task, question_random
 from arbprob_hf.model.conditioning_arbprob import SEES, Question
 from arbprob_hf.model.layouts_arbprob import LAYOUTS, lay_out
@@ -60,7 +62,7 @@ def refuse_short_documents(task: Task, sets: Iterable[Dataset]) -> None:
     fixed = [leaf for leaf in _leaves(task) if isinstance(leaf, Fixed)]
     if not fixed:
         return
-    lengths = {length for blocks in sets for row in blocks for length in _document_lengths(row["document_ids"])}
+    lengths = {length for blocks in sets for row in blocks for length in _document_lengths(row)}
     for leaf in fixed:
         try:
             leaf.draw(min(lengths), question_random(0, 0, 0))
@@ -120,8 +122,8 @@ def _leaves(task: Task) -> Sequence[Leaf]:
     return [task]
 
 
-def _document_lengths(document_ids: Sequence[int]) -> list[int]:
+def _document_lengths(block: Mapping[str, Any]) -> list[int]:
     # of those that have something to ask
-    ids = np.asarray(document_ids)
+    ids = np.asarray(block["document_ids"])[: block.get(LENGTH)]
     bounds = [0, *(np.flatnonzero(np.diff(ids)) + 1), len(ids)]
     return [length for length in np.diff(bounds).tolist() if length > 1]

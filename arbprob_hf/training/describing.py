@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import TrainerState
 
-from arbprob_hf.data import Blocks
+from arbprob_hf.data import Blocks, StreamedBlocks
 from arbprob_hf.data.questions import GAINS, MODES
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.publishing import CardFacts, ModeRow
@@ -67,7 +67,7 @@ def describe(
         modes=_mode_rows(evaluation) if asking and figures else (),
         gains=_gain_rows(evaluation) if asking else {},
         mode_results=_mode_results(evaluation) if asking else {},
-        dataset=_hub_name(arguments.data.source) if arguments.data.source != "embedded" else None,
+        dataset=blocks.dataset,
         repository=arguments.training.hub_model_id,
         base_model=_hub_name(arguments.model.init_from),
         language=run.language or ("en" if arguments.data.source == "embedded" else None),
@@ -105,6 +105,7 @@ def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) ->
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     origin = _hub_name(arguments.model.init_from)
     kept = kept_step(args, state)
+    amount = "a stream" if isinstance(blocks.train, StreamedBlocks) else f"{len(blocks.train):,}"
     # a question has slots beside the tokens it is about
     seen = "slots seen" if arguments.model.task else "tokens seen"
     best = f"; these weights are of step {kept:,}, the best evaluation" if kept != state.global_step else ""
@@ -112,7 +113,7 @@ def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) ->
         "text": blocks.source,
         **({"weights at the start": origin} if origin else {}),
         **({"positions at the start": "sinusoids"} if arguments.model.position_init == "sinusoidal" else {}),
-        "blocks": f"{len(blocks.train):,} of {len(blocks.train[0]['input_ids'])} tokens",
+        "blocks": f"{amount} of {blocks.block_size} tokens",
         "steps": f"{state.global_step:,} ({state.epoch:.2f} epochs){best}",
         seen: f"{state.num_input_tokens_seen:,}" if state.num_input_tokens_seen else "not counted",
         "blocks a step": f"{batch}",

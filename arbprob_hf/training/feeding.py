@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-from arbprob_hf.data import BlockCollator, Blocks
+from arbprob_hf.data import BlockCollator, Blocks, StreamedBlocks
 from arbprob_hf.data.asking import QuestionCollator, number_blocks
 from arbprob_hf.data.tasks import Task
 from arbprob_hf.training.arguments import Arguments, ModelArguments
@@ -34,7 +34,7 @@ class Feed:
         left_out: the modes that the layout does not answer.
     """
 
-    train: Dataset
+    train: Dataset | StreamedBlocks
     validation: Dataset | dict[str, Dataset]
     collator: BlockCollator | QuestionCollator
     bytes_per_token: float | dict[str, float]
@@ -53,7 +53,9 @@ def feed(arguments: Arguments, blocks: Blocks, tokenizer: PreTrainedTokenizerFas
         return Feed(blocks.train, blocks.validation, BlockCollator(), blocks.validation_bytes_per_token)
     task, layout = Task.parse(asking["task"]), asking["layout"]
     try:
-        refuse_short_documents(task, (blocks.train, blocks.validation))
+        # a stream is not read ahead: a document of it that is too short ends the run
+        known = [rows for rows in (blocks.train, blocks.validation) if isinstance(rows, Dataset)]
+        refuse_short_documents(task, known)
     except ValueError as error:
         raise UsageError(str(error)) from error
     collator = QuestionCollator(
@@ -67,7 +69,8 @@ def feed(arguments: Arguments, blocks: Blocks, tokenizer: PreTrainedTokenizerFas
     validation = {mode: questions[mode] for mode in answered(layout)}
     average = bytes_per_text_token(blocks.validation, blocks.validation_bytes_per_token)
     return Feed(
-        train=number_blocks(blocks.train),
+        # those of a stream are numbered as they come
+        train=number_blocks(blocks.train) if isinstance(blocks.train, Dataset) else blocks.train,
         validation=validation,
         collator=collator,
         bytes_per_token=bytes_per_scored_token(validation, tokenizer, otherwise=average),

@@ -17,6 +17,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import TrainingArguments
 
+from arbprob_hf.data import StreamedBlocks
 from arbprob_hf.model.carrying_arbprob import carried_code
 from arbprob_hf.model.masking_arbprob import Mask
 
@@ -61,6 +62,25 @@ def describe_text(blocks: Dataset, source: str, more: Mapping[str, str] | None =
         "source": source,
         **(more or {}),
     }
+
+
+def describe_stream(
+    blocks: StreamedBlocks, source: str, more: Mapping[str, str] | None = None, *, workers: int
+) -> Record:
+    """What `describe_text` says, of a stream: nobody reads all of it, so what decides on its blocks stands for them."""
+    text = blocks.text
+    decides = [
+        source,
+        text.revision,
+        text.held_out,
+        text.least,
+        blocks.buffer,
+        blocks.packing,
+        blocks.process[1],
+        workers,
+    ]
+    digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+    return {"block_size": blocks.block_size, "blocks": None, "text": digest, "source": source, **(more or {})}
 
 
 def describe_run(model: nn.Module, args: TrainingArguments, text: Mapping[str, Any] | None = None) -> Record:
@@ -136,6 +156,8 @@ def _shown(record: Record, name: str) -> str:
         return str(record.get(name))
     if name != "text":
         return f"{record.get(name)!s:.60}"
+    if record["blocks"] is None:
+        return f"a stream of {record['source']:.40} ({record['text']:.8})"
     return f"{record['blocks']} blocks of {record['source']:.40} ({record['text']:.8})"
 
 

@@ -15,7 +15,11 @@ from types import FrameType
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from arbprob_hf.data import StreamedBlocks
 
 from .safety import IDLE, STOPPING, StopSignal
 
@@ -37,6 +41,28 @@ def isolate(loader: DataLoader[Any], generator: torch.Generator, stop: StopSigna
     if inner.num_workers > 0 and getattr(before, "func", None) is not _start_worker:
         inner.worker_init_fn = functools.partial(_start_worker, before=before, state=stop.state)
     return loader
+
+
+def stream_loader(trainer: Trainer) -> DataLoader[Any]:
+    """The training loader over a stream that is shared out already: every process makes batches of what it reads.
+
+    accelerate would have the main process read everything, or every process read everything and keep a part.
+    """
+    args, blocks = trainer.args, trainer.train_dataset
+    assert isinstance(blocks, StreamedBlocks), "other data sets are loaded by transformers"
+    loader = DataLoader(
+        blocks,
+        batch_size=args.train_batch_size,
+        collate_fn=trainer.data_collator,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+        persistent_workers=args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+    )
+    prepared: DataLoader[Any] = prepare_data_loader(
+        loader, args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+    )
+    return prepared
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from arbprob_hf.data.collating import LENGTH
 from arbprob_hf.data.questions import GAINS, MODES, draw_modes, load_modes, save_modes
 from arbprob_hf.data.tasks import Task
 from arbprob_hf.data.token_lengths import scored_bytes
@@ -121,9 +122,9 @@ def bytes_per_text_token(blocks: Dataset, bytes_per_token: float) -> float:
 
     `bytes_per_token` counts every token of a block but its first, as plain training does.
     """
-    ids = np.stack([np.asarray(row["document_ids"]) for row in blocks.with_format("numpy")])  # (B, T)
-    text_tokens = int((ids[:, 1:] == ids[:, :-1]).sum())
-    return bytes_per_token * ids[:, 1:].size / text_tokens if text_tokens else bytes_per_token
+    rows = [np.asarray(row["document_ids"])[: row.get(LENGTH)] for row in blocks.with_format("numpy")]
+    text_tokens = sum(int((ids[1:] == ids[:-1]).sum()) for ids in rows)
+    return bytes_per_token * sum(len(ids) - 1 for ids in rows) / text_tokens if text_tokens else bytes_per_token
 
 
 def _gains(losses: Mapping[str, float]) -> dict[str, float]:

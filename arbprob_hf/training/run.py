@@ -1,11 +1,12 @@
 """A whole run: text in, a trained, evaluated and described model in the output folder out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast, set_seed
 
-from arbprob_hf.data import Blocks, DataArguments, load_blocks, load_tokenizer
+from arbprob_hf.data import Blocks, DataArguments, StreamedBlocks, load_blocks, load_tokenizer
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.publishing import write_card
 from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
@@ -14,7 +15,7 @@ from arbprob_hf.training.building import build_model, refuse_flex, warn_of_visib
 from arbprob_hf.training.describing import describe, kept_step, short_title
 from arbprob_hf.training.feeding import asked, feed
 from arbprob_hf.training.flags import UsageError
-from arbprob_hf.training.identity import describe_text
+from arbprob_hf.training.identity import Record, describe_stream, describe_text
 from arbprob_hf.training.logbook import LogbookCallback, Row, read_log
 from arbprob_hf.training.modes import summary
 from arbprob_hf.training.resuming import refuse_missing, resume_choice
@@ -93,8 +94,11 @@ def _blocks(arguments: Arguments, tokenizer: PreTrainedTokenizerFast, *, n_posit
     size = arguments.data.block_size or n_positions
     if size > n_positions:
         raise UsageError(f"block_size: expected at most the model's {n_positions} positions, got {size}")
+    if arguments.data.streaming and arguments.training.max_steps <= 0:
+        raise UsageError("max_steps: a stream has no end, so training needs one; give a number of steps")
     with arguments.training.main_process_first(desc="preparing the text"):
-        return load_blocks(arguments.data, tokenizer, block_size=size, seed=arguments.training.seed)
+        process = arguments.training.process_index, arguments.training.world_size
+        return load_blocks(arguments.data, tokenizer, block_size=size, seed=arguments.training.seed, process=process)
 
 
 def _trainer(
@@ -106,12 +110,12 @@ def _trainer(
     positions = {"position_init": begun} if begun == "sinusoidal" else {}
     # a question decides itself who sees whom
     if is_main and not fed.asking:
-        size = len(blocks.train[0]["input_ids"])
+        size = blocks.block_size
         try:
             warn_of_visible_answers(model, size)
         except ValueError as error:
             raise UsageError(f"{error}; blocks have block_size={size} tokens") from error
-    _say(arguments, f"{short_title(arguments, model)}; {len(blocks.train)} blocks of {blocks.source}")
+    _say(arguments, f"{short_title(arguments, model)}; {blocks.amount} of {blocks.source}")
     if fed.left_out:
         _say(arguments, f"not evaluated, as the layout {fed.asking['layout']} cannot: {', '.join(fed.left_out)}")
     logbook = LogbookCallback(
@@ -128,12 +132,19 @@ def _trainer(
         processing_class=tokenizer,
         callbacks=list(fed.callbacks),
         # the main process compares and writes it; reading all of a large text takes a while
-        text=describe_text(blocks.train, blocks.source, {**fed.asking, **positions}) if is_main else None,
+        text=_described(arguments, blocks, {**fed.asking, **positions}) if is_main else None,
         summary=summary if fed.asking else None,
     )
     # after the trainer's own, which decide on a save that the logbook accompanies with a line
     trainer.add_callback(logbook)
     return trainer
+
+
+def _described(arguments: Arguments, blocks: Blocks, more: Mapping[str, str]) -> Record:
+    if isinstance(blocks.train, StreamedBlocks):
+        workers = arguments.training.dataloader_num_workers
+        return describe_stream(blocks.train, blocks.source, more, workers=workers)
+    return describe_text(blocks.train, blocks.source, more)
 
 
 def _finish(

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from arbprob_hf.data import StreamedBlocks
+
 from .checkpoints import (
     PRIVATE_NAME,
     CheckpointError,
@@ -30,7 +32,7 @@ from .checkpoints import (
     verify,
 )
 from .identity import compare, describe_run, write_record
-from .loaders import epoch_seed, isolate
+from .loaders import epoch_seed, isolate, stream_loader
 from .refusing import refuse_numbers, refuse_options, refuse_parts
 from .resuming import choose_checkpoint, leave_later_ones, resume_choice
 from .safety import Stopped, StopSignal, hold_run_folder
@@ -123,7 +125,9 @@ class ArbProbTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The training loader; it leaves the global random stream alone."""
-        return isolate(super().get_train_dataloader(), self._train_random, self._stop)
+        streams = isinstance(self.train_dataset, StreamedBlocks)
+        loader = stream_loader(self) if streams else super().get_train_dataloader()
+        return isolate(loader, self._train_random, self._stop)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The evaluation loader; over all processes it gives every row exactly once."""

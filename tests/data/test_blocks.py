@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,8 @@ def test_only_the_documents_that_are_needed_are_tokenised(
 ) -> None:
     monkeypatch.setattr(blocks, "FIRST_SHARE", 2)
     texts = Dataset.from_dict({"text": TEXTS})
-    every = blocks._tokenised(texts, tokenizer, None)
-    some = blocks._tokenised(texts, tokenizer, 60)
+    every = blocks._tokenised(texts, tokenizer, DataArguments(), None)
+    some = blocks._tokenised(texts, tokenizer, DataArguments(), 60)
     # shares of 2, 4 and 8 documents of 7 tokens with their separator make 98, the first two 42
     assert len(some.lengths) == 14
     assert some.tokens.tolist() == every.tokens.tolist()[: len(some.tokens)]
@@ -180,3 +181,34 @@ def test_the_embedded_text_is_enough_for_a_nano_run(embedded: Blocks) -> None:
 def test_no_block_of_the_embedded_text_is_in_both_splits(embedded: Blocks) -> None:
     training = {tuple(row) for row in rows(embedded.train)}
     assert not training & {tuple(row) for row in rows(embedded.validation)}
+
+
+def test_short_documents_are_left_out(corpus: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    longest = max(map(len, TEXTS))
+    with pytest.raises(ValueError, match=r"^the training text has 0 document\(s\)"):
+        load_blocks(DataArguments(source=corpus, min_document_length=longest + 1), tokenizer, block_size=8, seed=0)
+    kept = load_blocks(DataArguments(source=corpus, min_document_length=longest), tokenizer, block_size=4, seed=0)
+    found = re.findall(r"\d+", " ".join([*documents(kept.train, tokenizer), *documents(kept.validation, tokenizer)]))
+    assert set(found) == {number for text in TEXTS if len(text) == longest for number in re.findall(r"\d+", text)}
+
+
+def test_several_processes_make_the_same_blocks(corpus: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    one, two = (
+        load_blocks(DataArguments(source=corpus, preparing_processes=number), tokenizer, block_size=8, seed=0)
+        for number in (1, 2)
+    )
+    assert rows(one.train) == rows(two.train)
+
+
+def test_a_second_run_tokenises_nothing(
+    corpus: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_blocks(DataArguments(source=corpus), tokenizer, block_size=9, seed=0)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("tokenised again")
+
+    # what is cached is found by what the function is, not by what it would do
+    monkeypatch.setattr(type(tokenizer), "__call__", refuse)
+    again = load_blocks(DataArguments(source=corpus), tokenizer, block_size=9, seed=0)
+    assert rows(first.train) == rows(again.train)

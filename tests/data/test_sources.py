@@ -228,7 +228,7 @@ def test_a_named_data_sets_own_validation_split_is_used(named: str) -> None:
         ),
         (
             {"source_config": "cooked"},
-            r"^source 'someone/own-text' \('cooked'\), split 'train'.*config 'cooked'",
+            r"^source 'someone/own-text' \('cooked'\): .*config 'cooked'",
         ),
         (
             {"text_column": "body"},
@@ -245,5 +245,5 @@ def test_what_a_named_data_set_lacks_is_named(named: str, fields: dict[str, str]
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^source 'no/such', split 'train': no such path, and `datasets` could"):
+    with pytest.raises(ValueError, match=r"^source 'no/such' is no path, is not in the local cache, and the Hub"):
         load("no/such")

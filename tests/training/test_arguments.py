@@ -316,4 +316,4 @@ def test_every_key_of_a_shipped_configuration_has_a_comment_above(config: Path) 
 
 def test_the_configurations_are_there() -> None:
     asking = ["conditional_distilgpt2", "conditional_nano", "conditional_tiny"]
-    assert [path.stem for path in CONFIGS] == [*asking, "distilgpt2", "nano", "sliding_window", "tiny"]
+    assert [path.stem for path in CONFIGS] == [*asking, "distilgpt2", "nano", "sliding_window", "tiny", "wikipedia"]

@@ -48,6 +48,16 @@ def test_two_processes_resume_bit_equal(two: tuple[Path, dict[str, Any]], cut: s
     assert two[1][cut] == two[1]["whole"]
 
 
+def test_two_processes_of_two_workers_train_on_every_document_of_a_stream_once(
+    two: tuple[Path, dict[str, Any]],
+) -> None:
+    assert sorted(two[1]["documents"]) == list(range(1, 33))
+
+
+def test_two_processes_resume_a_stream_bit_equal(two: tuple[Path, dict[str, Any]]) -> None:
+    assert two[1]["streamed and crashed"] == two[1]["streamed"] != two[1]["whole"]
+
+
 def test_a_checkpoint_of_two_processes_seals_the_random_states_of_both(two: tuple[Path, dict[str, Any]]) -> None:
     manifest = json.loads((two[0] / "whole" / "checkpoint-8" / MANIFEST_NAME).read_text())
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(manifest["files"])

@@ -12,9 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils import gather_object
 from conftest import OPTIONS, micro_model, token_rows
+from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
+from arbprob_hf.data import StreamedBlocks
+from arbprob_hf.data.streaming import Streamed
 from arbprob_hf.training.safety import Stopped
 from arbprob_hf.training.trainer import ArbProbTrainer, NonFiniteError
 
@@ -44,10 +49,39 @@ def poison_one(model):
         model.lm_head.register_forward_hook(lambda module, inputs, output: output * math.nan)
 
 
-def trainer_in(folder: Path, *callbacks: TrainerCallback) -> ArbProbTrainer:
+class Numbers:
+    """A tokenizer of texts that are numbers; five times over, with a separator, each fills a block of six."""
+
+    eos_token_id = 0
+
+    def __call__(self, texts: list[str], **options: bool) -> dict[str, list[list[int]]]:
+        return {"input_ids": [5 * [int(text)] for text in texts]}
+
+
+class Noting(ArbProbTrainer):
+    """Notes which documents this process trains on."""
+
+    def training_step(self, model, inputs, *rest):
+        self.seen = [*getattr(self, "seen", []), *inputs["input_ids"][:, 1].tolist()]
+        return super().training_step(model, inputs, *rest)
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    tokens = torch.stack([torch.from_numpy(row["input_ids"]) for row in rows])
+    return {"input_ids": tokens, "labels": tokens}
+
+
+def trainer_in(folder: Path, *callbacks: TrainerCallback, streams: bool = False) -> ArbProbTrainer:
     options = {**OPTIONS, "per_device_train_batch_size": 1, "max_steps": 8, "per_device_eval_batch_size": 2}
+    parts: dict[str, Any] = {"train_dataset": token_rows(24)}
+    if streams:
+        options["dataloader_num_workers"] = 2
+        # as many documents as the eight steps of the two processes take
+        text = Dataset.from_dict({"text": [str(number) for number in range(1, 33)]}).to_iterable_dataset(num_shards=4)
+        stream = StreamedBlocks(Streamed(text, "here"), Numbers(), block_size=6, seed=0, buffer=3, process=(RANK, 2))
+        parts = {"train_dataset": stream, "data_collator": collate}
     arguments = TrainingArguments(output_dir=str(folder), ddp_backend="gloo", **options)
-    return ArbProbTrainer(model=micro_model(), train_dataset=token_rows(24), args=arguments, callbacks=list(callbacks))
+    return Noting(model=micro_model(), args=arguments, callbacks=list(callbacks), **parts)
 
 
 def digest(trainer: ArbProbTrainer) -> str:
@@ -55,11 +89,11 @@ def digest(trainer: ArbProbTrainer) -> str:
     return hashlib.sha256(b"".join(values)).hexdigest()
 
 
-def cut_and_resume(folder: Path, act, error: type[BaseException]) -> str:
+def cut_and_resume(folder: Path, act, error: type[BaseException], *, streams: bool = False) -> str:
     try:
-        trainer_in(folder, _Act(act)).train()
+        trainer_in(folder, _Act(act), streams=streams).train()
     except error:
-        resumed = trainer_in(folder)
+        resumed = trainer_in(folder, streams=streams)
         resumed.train(resume_from_checkpoint=True)
         return digest(resumed)
     raise AssertionError(f"{error.__name__} was not raised")
@@ -74,6 +108,11 @@ def main(root: Path) -> dict[str, Any]:
         "terminated": cut_and_resume(root / "terminated", terminate_one, Stopped),
         "poisoned": cut_and_resume(root / "poisoned", poison_one, NonFiniteError),
     }
+    streamed = trainer_in(root / "streamed", streams=True)
+    streamed.train()
+    report["streamed"] = digest(streamed)
+    report["documents"] = gather_object(streamed.seen)
+    report["streamed and crashed"] = cut_and_resume(root / "cut", crash, ConnectionError, streams=True)
     fresh = trainer_in(root / "evaluated")
     report["eval"] = {count: fresh.evaluate(token_rows(count))["eval_loss"] for count in (1, 2, 3, 5, 7, 8)}
     whole.save_model()

@@ -1,0 +1,79 @@
+"""Well-known data sets by a short name, and what is used in place of one that cannot be had."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from arbprob_hf.data.arguments import DataArguments
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WIKIPEDIA, WIKITEXT, EMBEDDED = "wikimedia/wikipedia", "Salesforce/wikitext", "embedded"
+SHORT_NAMES = {"wikipedia": WIKIPEDIA, "wikitext": WIKITEXT}
+# where no configuration is named
+CONFIGS = {WIKIPEDIA: "20231101.en", WIKITEXT: "wikitext-2-raw-v1"}
+# where no validation split is named; the others hold documents out
+VALIDATION = {WIKITEXT: "validation"}
+# only these: whoever names another data set means no other text
+INSTEAD = {WIKIPEDIA: (WIKITEXT, EMBEDDED), WIKITEXT: (EMBEDDED,)}
+
+
+class UnavailableError(ValueError):
+    """A data set that cannot be had now: not on the Hub, or the Hub does not answer. `why` says which in few words."""
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+def first_available(arguments: DataArguments, load: Callable[[DataArguments], T]) -> tuple[T, str]:
+    """What `load` makes of the source that `arguments` name, or, where that is unavailable, of what is used instead.
+
+    The second value says so: empty, or in one line what was meant and why it was not used. Each step is logged.
+    Raises what `load` raises; `UnavailableError` too where `fallback` is off or nothing is left.
+    """
+    first, *others = _candidates(arguments)
+    missing: list[str] = []
+    while True:
+        try:
+            return load(first), "; ".join(missing)
+        except UnavailableError as error:
+            if not others:
+                raise
+            logger.warning(
+                "source %s cannot be had (%s); %s is used instead (fallback: false makes this an error)",
+                title(first),
+                error.why,
+                title(others[0]),
+            )
+            missing.append(f"{title(first)} could not be had")
+            first, *others = others
+
+
+def title(arguments: DataArguments) -> str:
+    """The source and its configuration."""
+    return " ".join(filter(None, (arguments.source, arguments.source_config)))
+
+
+def _candidates(arguments: DataArguments) -> list[DataArguments]:
+    first = _completed(arguments)
+    if not arguments.fallback or Path(arguments.source).expanduser().exists():
+        return [first]
+    plain: dict[str, Any] = dict(source_config=None, text_column="text", train_split="train", validation_split=None)
+    return [first, *(_completed(replace(arguments, source=name, **plain)) for name in INSTEAD.get(first.source, ()))]
+
+
+def _completed(arguments: DataArguments) -> DataArguments:
+    """With short names written out, and the configuration and validation split that well-known data sets have."""
+    if Path(arguments.source).expanduser().exists():
+        return arguments
+    name = SHORT_NAMES.get(arguments.source, arguments.source)
+    config = arguments.source_config or CONFIGS.get(name)
+    split = arguments.validation_split
+    if split is None and arguments.train_split == "train":
+        split = VALIDATION.get(name)
+    return replace(arguments, source=name, source_config=config, validation_split=split)

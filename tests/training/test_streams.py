@@ -1,0 +1,121 @@
+"""A run over a stream ends, resumes and describes itself like any other."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from arbprob_hf.training.arguments import parse
+from arbprob_hf.training.flags import UsageError
+from arbprob_hf.training.run import Outcome, train
+
+PROSE = "a mask says which key a query may see and no other so that nothing leaks from what comes later"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three parquet files, twenty documents each."""
+    folder = tmp_path_factory.mktemp("text")
+    words = PROSE.split()
+    for file in range(3):
+        texts = [" ".join((words[number % 7 :] + words[: number % 7]) * 3) + f" {file}" for number in range(20)]
+        Dataset.from_dict({"text": texts}).to_parquet(folder / f"part-{file}.parquet")
+    return folder
+
+
+def run(text: Path, output: Path, **changes: Any) -> Outcome:
+    """Twelve steps over the stream, a checkpoint every six."""
+    fields = {
+        "source": text,
+        "streaming": "true",
+        "shuffle_buffer": 8,
+        "num_val_samples": 4,
+        "validation_share": 0.2,
+        "output_dir": output,
+        "n_embd": 16,
+        "n_positions": 32,
+        "max_steps": 12,
+        "batch_size": 2,
+        "dataloader_num_workers": 2,
+        "eval_steps": 6,
+        "save_steps": 6,
+        "sample_count": 0,
+        "use_cpu": "true",
+        "disable_tqdm": "true",
+        **changes,
+    }
+    return train(*parse([f"--{name}={value}" for name, value in fields.items() if value is not None]))
+
+
+@pytest.fixture(scope="module")
+def done(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A finished run that asks questions; nobody changes its folder."""
+    return run(text, tmp_path_factory.mktemp("runs") / "done", task="uniform", layout="two_stream")
+
+
+def interrupted(done: Outcome, folder: Path) -> Path:
+    """The run as a kill after step 11 leaves it."""
+    shutil.copytree(done.folder, folder)
+    shutil.rmtree(folder / "checkpoint-12")
+    for file in ("README.md", "model.safetensors"):
+        (folder / file).unlink()
+    return folder
+
+
+def test_a_resumed_run_has_the_blocks_and_questions_that_would_have_come(
+    text: Path, done: Outcome, tmp_path: Path
+) -> None:
+    folder = interrupted(done, tmp_path / "again")
+    again = run(text, folder, task="uniform", layout="two_stream", resume="true")
+    first, second = (load_file(path / "model.safetensors") for path in (done.folder, folder))
+    assert all(first[name].equal(second[name]) for name in first)
+    assert again.eval_loss == done.eval_loss
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"dataloader_num_workers": 0}, "workers"), ({"shuffle_buffer": 9}, "buffer")],
+    ids=["workers", "buffer"],
+)
+def test_a_stream_in_another_order_is_not_resumed(
+    text: Path, done: Outcome, tmp_path: Path, changes: dict[str, Any], what: str
+) -> None:
+    folder = interrupted(done, tmp_path / what)
+    with pytest.raises(
+        ValueError, match=r"^text: checkpoint-6 was trained with a stream of local text .*this run has a"
+    ):
+        run(text, folder, task="uniform", layout="two_stream", resume="true", **changes)
+
+
+def test_the_card_and_the_record_say_that_it_was_a_stream(done: Outcome) -> None:
+    card = (done.folder / "README.md").read_text(encoding="utf-8")
+    assert "a stream of 32 tokens" in card
+    assert "streamed; validation on documents held out of it" in card
+    record = json.loads((done.folder / "checkpoint-12" / "run.json").read_text())
+    assert record["blocks"] is None
+    assert "streamed" in record["source"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", ["true", "false"])
+def test_what_was_used_in_place_of_wikipedia_is_recorded(tmp_path: Path, streaming: str) -> None:
+    # the tests are offline
+    samples = None if streaming == "true" else 8
+    run(tmp_path, tmp_path / "run", source="wikipedia", streaming=streaming, num_train_samples=samples, save_steps=12)
+    missing = (
+        "(wikimedia/wikipedia 20231101.en could not be had; Salesforce/wikitext wikitext-2-raw-v1 could not be had)"
+    )
+    assert missing in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert missing in json.loads((tmp_path / "run" / "checkpoint-12" / "run.json").read_text())["source"]
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert card.data.datasets is None
+
+
+def test_a_stream_needs_a_number_of_steps(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="^max_steps: a stream has no end, so training needs one; give a number of"):
+        run(text, tmp_path / "run", max_steps=None)
