@@ -1,5 +1,6 @@
 """What a run's model card and its pictures say about it, gathered from the run."""
 
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from arbprob_hf.training.arguments import Arguments, TrainingArguments
 from arbprob_hf.training.feeding import asked
 from arbprob_hf.training.modes import FIGURES
 
+# from the run's folder; a run of questions has no single mask to draw
+MASK_PICTURE = "logs/mask.png"
 _UNITS = {
     "eval_loss": ("loss", "{:.3f} nats per token"),
     "perplexity": ("perplexity", "{:.1f}"),
@@ -71,7 +74,30 @@ def describe(
         repository=arguments.training.hub_model_id,
         base_model=_hub_name(arguments.model.init_from),
         language=run.language or ("en" if arguments.data.source == "embedded" else None),
+        picture=None if asking else MASK_PICTURE,
+        footprint=_footprint(arguments.training, state),
     )
+
+
+def _footprint(args: TrainingArguments, state: TrainerState) -> str:
+    """One sentence on what the run took, of what is known: energy is not measured."""
+    if args.device.type == "cuda":
+        hardware = f"{args.world_size} x {torch.cuda.get_device_name(args.device)}"
+    else:
+        kind = platform.machine() if args.device.type == "cpu" else args.device.type
+        hardware = _plural(args.world_size * torch.get_num_threads(), f"{kind} {args.device.type.upper()} thread")
+    seconds = next((row["train_runtime"] for row in reversed(state.log_history) if "train_runtime" in row), None)
+    if seconds is None:
+        return f"Trained on {hardware}; neither the time nor the energy that it took was measured."
+    since = " since it was last started" if args.resume_from_checkpoint else ""
+    took = f"{_duration(seconds)}{since}, evaluations included"
+    return f"Trained on {hardware} for {took}; the energy that it took was not measured."
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _mode_rows(evaluation: Mapping[str, float | None]) -> tuple[ModeRow, ...]:
