@@ -71,6 +71,10 @@ def publish(
         raise ValueError(f"{folder}: is no folder; name the output folder of a finished run")
     files = run_files(folder, also)
     token = api.token if isinstance(api.token, str) else get_token()
+    if not token:
+        raise ValueError(
+            f"{repository}: not published: no Hub token here; log in with `hf auth login`, or set HF_TOKEN"
+        )
     plain = run_files(folder)
     refuse_secrets(files, folder=folder, token=token, asked=[name for name in files if name not in plain])
     refuse_foreign_code(files["config.json"])

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import TrainerState
 
 from arbprob_hf.data import Blocks
 from arbprob_hf.data.questions import GAINS, MODES
+from arbprob_hf.model.masking_arbprob import Mask
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
+from arbprob_hf.model.tables_arbprob import documents, order
+from arbprob_hf.plotting import plot_mask
 from arbprob_hf.publishing import CardFacts, ModeRow
 from arbprob_hf.training.arguments import Arguments, TrainingArguments
 from arbprob_hf.training.feeding import asked
 from arbprob_hf.training.modes import FIGURES
 
-# from the run's folder; a run of questions has no single mask to draw
+# from the run's folder
 MASK_PICTURE = "logs/mask.png"
 _UNITS = {
     "eval_loss": ("loss", "{:.3f} nats per token"),
@@ -31,6 +35,20 @@ def short_title(arguments: Arguments, model: ArbProbForCausalLM) -> str:
     size, asking = _count(model.num_parameters()), asked(arguments.model)
     trained = f"layout {asking['layout']}, task: {asking['task']}" if asking else f"mask: {_mask(model)}"
     return f"{name}, {size} parameters, {trained}"
+
+
+def draw_mask(path: Path, model: ArbProbForCausalLM, batch: Mapping[str, Tensor], *, layout: str | None) -> None:
+    """Draw to `path` who sees whom in the first row of `batch`, as long as it is: a mask may be made for that length.
+
+    A question, which a `layout` has put there, says so itself, by ranks and limits; otherwise the model's mask does.
+    """
+    if layout is None:
+        plot_mask(model.config.mask, batch["input_ids"].shape[1], path=path)
+        return
+    mask: Mask = order(batch["ranks"][:1], batch["limits"][:1])
+    if "document_ids" in batch:
+        mask &= documents(batch["document_ids"][:1])
+    plot_mask(mask, batch["ranks"].shape[1], title=f"one question in the layout {layout}", path=path)
 
 
 def kept_step(args: TrainingArguments, state: TrainerState) -> int:
@@ -74,7 +92,7 @@ def describe(
         repository=arguments.training.hub_model_id,
         base_model=_hub_name(arguments.model.init_from),
         language=run.language or ("en" if arguments.data.source == "embedded" else None),
-        picture=None if asking else MASK_PICTURE,
+        picture=MASK_PICTURE,
         footprint=_footprint(arguments.training, state),
     )
 

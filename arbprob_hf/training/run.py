@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast, set_seed
 
 from arbprob_hf.data import Blocks, DataArguments, load_blocks, load_tokenizer
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
-from arbprob_hf.plotting import plot_mask
 from arbprob_hf.publishing import write_card
 from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
 from arbprob_hf.training.asking import continues_text
 from arbprob_hf.training.building import build_model, refuse_flex, warn_of_visible_answers
-from arbprob_hf.training.describing import MASK_PICTURE, describe, kept_step, short_title
+from arbprob_hf.training.describing import MASK_PICTURE, describe, draw_mask, kept_step, short_title
 from arbprob_hf.training.feeding import asked, feed
 from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.identity import describe_text
@@ -152,9 +152,9 @@ def _finish(
     if samples:
         (folder / "logs" / "samples.txt").write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
     evaluation = _evaluation(folder / "logs" / "training_log.csv", kept)
-    if not asked(arguments.model):
-        # at the length that it was trained at: a mask may be made for that one
-        plot_mask(model.config.mask, len(blocks.train[0]["input_ids"]), path=folder / MASK_PICTURE)
+    trained: Any = trainer.train_dataset
+    first = trainer.data_collator([trained[0]])
+    draw_mask(folder / MASK_PICTURE, model, first, layout=asked(arguments.model).get("layout"))
     write_card(folder, describe(arguments, model, blocks, trainer.state, evaluation=evaluation, samples=samples))
     _say(arguments, "\n" + _SEPARATOR.join(samples))
     return Outcome(folder, steps, kept, samples=tuple(samples), **{name: evaluation.get(name) for name in _FIGURES})

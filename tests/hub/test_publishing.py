@@ -157,6 +157,7 @@ def test_the_repository_holds_what_a_model_needs_and_nothing_else(hub: HubHere, 
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
+        "logs/mask.png",
         "logs/samples.txt",
         "logs/training_curves.png",
         "logs/training_log.csv",
@@ -180,6 +181,7 @@ def test_the_card_has_metadata_and_a_result_for_each_mode(hub: HubHere, publishe
     losses = [one.metric_name for one in info.card_data.eval_results if one.metric_type == "loss"]
     assert losses == [f"loss, {mode}" for mode in MODES]
     card = ModelCard.load(REPOSITORY)
+    assert "(logs/mask.png)\n\nOne of its questions, slot by slot" in card.text
     for said in ("## Environmental impact", "energy that it took was not measured", "## Citation", "## Limits"):
         assert said in card.text
 
@@ -298,6 +300,14 @@ def test_what_must_not_be_published_is_refused_in_one_line_before_anything_is_se
     assert "\n" not in str(refused.value)
     assert TOKEN not in str(refused.value)
     assert not hub.api.repo_exists("tester/no")
+
+
+def test_without_a_token_nothing_is_published(hub: HubHere, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(
+        ValueError, match="^tester/no: not published: no Hub token here; log in with `hf auth login`, or"
+    ):
+        publish(finished, "tester/no")
 
 
 def test_a_path_is_no_secret_in_a_file_that_was_asked_for(tmp_path: Path) -> None:
