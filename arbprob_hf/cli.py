@@ -163,6 +163,33 @@ def export(
     typer.echo(str(out))
 
 
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run that has finished.")],
+    repository: Annotated[str, typer.Argument(help="Its name on the Hub, such as somebody/my-model.")],
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--public", help="Who sees it; if left out, a new repository is private."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, made if need be; main if left out.")] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commits.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="Further files, such as 'evaluation/*'; may be repeated.")
+    ] = None,
+) -> None:
+    """Upload a run's model, card and curves to the Hub, once they were seen to load without this package."""
+    from arbprob_hf.publishing import publish as publish_run
+
+    try:
+        done = publish_run(
+            folder, repository, private=private, revision=revision, message=message, also=tuple(also or ())
+        )
+    except (ValueError, OSError) as error:
+        typer.echo(f"arbprob publish: error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(str(done))
+
+
 def main() -> None:
     """Entry point of the console script."""
     app(prog_name="arbprob")

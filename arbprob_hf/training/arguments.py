@@ -18,6 +18,7 @@ from arbprob_hf.training.asking import read_asking, refuse_beside_task
 from arbprob_hf.training.coercion import coerce
 from arbprob_hf.training.flags import COMMAND_LINE, Option, UsageError, read_options
 from arbprob_hf.training.helping import help_text
+from arbprob_hf.training.pushing import refuse_hub_options
 from arbprob_hf.training.refusing import refuse_integrations, refuse_numbers, refuse_options
 
 
@@ -120,7 +121,7 @@ class RunArguments:
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
-    """transformers' own training options; only the defaults below differ."""
+    """transformers' own training options; only the defaults below differ, and `hub_training_state` is added."""
 
     output_dir: str | None = "outputs/run"
     # a run that reports nothing for 500 steps looks broken
@@ -140,6 +141,10 @@ class TrainingArguments(transformers.TrainingArguments):
     include_num_input_tokens_seen: str | bool = "all"
     # every parameter takes part in every step; looking for idle ones costs time and warns
     ddp_find_unused_parameters: bool | None = False
+    hub_training_state: bool = field(
+        default=False,
+        metadata={"help": "push optimizer, random states and options with checkpoints too, to resume from them"},
+    )
 
     def __post_init__(self) -> None:
         # transformers refuses bfloat16, pins memory and picks a backend for GPUs unless told that there are none
@@ -149,6 +154,7 @@ class TrainingArguments(transformers.TrainingArguments):
         refuse_numbers(self)
         super().__post_init__()
         refuse_options(self)
+        refuse_hub_options(self)
         refuse_integrations(self)
 
 

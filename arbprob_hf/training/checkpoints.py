@@ -4,7 +4,7 @@ A checkpoint is written into a hidden staging folder of the output folder, liste
 in `manifest.json`, flushed to the disk, and only then renamed to `checkpoint-<step>`. Nothing here needs torch.
 
     OUTPUT/checkpoint-<step>/manifest.json      sealed checkpoints
-    OUTPUT/.arbprob/{lock,staging,final,trash}  work in progress; empty and gone when no run is active
+    OUTPUT/.arbprob/{lock,staging,final,outgoing,trash}  work in progress; empty and gone when no run is active
     OUTPUT/_set_aside/                          damaged or foreign things that were in the way, kept for a look
 """
 
@@ -144,7 +144,7 @@ def sweep(output_dir: Path) -> None:
     for staged in numbered(staging(output_dir)):
         if verify(staged) is None:
             _put_in_place(staged, output_dir)
-    for name in ("staging", "final", "trash"):
+    for name in ("staging", "final", "outgoing", "trash"):
         shutil.rmtree(output_dir / PRIVATE_NAME / name, ignore_errors=True)
 
 

@@ -1,20 +1,27 @@
 """What a run's model card and its pictures say about it, gathered from the run."""
 
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import TrainerState
 
 from arbprob_hf.data import Blocks, StreamedBlocks
 from arbprob_hf.data.questions import GAINS, MODES
+from arbprob_hf.model.masking_arbprob import Mask
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
+from arbprob_hf.model.tables_arbprob import documents, order
+from arbprob_hf.plotting import plot_mask
 from arbprob_hf.publishing import CardFacts, ModeRow
 from arbprob_hf.training.arguments import Arguments, TrainingArguments
 from arbprob_hf.training.feeding import asked
 from arbprob_hf.training.modes import FIGURES
 
+# from the run's folder
+MASK_PICTURE = "logs/mask.png"
 _UNITS = {
     "eval_loss": ("loss", "{:.3f} nats per token"),
     "perplexity": ("perplexity", "{:.1f}"),
@@ -28,6 +35,20 @@ def short_title(arguments: Arguments, model: ArbProbForCausalLM) -> str:
     size, asking = _count(model.num_parameters()), asked(arguments.model)
     trained = f"layout {asking['layout']}, task: {asking['task']}" if asking else f"mask: {_mask(model)}"
     return f"{name}, {size} parameters, {trained}"
+
+
+def draw_mask(path: Path, model: ArbProbForCausalLM, batch: Mapping[str, Tensor], *, layout: str | None) -> None:
+    """Draw to `path` who sees whom in the first row of `batch`, as long as it is: a mask may be made for that length.
+
+    A question, which a `layout` has put there, says so itself, by ranks and limits; otherwise the model's mask does.
+    """
+    if layout is None:
+        plot_mask(model.config.mask, batch["input_ids"].shape[1], path=path)
+        return
+    mask: Mask = order(batch["ranks"][:1], batch["limits"][:1])
+    if "document_ids" in batch:
+        mask &= documents(batch["document_ids"][:1])
+    plot_mask(mask, batch["ranks"].shape[1], title=f"one question in the layout {layout}", path=path)
 
 
 def kept_step(args: TrainingArguments, state: TrainerState) -> int:
@@ -71,7 +92,30 @@ def describe(
         repository=arguments.training.hub_model_id,
         base_model=_hub_name(arguments.model.init_from),
         language=run.language or ("en" if arguments.data.source == "embedded" else None),
+        picture=MASK_PICTURE,
+        footprint=_footprint(arguments.training, state),
     )
+
+
+def _footprint(args: TrainingArguments, state: TrainerState) -> str:
+    """One sentence on what the run took, of what is known: energy is not measured."""
+    if args.device.type == "cuda":
+        hardware = f"{args.world_size} x {torch.cuda.get_device_name(args.device)}"
+    else:
+        kind = platform.machine() if args.device.type == "cpu" else args.device.type
+        hardware = _plural(args.world_size * torch.get_num_threads(), f"{kind} {args.device.type.upper()} thread")
+    seconds = next((row["train_runtime"] for row in reversed(state.log_history) if "train_runtime" in row), None)
+    if seconds is None:
+        return f"Trained on {hardware}; neither the time nor the energy that it took was measured."
+    since = " since it was last started" if args.resume_from_checkpoint else ""
+    took = f"{_duration(seconds)}{since}, evaluations included"
+    return f"Trained on {hardware} for {took}; the energy that it took was not measured."
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _mode_rows(evaluation: Mapping[str, float | None]) -> tuple[ModeRow, ...]:

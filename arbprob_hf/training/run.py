@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast, set_seed
 
@@ -12,7 +13,7 @@ from arbprob_hf.publishing import write_card
 from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
 from arbprob_hf.training.asking import continues_text
 from arbprob_hf.training.building import build_model, refuse_flex, warn_of_visible_answers
-from arbprob_hf.training.describing import describe, kept_step, short_title
+from arbprob_hf.training.describing import MASK_PICTURE, describe, draw_mask, kept_step, short_title
 from arbprob_hf.training.feeding import asked, feed
 from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.identity import Record, describe_stream, describe_text
@@ -74,9 +75,11 @@ def train(
         trainer = _trainer(arguments, model, tokenizer, blocks)
         trainer.train(resume_from_checkpoint=resume)
         outcome = _finish(trainer, arguments, tokenizer, blocks)
-    # what is pushed is the whole folder: now it has its card, and no lock
+    # what is pushed has its card now
     if training_args.push_to_hub:
-        trainer.push_to_hub()
+        pushed = trainer.push_to_hub()
+        if pushed is not None:
+            print(f"\non the Hub: {pushed.commit_url}", flush=True)
     return outcome
 
 
@@ -160,6 +163,9 @@ def _finish(
     if samples:
         (folder / "logs" / "samples.txt").write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
     evaluation = _evaluation(folder / "logs" / "training_log.csv", kept)
+    trained: Any = trainer.train_dataset
+    first = trainer.data_collator([trained[0]])
+    draw_mask(folder / MASK_PICTURE, model, first, layout=asked(arguments.model).get("layout"))
     write_card(folder, describe(arguments, model, blocks, trainer.state, evaluation=evaluation, samples=samples))
     _say(arguments, "\n" + _SEPARATOR.join(samples))
     return Outcome(folder, steps, kept, samples=tuple(samples), **{name: evaluation.get(name) for name in _FIGURES})

@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from arbprob_hf.data import StreamedBlocks
@@ -33,6 +33,7 @@ from .checkpoints import (
 )
 from .identity import compare, describe_run, write_record
 from .loaders import epoch_seed, isolate, stream_loader
+from .pushing import PublishingTrainer, refuse_hub_options
 from .refusing import refuse_numbers, refuse_options, refuse_parts
 from .resuming import choose_checkpoint, leave_later_ones, resume_choice
 from .safety import Stopped, StopSignal, hold_run_folder
@@ -48,7 +49,7 @@ class NonFiniteError(ArithmeticError):
     """The loss, the gradient or the weights became infinite or NaN; nothing was saved after that."""
 
 
-class ArbProbTrainer(Trainer):
+class ArbProbTrainer(PublishingTrainer):
     """A `transformers.Trainer` whose runs survive kills, full disks, signals and bad numbers.
 
     Takes what Trainer takes, except `compute_metrics` and `compute_loss_func`: no logits are made. What differs:
@@ -62,7 +63,8 @@ class ArbProbTrainer(Trainer):
     - a resumed run gives bit for bit the weights of the uninterrupted one (same torch, CPU type, thread count);
     - several named sets of evaluation may be summed up: `summary` makes `eval_loss` and the like of their metrics;
     - a checkpoint is only resumed as the run it is of: the same network, seed, optimizer and, where `text` says
-      what it is (see `identity.describe_text`), text.
+      what it is (see `identity.describe_text`), text;
+    - what is pushed is a model with its card and logs, never a pickle (see `pushing`).
 
     Raises ValueError for the options that contradict this.
     """
@@ -74,6 +76,7 @@ class ArbProbTrainer(Trainer):
         self.text, self.summary = text, summary
         refuse_numbers(self.args)
         refuse_options(self.args)
+        refuse_hub_options(self.args)
         refuse_parts(self)
         # the check before every step replaces it: the filter would log 0.0 or an average instead of NaN
         self.args.logging_nan_inf_filter = False
@@ -327,11 +330,6 @@ class ArbProbTrainer(Trainer):
             shutil.rmtree(stage, ignore_errors=True)
             with contextlib.suppress(OSError):
                 stage.parent.rmdir()
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write transformers' draft of a card, unless a card is there: it is asked for with every push."""
-        if not (Path(str(self.args.output_dir)) / "README.md").exists():
-            super().create_model_card(*args, **kwargs)
 
     @contextlib.contextmanager
     def _staged(self, folder: Path) -> Iterator[None]:

@@ -10,13 +10,28 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hub.hubserver import Handler, Hub, seed
+import pytest
 
-TOKEN = "hf_test"
+from hub.hubserver import Handler, Hub, seed, validate_card
+
+# of the form and length of a real one
+TOKEN = "hf_" + "TestTestTestTestTestTestTestTestTe"
+
+
+class Answering(Handler):
+    """Answers as the Hub does where the server is more lenient: a card with errors is a bad request."""
+
+    def route_api(self, path: str, q: dict[str, str]) -> None:
+        if path != "/api/validate-yaml":
+            super().route_api(path, q)
+            return
+        asked = self.json()
+        found = validate_card(asked["content"], asked["repoType"])
+        self.send(400 if found["errors"] else 200, found)
 
 
 @contextlib.contextmanager
-def serve(root: Path, seeds: Mapping[str, Path] | None = None, *, handler: type[Handler] = Handler) -> Iterator[str]:
+def serve(root: Path, seeds: Mapping[str, Path] | None = None, *, handler: type[Handler] = Answering) -> Iterator[str]:
     """Run a Hub that keeps its repositories below `root` while the block runs; gives its address.
 
     Args:
@@ -53,3 +68,21 @@ def client_environment(address: str, home: Path, *, token: str | None = TOKEN) -
         "no_proxy": "127.0.0.1,localhost",
     }
     return {**kept, **ours, **({"HF_TOKEN": token} if token else {})}
+
+
+@contextlib.contextmanager
+def reached_from_here(address: str, *, token: str = TOKEN) -> Iterator[None]:
+    """Let the clients in this very process, which know no Hub in tests, reach `address`."""
+    with pytest.MonkeyPatch.context() as patch:
+        # read from the environment when huggingface_hub was imported
+        patch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        # transformers keeps the one client that it made
+        patch.setattr("transformers.utils.hub._hf_api", None)
+        patch.setenv("HF_TOKEN", token)
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        yield

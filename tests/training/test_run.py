@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +21,6 @@ from arbprob_hf.training.building import build_model, fill_with_sinusoids, refus
 from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.logbook import COLUMNS, read_log
 from arbprob_hf.training.run import Outcome, train
-from arbprob_hf.training.trainer import ArbProbTrainer
 
 ROOT = Path(__file__).parents[2]
 PROSE = "a mask says which key a query may see and no other so that nothing leaks from what comes later"
@@ -93,6 +91,7 @@ def test_the_folder_holds_everything_promised(done: Outcome) -> None:
         "checkpoint-12",
         "logs/training_log.csv",
         "logs/training_curves.png",
+        "logs/mask.png",
         "logs/samples.txt",
     }
     assert [name for name in names if name.endswith(".tmp")] == []
@@ -353,7 +352,8 @@ def test_the_card_is_valid_and_complete(done: Outcome) -> None:
     assert metrics["loss"] == pytest.approx(done.eval_loss, abs=1e-6)
     assert metrics["perplexity"] == pytest.approx(done.perplexity, abs=1e-6)
     assert "model-index" in yaml.safe_load(card.content.split("---")[1])
-    for said in ("causal & window(8)", "trust_remote_code=True", "revision", "logs/training_curves.png"):
+    pictures = ("(logs/training_curves.png)", "(logs/mask.png)")
+    for said in ("causal & window(8)", "trust_remote_code=True", "revision", *pictures):
         assert said in card.text
     for unsaid in ("More Information Needed", "{{", "{%", "None", str(done.folder.parent)):
         assert unsaid not in card.content
@@ -371,25 +371,6 @@ def test_the_cards_code_runs_without_the_package(done: Outcome, tmp_path: Path) 
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("The")
-
-
-def test_what_is_pushed_has_its_card_and_no_lock(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pushed: list[dict[str, str]] = []
-
-    def upload(folder_path: str, **_: object) -> None:
-        files = [path for path in Path(folder_path).rglob("*") if path.is_file()]
-        texts = {path.relative_to(folder_path).as_posix(): path.read_text(errors="ignore") for path in files}
-        pushed.append({name: content for name, content in texts.items() if not name.startswith("checkpoint-")})
-
-    hub = SimpleNamespace(upload_folder=upload)
-    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
-    monkeypatch.setattr(ArbProbTrainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "me/model"))
-    run(text, tmp_path / "out", push_to_hub="true", hub_strategy="end", max_steps=1, sample_count=0)
-    assert len(pushed) == 1
-    assert pushed[0]["README.md"] == (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "causal & window(8)" in pushed[0]["README.md"]
-    assert "model.safetensors" in pushed[0]
-    assert [name for name in pushed[0] if name.startswith(".arbprob")] == []
 
 
 def test_the_packaged_card_template_is_the_one_at_the_top() -> None:

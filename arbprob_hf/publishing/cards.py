@@ -3,6 +3,7 @@
 import importlib.resources
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+# the line of the card's code that says where the model is
+_SOURCE = re.compile(r'^source, revision = "[^"\n]*", "(?P<revision>[^"\n]*)".*$', flags=re.MULTILINE)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _TAGS = ("arbprob", "gpt2", "attention-mask", "custom_code")
 
 
@@ -31,6 +35,7 @@ class CardFacts:
     Hub name, None while it has none. `base_model` is set when the run started from published weights.
     `task`, `layout` and `given_sees` are those of a model trained on questions, with `modes`, the rows of its
     evaluation, `gains`, the look-ahead gains, and `mode_results`, the numbers of each mode by metric type.
+    `picture` is that of the mask, a path from the card's folder; `footprint` a sentence on hardware and energy.
     """
 
     title: str
@@ -56,6 +61,8 @@ class CardFacts:
     modes: Sequence[ModeRow] = ()
     gains: Mapping[str, str] = field(default_factory=dict)
     mode_results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    picture: str | None = None
+    footprint: str = ""
 
 
 def write_card(folder: Path, facts: CardFacts) -> Path:
@@ -82,6 +89,8 @@ def write_card(folder: Path, facts: CardFacts) -> Path:
         given_sees=facts.given_sees,
         modes=facts.modes,
         gains=facts.gains,
+        picture=facts.picture,
+        footprint=facts.footprint,
     )
     path, beside = folder / "README.md", folder / ".README.md.tmp"
     beside.write_text(str(card), encoding="utf-8")
@@ -92,6 +101,17 @@ def write_card(folder: Path, facts: CardFacts) -> Path:
 def template() -> str:
     """The card's Jinja template: model_card.md of the checkout, packaged beside this module."""
     return (importlib.resources.files("arbprob_hf") / "model_card.md").read_text(encoding="utf-8")
+
+
+def addressed(card: str, *, repository: str, revision: str) -> str:
+    """The text `card` with code that loads `repository` at `revision`; a card without that line stays as it is."""
+    return _SOURCE.sub(f'source, revision = "{repository}", "{revision}"', card)
+
+
+def pinned(card: str) -> str | None:
+    """The commit, 40 hexadecimal digits, at which the code of `card` loads its model; None where it names none."""
+    found = _SOURCE.search(card)
+    return found["revision"] if found and _COMMIT.fullmatch(found["revision"]) else None
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
