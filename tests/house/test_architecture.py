@@ -83,6 +83,7 @@ MODEL_ORDER = [
     "sampling_arbprob",
     "blanks_arbprob",
     "querying_arbprob",
+    "labelling_arbprob",
     "modeling_arbprob",
 ]
 
