@@ -1,4 +1,4 @@
-"""torch.export and ONNX: one graph for every batch and length, under any mask of the configuration, padding included."""
+"""torch.export and ONNX: one graph for every batch and length, under any mask of the configuration, with padding."""
 
 from pathlib import Path
 from typing import Any

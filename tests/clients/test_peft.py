@@ -1,4 +1,4 @@
-"""PEFT: LoRA adapters train on our layers as on GPT-2's, merge into the weights, and come back onto a downloaded model."""
+"""PEFT: LoRA trains on our layers as on GPT-2's, merges into the weights, and comes back onto a downloaded model."""
 
 import json
 import warnings

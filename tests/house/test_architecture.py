@@ -25,6 +25,7 @@ ARROWS = {
     "depths": {"model"},
     "plotting": {"model", "depths"},
     "describing_masks": {"model", "depths", "evaluation"},
+    "metrics": set(),
     "publishing": {"model"},
     "exporting": {"model"},
     "own_patterns": {"model"},
