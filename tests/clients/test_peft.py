@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from micro import far, tokens
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -110,3 +110,18 @@ def test_transposed_layers_are_recognised_without_being_told(folders: dict[str, 
 def test_lora_has_to_be_told_which_layers(folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="Please specify `target_modules`"):
         get_peft_model(loaded(folders["ours"]), adapter(target_modules=None))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tuning", [PromptTuningConfig, PrefixTuningConfig])
+def test_virtual_tokens_are_read_as_gpt2_reads_them(folders: dict[str, Path], tuning: type) -> None:
+    ids = tokens()
+    models = {}
+    for name in ("ours", "theirs"):
+        torch.manual_seed(0)
+        models[name] = get_peft_model(loaded(folders[name]), tuning(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    keep = torch.ones_like(ids)
+    ours, theirs = (models[name](input_ids=ids, attention_mask=keep).logits for name in ("ours", "theirs"))
+    assert far(ours, theirs) < 1e-4
+    assert far(ours[:, -12:], loaded(folders["ours"])(ids).logits) > 0.01
+    assert far(ours, models["ours"](input_ids=ids, attention_mask=keep, mask="causal & window(2)").logits) > 0.1

@@ -13,6 +13,9 @@ from micro import SIZES
 from sharded import SAVED, STEPS, fresh, losses
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+# two processes are started, and import everything
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 OPTIONS = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]

@@ -31,10 +31,9 @@ def mean_nats(model: GPT2LMHeadModel, tokenizer: Any) -> tuple[float, int]:
     return torch.cat(nats).mean().item(), sum(ids.numel() for ids in rows)
 
 
-@pytest.fixture
-def trainer(folders: dict[str, Path], tmp_path: Path) -> SFTTrainer:
+def made(folder: Path, output_dir: Path, **options: Any) -> SFTTrainer:
     arguments = SFTConfig(
-        output_dir=str(tmp_path),
+        output_dir=str(output_dir),
         max_steps=2,
         per_device_train_batch_size=len(TEXTS),
         learning_rate=1e-2,
@@ -44,16 +43,20 @@ def trainer(folders: dict[str, Path], tmp_path: Path) -> SFTTrainer:
         report_to="none",
         use_cpu=True,
         bf16=False,
+        **options,
     )
     return SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(folders["ours"], trust_remote_code=True),
+        model=AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True),
         args=arguments,
         train_dataset=Dataset.from_dict({"text": TEXTS}),
-        processing_class=AutoTokenizer.from_pretrained(folders["ours"], trust_remote_code=True),
+        processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=True),
     )
 
 
-def test_sft_takes_a_step_from_the_loss_that_gpt2_has(trainer: SFTTrainer, theirs: GPT2LMHeadModel) -> None:
+def test_sft_takes_a_step_from_the_loss_that_gpt2_has(
+    folders: dict[str, Path], theirs: GPT2LMHeadModel, tmp_path: Path
+) -> None:
+    trainer = made(folders["ours"], tmp_path)
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     blocks = trainer.model.transformer.h
     passes = []
@@ -68,3 +71,9 @@ def test_sft_takes_a_step_from_the_loss_that_gpt2_has(trainer: SFTTrainer, their
     assert [name for name, weight in trainer.model.named_parameters() if torch.equal(weight, before[name])] == []
     # TRL turns gradient checkpointing on: each block is passed through once more on the way back
     assert len(passes) == 2 * 2 * len(blocks)
+
+
+def test_packing_is_refused_as_its_form_would_be_ignored(folders: dict[str, Path], tmp_path: Path) -> None:
+    trainer = made(folders["ours"], tmp_path, packing=True)
+    with pytest.raises(TypeError, match="cu_seq_lens_q: not an argument of forward, and would be ignored"):
+        trainer.train()
