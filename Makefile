@@ -37,7 +37,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	  { echo "make: $(PYTHON) cannot make environments; install its venv module (Debian, Ubuntu:" \
 	         "apt install python3-venv) or name another interpreter: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,clients]'
 	@touch $@
 
 # the card is what a run writes last

@@ -7,7 +7,12 @@ from .model.conditioning_arbprob import Conditional
 from .model.configuration_arbprob import ArbProbConfig
 from .model.heads_arbprob import heads
 from .model.masking_arbprob import Mask
-from .model.modeling_arbprob import ArbProbForCausalLM, ArbProbModel
+from .model.modeling_arbprob import (
+    ArbProbForCausalLM,
+    ArbProbForSequenceClassification,
+    ArbProbForTokenClassification,
+    ArbProbModel,
+)
 from .model.patterns_arbprob import causal, dilated, full, prefix, sinks, strided, window
 from .model.querying_arbprob import score_text
 from .model.registering_arbprob import pattern
@@ -20,6 +25,8 @@ __all__ = [
     "HIDDEN",
     "ArbProbConfig",
     "ArbProbForCausalLM",
+    "ArbProbForSequenceClassification",
+    "ArbProbForTokenClassification",
     "ArbProbModel",
     "Conditional",
     "Mask",

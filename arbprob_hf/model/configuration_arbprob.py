@@ -118,6 +118,8 @@ class ArbProbConfig(PreTrainedConfig):
             "AutoConfig": "configuration_arbprob.ArbProbConfig",
             "AutoModel": "modeling_arbprob.ArbProbModel",
             "AutoModelForCausalLM": "modeling_arbprob.ArbProbForCausalLM",
+            "AutoModelForSequenceClassification": "modeling_arbprob.ArbProbForSequenceClassification",
+            "AutoModelForTokenClassification": "modeling_arbprob.ArbProbForTokenClassification",
         }
         _check(self)
 

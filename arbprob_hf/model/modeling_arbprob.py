@@ -36,6 +36,7 @@ from .checking_arbprob import (
 from .configuration_arbprob import ArbProbConfig, check_mask
 from .foreseeing_arbprob import check_past
 from .generating_arbprob import ArbProbGenerationMixin
+from .labelling_arbprob import TextLabels, TokenLabels
 from .layouts_arbprob import MASK_ID
 from .losses_arbprob import causal_loss
 from .masking_arbprob import Mask
@@ -447,5 +448,19 @@ class ArbProbForCausalLM(ArbProbQuestions, ArbProbPreTrainedModel, ArbProbGenera
         )
 
 
+class ArbProbForSequenceClassification(TextLabels, ArbProbPreTrainedModel):
+    """The GPT-2 network with a head that labels texts."""
+
+    network = ArbProbModel
+
+
+class ArbProbForTokenClassification(TokenLabels, ArbProbPreTrainedModel):
+    """The GPT-2 network with a head that labels tokens."""
+
+    network = ArbProbModel
+
+
 ArbProbModel.register_for_auto_class("AutoModel")
 ArbProbForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+ArbProbForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+ArbProbForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")

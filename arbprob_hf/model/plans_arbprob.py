@@ -161,4 +161,5 @@ def _with_self(allowed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor | None]:
         return allowed, None
     own = (torch.arange(sizes.q_len, device=sizes.device) + sizes.offset)[:, None]  # (T_q, 1)
     itself = torch.arange(sizes.kv_len, device=sizes.device)[None, :] == own  # (T_q, T_kv)
-    return torch.where(seeing, allowed, itself), seeing
+    # in words of logic: onnxruntime chooses between no bool tensors
+    return allowed | (itself & ~seeing), seeing

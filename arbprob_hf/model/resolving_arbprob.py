@@ -10,7 +10,7 @@ from .classes_arbprob import kind_of
 from .masking_arbprob import And, Dense, Mask, keep_mask, on_device
 from .patterns_arbprob import Causal, Full
 from .tables_arbprob import Documents, Order, Padding
-from .tiling_arbprob import Grid
+from .tiling_arbprob import Grid, between
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class Sizes:
 
     def grid(self) -> Grid:
         """Every query of this pass against every key column that may hold a token."""
-        rows, heads, keys = range(self.batch), range(self.heads), range(self.filled)
+        rows, heads, keys = between(0, self.batch), range(self.heads), between(0, self.filled)
         if isinstance(self.offset, int):
-            return Grid(rows, heads, range(self.offset, self.offset + self.q_len), keys, self.device)
-        return Grid(rows, heads, range(self.q_len), keys, self.device, self.offset)
+            queries = between(self.offset, self.offset + self.q_len)
+            return Grid(rows, heads, queries, keys, self.device)
+        return Grid(rows, heads, between(0, self.q_len), keys, self.device, self.offset)
 
 
 @dataclass(frozen=True)

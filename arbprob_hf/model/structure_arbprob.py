@@ -87,8 +87,11 @@ class Tiled(Plan):
 
 def _has_structure_to_look_for(sizes: Sizes) -> bool:
     # a static cache has columns that hold no tokens yet; an accelerator has flex attention
+    if not may_look(sizes.device):
+        # nor are sizes compared: a compiled network would be bound to one side of SHORTEST
+        return False
     is_filled = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
-    return is_filled and sizes.q_len >= SHORTEST and may_look(sizes.device)
+    return is_filled and sizes.q_len >= SHORTEST
 
 
 def _structured(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> Plan | None:

@@ -5,12 +5,28 @@ is allowed or that all are; kernels then skip the first kind and need no mask fo
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 Indices = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Ends(NamedTuple):
+    """The indices `start` to `stop - 1`, where these are symbols."""
+
+    start: int
+    stop: int
+
+
+def between(start: int, stop: int) -> range:
+    """The indices `start` to `stop - 1`.
+
+    torch.export follows sizes as symbols, and `range` would ask for the number that such a symbol has at the moment.
+    """
+    is_known = isinstance(start, int) and isinstance(stop, int)
+    return range(start, stop) if is_known else cast(range, Ends(start, stop))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ ARROWS = {
     "depths": {"model"},
     "plotting": {"model", "depths"},
     "describing_masks": {"model", "depths", "evaluation"},
+    "metrics": set(),
     "publishing": {"model"},
     "exporting": {"model"},
     "own_patterns": {"model"},
@@ -83,6 +84,7 @@ MODEL_ORDER = [
     "sampling_arbprob",
     "blanks_arbprob",
     "querying_arbprob",
+    "labelling_arbprob",
     "modeling_arbprob",
 ]
 

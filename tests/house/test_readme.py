@@ -84,6 +84,8 @@ def test_every_python_block_runs_after_the_ones_before_it(printed: str) -> None:
     assert "causal & window(32)" in printed
     assert "torch.Size([2, 13])" in printed
     assert "['tiled']" in printed
+    assert "torch.Size([1, 5, 50257])" in printed
+    assert "{'infill_match': 0.5}" in printed
 
 
 def test_the_mask_fact_is_as_stated(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_every_other_command_is_a_known_program() -> None:
             # what `make` sets up
             assert f"VENV = {words[1].removesuffix('/bin/activate')}\n" in (ROOT / "Makefile").read_text()
         else:
-            assert words[0] in {"make", "torchrun", "accelerate"}, words
+            assert words[0] in {"make", "torchrun", "accelerate", "lm_eval"}, words
 
 
 def test_classic_names_map_as_the_table_says() -> None:

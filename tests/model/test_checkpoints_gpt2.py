@@ -181,6 +181,8 @@ def test_every_auto_class_is_named_in_the_saved_config(tmp_path: Path) -> None:
         "AutoConfig": "configuration_arbprob.ArbProbConfig",
         "AutoModel": "modeling_arbprob.ArbProbModel",
         "AutoModelForCausalLM": "modeling_arbprob.ArbProbForCausalLM",
+        "AutoModelForSequenceClassification": "modeling_arbprob.ArbProbForSequenceClassification",
+        "AutoModelForTokenClassification": "modeling_arbprob.ArbProbForTokenClassification",
     }
     files = {path.name for path in tmp_path.glob("*.py")}
     assert {f"{entry.split('.')[0]}.py" for entry in named.values()} <= files

@@ -1,0 +1,27 @@
+"""What every metric refuses: no answers at all, and numbers that are no log-probabilities."""
+
+from collections.abc import Iterable
+from typing import Any
+
+# a sum of float32 log-probabilities may come out so far above 0
+ROUNDING = 1e-3
+
+
+class Refusing:
+    """Put before evaluate.Metric: an empty batch is refused in one line, whatever its form."""
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """As evaluate's, which fails on an empty batch where it has to tell the form of the inputs."""
+        if predictions is not None and len(predictions) == 0:
+            raise ValueError("predictions: expected at least one, got none")
+        super().add_batch(predictions=predictions, references=references, **kwargs)  # type: ignore[misc]
+
+
+def refuse_impossible(nats: Iterable[float], counts: Iterable[int], *, what: str) -> None:
+    """Raise for a log-probability above 0 or nan, and for a question with less than one of `what`."""
+    for one, count in zip(nats, counts, strict=True):
+        # nan compares as False
+        if not one <= ROUNDING:
+            raise ValueError(f"predictions: expected log-probabilities, at most 0, got {one}")
+        if count < 1:
+            raise ValueError(f"references: expected at least one {what} a question, got {count}")
