@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 # documents tokenised at a time
 _TOGETHER = 64
+# readings without a text, one after the other, that a reader takes
+_PATIENCE = 10
 
 Block = dict[str, Any]
 
@@ -111,14 +113,18 @@ class StreamedBlocks(torch.utils.data.IterableDataset[Block]):
         reader, readers = rank * workers + number, processes * workers
         packer = Packer(self.block_size, self.tokenizer.eos_token_id, self.packing)
         index = itertools.count(reader, readers)
+        fruitless = 0
         for reading in itertools.count():
             before = packer.documents
             for tokens in self._tokenised(reading, reader, readers):
                 for block in packer.add(tokens):
                     yield {**block, "index": next(index)}
-            if packer.documents == before:
+            # other files are shared out to it next time
+            fruitless = fruitless + 1 if packer.documents == before else 0
+            if fruitless == _PATIENCE:
                 raise ValueError(
-                    f"source {self.text.where}: reader {reader + 1} of {readers} has no text; use fewer workers"
+                    f"source {self.text.where}: reader {reader + 1} of {readers} found no text in {_PATIENCE} readings;"
+                    " use fewer workers, a smaller validation_share or min_document_length"
                 )
 
     def _tokenised(self, reading: int, reader: int, readers: int) -> Iterator[list[int]]:

@@ -182,6 +182,12 @@ def test_a_file_that_is_broken_is_named(load: Callable[..., Blocks], folder: Pat
     assert "\n" not in str(refused.value)
 
 
+def test_a_reader_that_never_finds_text_says_so(tokenizer: PreTrainedTokenizerFast) -> None:
+    blank = Streamed(Dataset.from_dict({"text": ["", " \n"]}).to_iterable_dataset(), "here")
+    with pytest.raises(ValueError, match="^source here: reader 1 of 1 found no text in 10 readings; use fewer workers"):
+        next(iter(StreamedBlocks(blank, tokenizer, block_size=8, seed=0)))
+
+
 def test_what_a_stream_cannot_do_is_refused(load: Callable[..., Blocks]) -> None:
     with pytest.raises(ValueError, match="^num_train_samples is 9, but a stream has no end; give max_steps and num_tr"):
         load(num_train_samples=9)
