@@ -9,7 +9,8 @@ from pathlib import Path
 
 import datasets
 from datasets import Dataset, DatasetBuilder, load_dataset, load_dataset_builder
-from datasets.exceptions import DatasetGenerationError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.naming import camelcase_to_snakecase
 
 from arbprob_hf.data.arguments import DataArguments
 from arbprob_hf.data.documents import hold_out, streamed_texts, texts_of
@@ -18,7 +19,7 @@ from arbprob_hf.data.errors import brief, reason
 from arbprob_hf.data.fallback import UnavailableError, first_available, title
 from arbprob_hf.data.hub import hub_answers
 from arbprob_hf.data.local_files import READERS, local_splits, read_files, stream_files
-from arbprob_hf.data.remote import is_connection_lost
+from arbprob_hf.data.remote import is_about_content, is_connection_lost
 from arbprob_hf.data.streaming import Streamed
 
 
@@ -141,8 +142,8 @@ class LocalFiles:
 
     def stream(self, name: str) -> Streamed:
         """The documents, read as they are asked for."""
-        files = self._files(name)
-        return Streamed(stream_files(files, self._column), self._where, [str(file) for file in files])
+        documents, files = stream_files(self._files(name), self._column)
+        return Streamed(documents, self._where, [str(file) for file in files])
 
     def _files(self, split: str) -> Sequence[Path]:
         if split not in self._splits:
@@ -172,7 +173,7 @@ class Named:
         try:
             rows = load_dataset(self._arguments.source, self._arguments.source_config, split=name)
         except Exception as error:
-            if isinstance(error, DatasetGenerationError) and not is_connection_lost(error):
+            if isinstance(error, DatasetGenerationError) and is_about_content(error):
                 self._name_damaged_file(name)
             raise self._refusal(error, name) from error
         return texts_of(rows, self._arguments.text_column, where=self._where)
@@ -181,30 +182,46 @@ class Named:
         """The documents of a split, read as they are asked for."""
         try:
             rows = load_dataset(self._arguments.source, self._arguments.source_config, split=name, streaming=True)
+            documents = streamed_texts(rows, self._arguments.text_column, where=self._where)
         except Exception as error:
+            if str(error).startswith("text_column "):
+                raise
             raise self._refusal(error, name) from error
+        try:
+            # files are listed by one server and sent by another
+            next(iter(documents), None)
+        except Exception as error:
+            # what is damaged is named when it is read
+            if is_connection_lost(error):
+                raise self._refusal(error, name) from error
         files = (self._builder.config.data_files or {}).get(name, ())
-        documents = streamed_texts(rows, self._arguments.text_column, where=self._where)
         return Streamed(documents, self._where, list(map(str, files)))
 
     def _found(self) -> DatasetBuilder:
         source, config = self._arguments.source, self._arguments.source_config
-        known = Path(datasets.config.HF_DATASETS_CACHE) / source.replace("/", "___")
-        if not known.is_dir() and not hub_answers():
+        owner, _, name = source.rpartition("/")
+        # as `datasets` names the folder of what it prepared
+        known = "___".join(filter(None, (owner, camelcase_to_snakecase(name))))
+        answers = hub_answers()
+        if not answers and not (Path(datasets.config.HF_DATASETS_CACHE) / known).is_dir():
             message = f"source {self._where} is no path, is not in the local cache, and the Hub does not answer"
             raise UnavailableError(message, "the Hub does not answer")
         try:
             return load_dataset_builder(source, config)
         except ValueError as error:
-            raise ValueError(f"source {self._where}: {reason(error, 200)}") from error
+            message = f"source {self._where}: {reason(error, 200)}"
+            # what is cached may be another configuration
+            raise (ValueError(message) if answers else UnavailableError(message, reason(error))) from error
         except Exception as error:
             message = f"source {self._where} is no path, and `datasets` could not load it: {reason(error)}"
-            raise UnavailableError(message, reason(error)) from error
+            is_missing = isinstance(error, DatasetNotFoundError) or is_connection_lost(error)
+            raise (UnavailableError(message, reason(error)) if is_missing else ValueError(message)) from error
 
     def _name_damaged_file(self, split: str) -> None:
         # `datasets` does not say which of the files it was: read them one by one
-        for _ in self.stream(split).texts():
-            pass
+        if split in (self._builder.config.data_files or {}):
+            for _ in self.stream(split).texts():
+                pass
 
     def _refusal(self, error: Exception, split: str) -> ValueError:
         text = f"source {self._where}, split {brief(split, 40)}: it could not be loaded: {reason(error)}"

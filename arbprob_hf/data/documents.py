@@ -47,24 +47,29 @@ def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
 
 
 def streamed_texts(rows: IterableDataset, column: str, *, where: str) -> IterableDataset:
-    """`rows` with the text column alone, named "text", as `texts_of` gives it; the first row is looked at.
+    """`rows` with the text column alone, named "text", as `texts_of` gives it.
 
-    Raises `ValueError` when the column is missing, `TypeError` when it holds something else than text.
+    Where the columns are not known beforehand, the first rows are read; what that raises passes through. Raises
+    `ValueError` when the column is missing, `TypeError` when it holds something else than text.
     """
-    try:
+    if rows.features is None:
         first = next(iter(rows), {column: None})
-    except Exception as error:
-        raise ValueError(f"source {where}: its first rows could not be read: {reason(error)}") from error
-    if column not in first:
-        raise ValueError(f"text_column {brief(column, 40)} is not in source {where}, which has {brief(sorted(first))}")
-    if not isinstance(first[column], str | None):
-        kind = type(first[column]).__name__
+        names, kind = sorted(first), type(first.get(column)).__name__
+        is_text = isinstance(first.get(column), str | None)
+    else:
+        names, kind = sorted(rows.features), brief(rows.features.get(column))
+        is_text = getattr(rows.features.get(column), "dtype", None) in TEXT_TYPES
+    if column not in names:
+        raise ValueError(f"text_column {brief(column, 40)} is not in source {where}, which has {brief(names)}")
+    if not is_text:
         raise TypeError(f"text_column {brief(column, 40)} of source {where} must hold text, got {kind}")
     rows = rows.select_columns([column])
-    return rows if column == "text" else rows.rename_column(column, "text")
+    rows = rows if column == "text" else rows.rename_column(column, "text")
+    # files that are read together must agree on one type
+    return rows if rows.features is None else rows.cast_column("text", Value("string"))
 
 
-def is_held_out(text: str | None, share: float) -> bool:
+def is_held_out(text: str, share: float) -> bool:
     """Whether a stream holds a document out, by its text alone; about `share` of all are."""
     return _digest(text) < share * 2**64
 

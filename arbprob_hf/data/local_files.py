@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 # extension -> reader of the datasets package
 READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
+_ORDER = tuple(dict.fromkeys(READERS.values()))
 # word in a file's path -> its split, as the datasets package names them
 SPLIT_WORDS = {
     "train": "train",
@@ -72,33 +73,44 @@ def read_files(files: Sequence[Path], column: str) -> Dataset:
     A text file that holds <|endoftext|> is cut there. Kept in the cache of `datasets`, by path and time of
     change. Raises `ValueError` for what cannot be read, `TypeError` for a column that holds no text.
     """
-    parts = []
-    for reader in dict.fromkeys(READERS.values()):
-        # a file without a byte has no columns either
-        chosen = [file for file in files if READERS[file.suffix.lower()] == reader and file.stat().st_size]
-        if chosen:
-            parts.append(texts_of(_read(reader, chosen), column, where=_where(chosen)))
-    if not parts:
-        raise ValueError(f"source {_where(files)} is empty; expected text")
-    return concatenate_datasets(parts)
+    chosen = _by_reader(files)
+    return concatenate_datasets(
+        [texts_of(_read(reader, own), column, where=_where(own)) for reader, own in chosen.items()]
+    )
 
 
-def stream_files(files: Sequence[Path], column: str) -> IterableDataset:
-    """The same documents as `read_files` gives, read as they are asked for; a text file is read whole.
+def stream_files(files: Sequence[Path], column: str) -> tuple[IterableDataset, list[Path]]:
+    """The same rows as `read_files` reads, as they are asked for, and the files in the order in which they come.
 
-    Raises `ValueError` for a file that cannot be read, `TypeError` for a column that holds no text.
+    A text file is read whole, and cut by whoever takes it. Raises `ValueError` for a file that cannot be read,
+    `TypeError` for a column that holds no text.
     """
+    chosen = _by_reader(files)
     parts = []
-    for reader in dict.fromkeys(READERS.values()):
-        chosen = [file for file in files if READERS[file.suffix.lower()] == reader and file.stat().st_size]
-        if chosen:
-            rows = load_dataset(
-                reader, data_files=list(map(str, chosen)), split="train", streaming=True, **_options(reader)
-            )
-            parts.append(streamed_texts(rows, column, where=_where(chosen)))
-    if not parts:
+    for reader, own in chosen.items():
+        names, where = [str(file) for file in own], _where(own)
+        try:
+            rows = load_dataset(reader, data_files=names, split="train", streaming=True, **_options(reader))
+            parts.append(streamed_texts(rows, column, where=where))
+        except TypeError:
+            raise
+        except Exception as error:
+            if str(error).startswith("text_column "):
+                raise
+            raise ValueError(f"source {where} cannot be read as {reader}: {reason(error)}") from error
+    order = [file for own in chosen.values() for file in own]
+    return (concatenate_datasets(parts) if len(parts) > 1 else parts[0]), order
+
+
+def _by_reader(files: Sequence[Path]) -> dict[str, list[Path]]:
+    # a file without a byte has no columns either
+    named = {
+        reader: [f for f in files if READERS[f.suffix.lower()] == reader and f.stat().st_size] for reader in _ORDER
+    }
+    chosen = {reader: own for reader, own in named.items() if own}
+    if not chosen:
         raise ValueError(f"source {_where(files)} is empty; expected text")
-    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    return chosen
 
 
 def _options(reader: str) -> dict[str, str]:

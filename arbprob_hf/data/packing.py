@@ -80,12 +80,14 @@ def one_a_block(
     begins = np.cumsum(documents.lengths) - documents.lengths
     before = (np.arange(len(owner)) - (np.cumsum(pieces) - pieces)[owner]) * room
     sizes = np.minimum(documents.lengths[owner] - before, room)
-    is_text = np.arange(room) < sizes[:, None]  # (B, T - 1)
-    index = (begins[owner] + before)[:, None] + np.arange(room)
     input_ids = np.full((len(owner), block_size), separator, documents.tokens.dtype)  # (B, T)
-    input_ids[:, 1:][is_text] = documents.tokens[index[is_text]]
     document_ids = np.zeros((len(owner), block_size), np.min_scalar_type(block_size))  # (B, T)
-    document_ids[:, 1:] = ~is_text
+    for row in range(0, len(owner), ROWS):
+        rows = slice(row, row + ROWS)
+        is_text = np.arange(room) < sizes[rows, None]  # (R, T - 1)
+        index = (begins[owner[rows]] + before[rows])[:, None] + np.arange(room)
+        input_ids[rows, 1:][is_text] = documents.tokens[index[is_text]]
+        document_ids[rows, 1:] = ~is_text
     n_bytes = float((documents.n_bytes[owner] * sizes / documents.lengths[owner]).sum())
     return PackedBlocks(input_ids, document_ids, n_bytes, sizes + 1)
 

@@ -1,14 +1,24 @@
-"""Whether an error of reading was only the connection."""
+"""Whether an error of reading was the connection, what was read, or something else, such as a full disk."""
+
+from collections.abc import Iterator
 
 # by name: which HTTP client raises them differs from one huggingface_hub to the next
-_CONNECTION = {"ConnectionError", "TimeoutError", "TransportError", "HfHubHTTPError", "FileNotFoundError"}
+_CONNECTION = {"ConnectionError", "TimeoutError", "TransportError", "HfHubHTTPError", "DataFilesNotFoundError"}
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Whether an error comes down to a server that did not answer or has no such file, rather than to what it sent."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if not _CONNECTION.isdisjoint(kind.__name__ for kind in type(cause).__mro__):
-            return True
-        cause = cause.__cause__
-    return False
+    """Whether an error comes down to a server that did not answer, or does not have the file."""
+    return any(not _CONNECTION.isdisjoint(kind.__name__ for kind in type(one).__mro__) for one in _causes(error))
+
+
+def is_about_content(error: BaseException) -> bool:
+    """Whether an error comes down to what was read: to neither the connection nor the machine."""
+    # pyarrow raises OSError, too, but without the number that the system gives
+    is_of_the_machine = any(isinstance(one, OSError) and one.errno is not None for one in _causes(error))
+    return not is_connection_lost(error) and not is_of_the_machine
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__

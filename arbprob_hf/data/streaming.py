@@ -5,7 +5,6 @@ alone. So a resumed run, which reads again what it has had, goes on with the ver
 """
 
 import itertools
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +19,6 @@ from arbprob_hf.data.collating import LENGTH
 from arbprob_hf.data.documents import is_held_out, pieces
 from arbprob_hf.data.errors import brief, reason
 from arbprob_hf.data.packing import Integers
-
-logger = logging.getLogger(__name__)
 
 # documents tokenised at a time
 _TOGETHER = 64
@@ -58,9 +55,9 @@ class Streamed:
             try:
                 # unlike an iteration over rows, this does not share the files out to the workers of a loader
                 for batch in self.documents.shard(files, int(number)).iter(_TOGETHER):
-                    for text in batch["text"]:
+                    for text in (piece for row in batch["text"] for piece in pieces(row, self.least)):
                         if is_held_out(text, self.held_out) == validation:
-                            yield from pieces(text, self.least)
+                            yield text
             except Exception as error:
                 what = f"its file {brief(self.files[number])}" if len(self.files) == files else "it"
                 raise ValueError(f"source {self.where}: {what} could not be read: {reason(error)}") from error
@@ -114,17 +111,18 @@ class StreamedBlocks(torch.utils.data.IterableDataset[Block]):
         packer = Packer(self.block_size, self.tokenizer.eos_token_id, self.packing)
         index = itertools.count(reader, readers)
         fruitless = 0
+        # shuffled files are shared out anew each time; otherwise another reading is like the last
+        patience = _PATIENCE if self.buffer > 1 and self.text.documents.num_shards >= readers > 1 else 1
         for reading in itertools.count():
             before = packer.documents
             for tokens in self._tokenised(reading, reader, readers):
                 for block in packer.add(tokens):
                     yield {**block, "index": next(index)}
-            # other files are shared out to it next time
             fruitless = fruitless + 1 if packer.documents == before else 0
-            if fruitless == _PATIENCE:
+            if fruitless == patience:
                 raise ValueError(
-                    f"source {self.text.where}: reader {reader + 1} of {readers} found no text in {_PATIENCE} readings;"
-                    " use fewer workers, a smaller validation_share or min_document_length"
+                    f"source {self.text.where}: reader {reader + 1} of {readers} found no text; use fewer workers, a "
+                    "smaller validation_share or min_document_length"
                 )
 
     def _tokenised(self, reading: int, reader: int, readers: int) -> Iterator[list[int]]:

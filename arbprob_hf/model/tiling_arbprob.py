@@ -13,8 +13,9 @@ from torch import Tensor
 Indices = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class Ends(NamedTuple):
-    """The indices `start` to `stop - 1`, where these are symbols."""
+@dataclass(frozen=True)
+class Ends:
+    """The indices `start` to `stop - 1`, where these are symbols; it has no length that a number could tell."""
 
     start: int
     stop: int

@@ -99,7 +99,7 @@ def write_card(folder: Path, facts: CardFacts) -> Path:
 
 
 def template() -> str:
-    """The card's Jinja template: model_card.md of the checkout, packaged beside this module."""
+    """The card's Jinja template: model_card.md of the checkout, packaged with this one."""
     return (importlib.resources.files("arbprob_hf") / "model_card.md").read_text(encoding="utf-8")
 
 

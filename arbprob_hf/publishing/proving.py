@@ -44,7 +44,8 @@ except Exception as error:
 def prove(folder: Path) -> float:
     """Load the model in `folder` without this package, in an empty place, and return its loss on one batch, in nats.
 
-    Raises ValueError, in one line, when that fails. The process sees no network, no token and no cache of the user's.
+    Raises ValueError, in one line, when that fails. The process is offline for the Hub's client, and sees
+    no token and no cache of the user's.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "PYTHON"))}
     argv = [sys.executable, "-I", "-c", _SCRIPT, str(folder.resolve())]

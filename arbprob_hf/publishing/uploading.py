@@ -52,7 +52,7 @@ def publish(
 
     Weights, code, tokenizer, configuration, logs and pictures go in one commit, and the card in a second one, as it
     names the first for `revision`. What is there already is not sent again, so an upload that broke off is made once
-    more. Files of an older model that this one does not have are deleted from the branch.
+    more. Weights and code of an older model that this one does not have are deleted from the branch.
 
     Args:
         revision: a branch, made if need be; main if None.

@@ -149,16 +149,19 @@ def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) ->
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     origin = _hub_name(arguments.model.init_from)
     kept = kept_step(args, state)
-    amount = "a stream" if isinstance(blocks.train, StreamedBlocks) else f"{len(blocks.train):,}"
     # a question has slots beside the tokens it is about
     seen = "slots seen" if arguments.model.task else "tokens seen"
+    seen += "" if arguments.data.packing or arguments.model.task else ", padding included"
+    amount, epochs = "a stream", ""
+    if not isinstance(blocks.train, StreamedBlocks):
+        amount, epochs = f"{len(blocks.train):,}", f" ({state.epoch:.2f} epochs)"
     best = f"; these weights are of step {kept:,}, the best evaluation" if kept != state.global_step else ""
     return {
         "text": blocks.source,
         **({"weights at the start": origin} if origin else {}),
         **({"positions at the start": "sinusoids"} if arguments.model.position_init == "sinusoidal" else {}),
         "blocks": f"{amount} of {blocks.block_size} tokens",
-        "steps": f"{state.global_step:,} ({state.epoch:.2f} epochs){best}",
+        "steps": f"{state.global_step:,}{epochs}{best}",
         seen: f"{state.num_input_tokens_seen:,}" if state.num_input_tokens_seen else "not counted",
         "blocks a step": f"{batch}",
         "optimizer": f"{_name(args.optim)}, weight decay {args.weight_decay:g}",

@@ -8,6 +8,8 @@ from arbprob_hf.training.checkpoints import CheckpointError
 from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.trainer import NonFiniteError
 
+_IN_WORKER = "in DataLoader worker process"
+
 
 @contextmanager
 def told_in_one_line(program: str, *, traceback: bool = False) -> Iterator[None]:
@@ -25,7 +27,9 @@ def told_in_one_line(program: str, *, traceback: bool = False) -> Iterator[None]
     except (ValueError, TypeError, OSError, NonFiniteError, CheckpointError) as error:
         if traceback:
             raise
-        line = " ".join(str(error).split())
+        # torch puts the traceback of a loader's worker into the message
+        said = str(error).rpartition(f"\n{type(error).__name__}: ")[2] if _IN_WORKER in str(error) else str(error)
+        line = " ".join(said.split())
         _leave(f"{program}: error: {line or type(error).__name__}", 2 if isinstance(error, UsageError) else 1)
 
 

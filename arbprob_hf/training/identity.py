@@ -68,16 +68,11 @@ def describe_stream(
     blocks: StreamedBlocks, source: str, more: Mapping[str, str] | None = None, *, workers: int
 ) -> Record:
     """What `describe_text` says, of a stream: nobody reads all of it, so what decides on its blocks stands for them."""
-    text = blocks.text
+    text, tokenizer = blocks.text, blocks.tokenizer
     decides = [
-        source,
-        text.revision,
-        text.held_out,
-        text.least,
-        blocks.buffer,
-        blocks.packing,
-        blocks.process[1],
-        workers,
+        *(source, text.revision, text.documents.num_shards, text.held_out, text.least),
+        *(blocks.buffer, blocks.packing, blocks.process[1], max(1, workers)),
+        *(tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id),
     ]
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
     return {"block_size": blocks.block_size, "blocks": None, "text": digest, "source": source, **(more or {})}

@@ -45,6 +45,7 @@ class PublishingTrainer(Trainer):
     """
 
     push_in_progress: Any = None
+    _client: HfApi | None = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write transformers' draft of a card, unless a card is there: it is asked for with every push."""
@@ -78,8 +79,11 @@ class PublishingTrainer(Trainer):
             try:
                 return publish(folder, name, revision=branch, message=commit_message, private=private, api=api).info
             except ValueError as error:
+                options = " --private" if private or self.args.hub_private_repo else ""
+                options += f" --revision {branch}" if branch else ""
                 raise ValueError(
-                    f"the run is complete, but not on the Hub ({error}): arbprob publish {folder} {name} does that"
+                    f"the run is complete, but not on the Hub ({error}): arbprob publish {folder} {name}{options} does "
+                    "that"
                 ) from error
 
         return work() if blocking else api.run_as_future(work)
@@ -102,7 +106,9 @@ class PublishingTrainer(Trainer):
         except OSError as error:
             outgoing.give_up(error)
             return
-        job = HfApi(token=args.hub_token).run_as_future(
+        # one client for all: its pushes go one after the other
+        self._client = self._client or HfApi(token=args.hub_token)
+        job = self._client.run_as_future(
             _send,
             outgoing,
             files,
@@ -172,7 +178,7 @@ def _link(path: Path, target: Path) -> None:
 def _send(
     outgoing: _Outgoing, files: Mapping[str, Path], *, args: TrainingArguments, repository: str, message: str
 ) -> None:
-    """Runs in the background; never raises, as nobody would hear it."""
+    """Runs in the background; what the client raises is logged, as nobody would hear it."""
     api, revision = HfApi(token=args.hub_token), args.hub_revision
     try:
         state = [name for name in files if "/" in name and not name.startswith("logs/")]

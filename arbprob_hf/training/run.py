@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerFast, set_seed
 
 from arbprob_hf.data import Blocks, DataArguments, StreamedBlocks, load_blocks, load_tokenizer
@@ -99,9 +99,16 @@ def _blocks(arguments: Arguments, tokenizer: PreTrainedTokenizerFast, *, n_posit
         raise UsageError(f"block_size: expected at most the model's {n_positions} positions, got {size}")
     if arguments.data.streaming and arguments.training.max_steps <= 0:
         raise UsageError("max_steps: a stream has no end, so training needs one; give a number of steps")
+    process = arguments.training.process_index, arguments.training.world_size
     with arguments.training.main_process_first(desc="preparing the text"):
-        process = arguments.training.process_index, arguments.training.world_size
-        return load_blocks(arguments.data, tokenizer, block_size=size, seed=arguments.training.seed, process=process)
+        blocks = load_blocks(arguments.data, tokenizer, block_size=size, seed=arguments.training.seed, process=process)
+    found = sorted(set(gather_object([blocks.source])))
+    if len(found) > 1:
+        raise ValueError(
+            f"source: processes found different texts, {' and '.join(f'{one:.80}' for one in found)}; start again when "
+            "all can reach it, or give fallback: false"
+        )
+    return blocks
 
 
 def _trainer(
@@ -163,8 +170,8 @@ def _finish(
     if samples:
         (folder / "logs" / "samples.txt").write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
     evaluation = _evaluation(folder / "logs" / "training_log.csv", kept)
-    trained: Any = trainer.train_dataset
-    first = trainer.data_collator([trained[0]])
+    # of validation: what is streamed need not be read again; a question is drawn by the number of a block
+    first = trainer.data_collator([{**blocks.validation[0], "index": 0}])
     draw_mask(folder / MASK_PICTURE, model, first, layout=asked(arguments.model).get("layout"))
     write_card(folder, describe(arguments, model, blocks, trainer.state, evaluation=evaluation, samples=samples))
     _say(arguments, "\n" + _SEPARATOR.join(samples))

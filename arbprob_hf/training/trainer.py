@@ -64,7 +64,7 @@ class ArbProbTrainer(PublishingTrainer):
     - several named sets of evaluation may be summed up: `summary` makes `eval_loss` and the like of their metrics;
     - a checkpoint is only resumed as the run it is of: the same network, seed, optimizer and, where `text` says
       what it is (see `identity.describe_text`), text;
-    - what is pushed is a model with its card and logs, never a pickle (see `pushing`).
+    - what is pushed is a model with its card and logs, and no pickle unless asked for (see `pushing`).
 
     Raises ValueError for the options that contradict this.
     """

@@ -244,6 +244,32 @@ def test_what_a_named_data_set_lacks_is_named(named: str, fields: dict[str, str]
     assert len(str(refused.value)) <= 300
 
 
+def test_wikipedia_of_another_configuration_in_the_cache_is_not_taken_for_it(
+    named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    top = Path(datasets.config.HF_DATASETS_CACHE)
+    shutil.copytree(top / "someone___own-text", top / "wikimedia___wikipedia")
+    try:
+        with caplog.at_level(logging.WARNING, "arbprob_hf.data.fallback"):
+            texts = load("wikipedia")
+    finally:
+        shutil.rmtree(top / "wikimedia___wikipedia")
+    assert texts.dataset is None
+    assert sum("is used instead" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_a_name_with_capitals_is_found_in_the_cache(named: str) -> None:
+    top = Path(datasets.config.HF_DATASETS_CACHE)
+    shutil.copytree(top / "someone___own-text", top / "someone___tiny_stories")
+    for file in (top / "someone___tiny_stories").rglob("own-text-*"):
+        file.rename(file.with_name(file.name.replace("own-text-", "tiny_stories-")))
+    try:
+        texts = load("someone/TinyStories", source_config="raw")
+    finally:
+        shutil.rmtree(top / "someone___tiny_stories")
+    assert everything(texts) == TEXTS[:8]
+
+
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^source 'no/such' is no path, is not in the local cache, and the Hub"):
         load("no/such")

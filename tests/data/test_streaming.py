@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf.data import Blocks, DataArguments, StreamedBlocks, load_blocks
+from arbprob_hf.data.corpora import load_streams
 from arbprob_hf.data.packing import TokenDocuments, pack
 from arbprob_hf.data.streaming import Packer, Streamed
 
@@ -184,8 +185,39 @@ def test_a_file_that_is_broken_is_named(load: Callable[..., Blocks], folder: Pat
 
 def test_a_reader_that_never_finds_text_says_so(tokenizer: PreTrainedTokenizerFast) -> None:
     blank = Streamed(Dataset.from_dict({"text": ["", " \n"]}).to_iterable_dataset(), "here")
-    with pytest.raises(ValueError, match="^source here: reader 1 of 1 found no text in 10 readings; use fewer workers"):
+    with pytest.raises(ValueError, match="^source here: reader 1 of 1 found no text; use fewer workers, a"):
         next(iter(StreamedBlocks(blank, tokenizer, block_size=8, seed=0)))
+
+
+def test_documents_of_a_text_file_are_held_out_one_by_one(load: Callable[..., Blocks], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(f" word{number}" * 9 for number in range(50)))
+    streams = load_streams(DataArguments(source=str(tmp_path / "a.txt"), streaming=True, validation_share=0.3))
+    trained, held = set(streams.train.share(0, 1)), set(streams.validation())
+    assert not trained & held
+    assert len(trained | held) == 50
+    assert 5 <= len(held) <= 25
+
+
+def test_a_broken_file_is_named_in_a_folder_of_several_formats(
+    load: Callable[..., Blocks], folder: Path, tmp_path: Path
+) -> None:
+    whole = (folder / "train-0.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole)
+    (tmp_path / "b.parquet").write_bytes(whole[:-40] + bytes(40))
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "z.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    arguments = DataArguments(source=str(tmp_path), streaming=True)
+    with pytest.raises(ValueError, match=r"^source .*b\.parquet") as refused:
+        list(load_streams(arguments).train.share(0, 1))
+    assert "\n" not in str(refused.value)
+
+
+def test_formats_with_texts_of_several_types_stream_together(tmp_path: Path) -> None:
+    large = Dataset.from_dict({"text": ["large"]}, features=Features({"text": Value("large_string")}))
+    large.to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_text('{"text": "small"}\n')
+    streams = load_streams(DataArguments(source=str(tmp_path), streaming=True, validation_share=0.01))
+    assert sorted([*streams.train.share(0, 1), *streams.validation()]) == ["large", "small"]
 
 
 def test_what_a_stream_cannot_do_is_refused(load: Callable[..., Blocks]) -> None:

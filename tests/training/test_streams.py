@@ -1,5 +1,6 @@
 """A run over a stream ends, resumes and describes itself like any other."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +10,22 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
+from arbprob_hf.data import StreamedBlocks, load_tokenizer
+from arbprob_hf.data.streaming import Streamed
 from arbprob_hf.training.arguments import parse
+from arbprob_hf.training.failing import told_in_one_line
 from arbprob_hf.training.flags import UsageError
+from arbprob_hf.training.identity import describe_stream
 from arbprob_hf.training.run import Outcome, train
 
 PROSE = "a mask says which key a query may see and no other so that nothing leaks from what comes later"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return load_tokenizer("gpt2")
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +90,13 @@ def test_a_resumed_run_has_the_blocks_and_questions_that_would_have_come(
 
 @pytest.mark.parametrize(
     ("changes", "what"),
-    [({"dataloader_num_workers": 0}, "workers"), ({"shuffle_buffer": 9}, "buffer")],
-    ids=["workers", "buffer"],
+    [
+        ({"dataloader_num_workers": 1}, "workers"),
+        ({"shuffle_buffer": 9}, "buffer"),
+        ({"min_document_length": 3}, "documents"),
+        ({"validation_share": 0.3}, "held out"),
+    ],
+    ids=["workers", "buffer", "documents", "held out"],
 )
 def test_a_stream_in_another_order_is_not_resumed(
     text: Path, done: Outcome, tmp_path: Path, changes: dict[str, Any], what: str
@@ -92,9 +108,37 @@ def test_a_stream_in_another_order_is_not_resumed(
         run(text, folder, task="uniform", layout="two_stream", resume="true", **changes)
 
 
+def test_another_tokenizer_or_split_is_another_stream(tokenizer: PreTrainedTokenizerFast) -> None:
+    def digest(tokenizer: PreTrainedTokenizerFast, shards: int = 2, workers: int = 0) -> str:
+        documents = Dataset.from_dict({"text": ["a", "b", "c"]}).to_iterable_dataset(num_shards=shards)
+        blocks = StreamedBlocks(Streamed(documents, "here"), tokenizer, block_size=8, seed=0)
+        return str(describe_stream(blocks, "here", workers=workers)["text"])
+
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["another"])
+    assert digest(tokenizer) == digest(tokenizer, workers=1)
+    assert len({digest(tokenizer), digest(other), digest(tokenizer, shards=3), digest(tokenizer, workers=2)}) == 4
+
+
+def test_what_fails_in_a_worker_is_told_in_one_line(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for number in range(2):
+        whole = (text / f"part-{number}.parquet").read_bytes()
+        # the first one is read to the end for validation, which stops there
+        (tmp_path / f"part-{number}.parquet").write_bytes(whole if number == 0 else whole[:-40] + bytes(40))
+    with pytest.raises(SystemExit), told_in_one_line("train"):
+        run(tmp_path, tmp_path / "run", num_val_samples=1)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("train: error: source ")
+    assert "part-1.parquet' could not be read: " in line
+    assert "Traceback" not in line
+    assert len(line) < 400
+
+
 def test_the_card_and_the_record_say_that_it_was_a_stream(done: Outcome) -> None:
     card = (done.folder / "README.md").read_text(encoding="utf-8")
     assert "a stream of 32 tokens" in card
+    assert "epochs)" not in card
+    assert (done.folder / "logs" / "mask.png").is_file()
     assert "streamed; validation on documents held out of it" in card
     record = json.loads((done.folder / "checkpoint-12" / "run.json").read_text())
     assert record["blocks"] is None
