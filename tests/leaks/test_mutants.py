@@ -27,7 +27,7 @@ from arbprob_hf.model.resolving_arbprob import Sizes, write_out
 from arbprob_hf.model.tiling_arbprob import Grid
 
 # of the changes to the code every so many are seeded; benchmarks/mutants.py seeds all
-EVERY = 16
+EVERY = 32
 LENGTHS = (16, 17)
 SIZES = dict(vocab_size=23, n_positions=32, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
 SIZES |= dict(initializer_range=0.3, attn_pdrop=0.0, resid_pdrop=0.1, embd_pdrop=0.0)

@@ -297,6 +297,15 @@ def test_a_worker_obeys_a_sigterm_unless_the_run_is_stopping(state: int, lives: 
     worker.join()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler of Ctrl-C: a shell starts what is in the background with one that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_does_not_wait() -> None:
     with StopSignal() as stop:
         # to this thread: the system may give a signal to the process to any other, and python handles it later then
