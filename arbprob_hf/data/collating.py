@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from arbprob_hf.data.errors import brief
+from arbprob_hf.model.layouts_arbprob import IGNORED
 
 COLUMNS = ("input_ids", "document_ids")
 # of blocks that are not packed: how many of its tokens are not padding
 LENGTH = "length"
-IGNORED = -100
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ class Packer:
         """Take a document, and give the blocks that it fills."""
         self.documents += 1
         rest = tokens
-        self._put([self.separator])
+        self._begin()
         while True:
             free = self.block_size - len(self._tokens)
             if free == 0:
@@ -180,7 +180,7 @@ class Packer:
                 if not rest:
                     return
                 # what a block cuts goes on behind a separator
-                self._put([self.separator])
+                self._begin()
                 continue
             if not rest:
                 if not self.joins:
@@ -190,8 +190,8 @@ class Packer:
             self._ids += [self._ids[-1]] * len(rest[:free])
             rest = rest[free:]
 
-    def _put(self, start: list[int]) -> None:
-        self._tokens += start
+    def _begin(self) -> None:
+        self._tokens.append(self.separator)
         self._ids.append(self._ids[-1] + 1 if self._ids else 0)
 
     def _taken(self) -> Block:

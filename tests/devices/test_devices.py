@@ -217,7 +217,10 @@ def test_blocks_under_a_mask_of_the_device_never_wait_for_it(device: str, mask: 
     model = on(network(), device)
     ids, dense = tokens().to(device), mask.dense(LENGTH, LENGTH, batch=BATCH, heads=2).to(device)
     with no_waiting(device):
-        model.transformer(ids, attention_mask=dense, use_cache=False).last_hidden_state.square().mean().backward()
+        states = model.transformer(ids, attention_mask=dense, use_cache=False).last_hidden_state
+        states.square().mean().backward()
+    torch.testing.assert_close(states, model.transformer(ids, mask=mask, use_cache=False).last_hidden_state, **CLOSE)
+    assert all(torch.isfinite(weight.grad).all() for weight in model.transformer.parameters())
 
 
 @devices
