@@ -55,7 +55,7 @@ class DataArguments:
     block_size: int | None = field(
         default=None, metadata={"help": "Tokens a block; none: the n_positions of the model."}
     )
-    preparing_processes: int = field(
+    preprocessing_num_workers: int = field(
         default=1, metadata={"help": "Processes that tokenise the text before training; a stream has none."}
     )
     num_train_samples: int | None = field(default=None, metadata={"help": "Training blocks to keep; none: all."})
@@ -73,7 +73,7 @@ class DataArguments:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {brief(getattr(self, name))}")
         optional = {"block_size": 2, "num_train_samples": 1, "num_val_samples": 1}
-        needed = dict.fromkeys(("min_document_length", "shuffle_buffer", "preparing_processes"), 1)
+        needed = dict.fromkeys(("min_document_length", "shuffle_buffer", "preprocessing_num_workers"), 1)
         for name, least in {**optional, **needed}.items():
             value = getattr(self, name)
             if value is None and name in optional:

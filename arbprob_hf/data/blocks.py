@@ -169,7 +169,9 @@ def _tokenised(
             remove_columns=["text"],
             features=features,
             fn_kwargs={"tokenizer": tokenizer, "least": arguments.min_document_length},
-            num_proc=min(arguments.preparing_processes, len(texts)) if arguments.preparing_processes > 1 else None,
+            num_proc=min(arguments.preprocessing_num_workers, len(texts))
+            if arguments.preprocessing_num_workers > 1
+            else None,
             desc="tokenising",
         )
         parts.append(_flat(rows, token_type))

@@ -13,7 +13,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.naming import camelcase_to_snakecase
 
 from arbprob_hf.data.arguments import DataArguments
-from arbprob_hf.data.documents import hold_out, streamed_texts, texts_of
+from arbprob_hf.data.documents import columns_of, hold_out, streamed_texts, texts_of
 from arbprob_hf.data.embedded import embedded_documents
 from arbprob_hf.data.errors import brief, reason
 from arbprob_hf.data.fallback import UnavailableError, first_available, title
@@ -182,11 +182,10 @@ class Named:
         """The documents of a split, read as they are asked for."""
         try:
             rows = load_dataset(self._arguments.source, self._arguments.source_config, split=name, streaming=True)
-            documents = streamed_texts(rows, self._arguments.text_column, where=self._where)
+            columns = columns_of(rows)
         except Exception as error:
-            if str(error).startswith("text_column "):
-                raise
             raise self._refusal(error, name) from error
+        documents = streamed_texts(rows, columns, self._arguments.text_column, where=self._where)
         try:
             # files are listed by one server and sent by another
             next(iter(documents), None)

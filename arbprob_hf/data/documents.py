@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 
 import numpy as np
@@ -46,22 +46,23 @@ def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
     return rows.cast_column("text", Value("string"))
 
 
-def streamed_texts(rows: IterableDataset, column: str, *, where: str) -> IterableDataset:
-    """`rows` with the text column alone, named "text", as `texts_of` gives it.
+def columns_of(rows: IterableDataset) -> Mapping[str, object]:
+    """The columns of a stream, each with its feature or, where these are not known beforehand, its first value."""
+    return rows.features if rows.features is not None else next(iter(rows), {})
 
-    Where the columns are not known beforehand, the first rows are read; what that raises passes through. Raises
-    `ValueError` when the column is missing, `TypeError` when it holds something else than text.
+
+def streamed_texts(rows: IterableDataset, columns: Mapping[str, object], column: str, *, where: str) -> IterableDataset:
+    """`rows`, of `columns`, with the text column alone, named "text", as `texts_of` gives it.
+
+    Raises `ValueError` when the column is missing, `TypeError` when it holds something else than text.
     """
-    if rows.features is None:
-        first = next(iter(rows), {column: None})
-        names, kind = sorted(first), type(first.get(column)).__name__
-        is_text = isinstance(first.get(column), str | None)
-    else:
-        names, kind = sorted(rows.features), brief(rows.features.get(column))
-        is_text = getattr(rows.features.get(column), "dtype", None) in TEXT_TYPES
-    if column not in names:
-        raise ValueError(f"text_column {brief(column, 40)} is not in source {where}, which has {brief(names)}")
-    if not is_text:
+    if column not in columns:
+        raise ValueError(
+            f"text_column {brief(column, 40)} is not in source {where}, which has {brief(sorted(columns))}"
+        )
+    held = columns[column]
+    if not isinstance(held, str | None) and getattr(held, "dtype", None) not in TEXT_TYPES:
+        kind = brief(held) if rows.features is not None else type(held).__name__
         raise TypeError(f"text_column {brief(column, 40)} of source {where} must hold text, got {kind}")
     rows = rows.select_columns([column])
     rows = rows if column == "text" else rows.rename_column(column, "text")

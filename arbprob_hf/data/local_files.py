@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset
 
-from arbprob_hf.data.documents import SEPARATOR, cut_at_separators, streamed_texts, texts_of
+from arbprob_hf.data.documents import SEPARATOR, columns_of, cut_at_separators, streamed_texts, texts_of
 from arbprob_hf.data.errors import brief, reason
 
 logger = logging.getLogger(__name__)
@@ -91,13 +91,10 @@ def stream_files(files: Sequence[Path], column: str) -> tuple[IterableDataset, l
         names, where = [str(file) for file in own], _where(own)
         try:
             rows = load_dataset(reader, data_files=names, split="train", streaming=True, **_options(reader))
-            parts.append(streamed_texts(rows, column, where=where))
-        except TypeError:
-            raise
+            columns = columns_of(rows)
         except Exception as error:
-            if str(error).startswith("text_column "):
-                raise
             raise ValueError(f"source {where} cannot be read as {reader}: {reason(error)}") from error
+        parts.append(streamed_texts(rows, columns, column, where=where))
     order = [file for own in chosen.values() for file in own]
     return (concatenate_datasets(parts) if len(parts) > 1 else parts[0]), order
 

@@ -194,7 +194,7 @@ def test_short_documents_are_left_out(corpus: str, tokenizer: PreTrainedTokenize
 
 def test_several_processes_make_the_same_blocks(corpus: str, tokenizer: PreTrainedTokenizerFast) -> None:
     one, two = (
-        load_blocks(DataArguments(source=corpus, preparing_processes=number), tokenizer, block_size=8, seed=0)
+        load_blocks(DataArguments(source=corpus, preprocessing_num_workers=number), tokenizer, block_size=8, seed=0)
         for number in (1, 2)
     )
     assert rows(one.train) == rows(two.train)
