@@ -49,7 +49,7 @@ class Blocks:
     @property
     def amount(self) -> str:
         """How many training blocks there are, in words."""
-        return "a stream of blocks" if isinstance(self.train, StreamedBlocks) else f"{len(self.train)} blocks"
+        return "a stream of blocks" if isinstance(self.train, StreamedBlocks) else f"{len(self.train):,} blocks"
 
 
 def load_blocks(

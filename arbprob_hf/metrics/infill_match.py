@@ -3,10 +3,9 @@
 # evaluate takes the first metric class that it finds here, so its own must not be imported by name
 from typing import Any
 
-import datasets
 import evaluate
 
-from .refusing import Refusing
+from .refusing import Refusing, text_features
 
 DESCRIPTION = """The share of infilled texts that equal one of their references: exact match, as in Rajpurkar et al.
 2016, "SQuAD", without its normalisation."""
@@ -30,12 +29,8 @@ class InfillMatch(Refusing, evaluate.Metric):
     """The share of blanks that are filled with a text that counts as right."""
 
     def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        several, one = (
-            datasets.Features({"predictions": text, "references": kind}) for kind in (datasets.Sequence(text), text)
-        )
         return evaluate.MetricInfo(
-            description=DESCRIPTION, citation="", inputs_description=INPUTS, features=[several, one]
+            description=DESCRIPTION, citation="", inputs_description=INPUTS, features=text_features()
         )
 
     def _compute(

@@ -4,10 +4,9 @@
 import importlib
 from typing import Any
 
-import datasets
 import evaluate
 
-from .refusing import Refusing
+from .refusing import Refusing, text_features
 
 DESCRIPTION = """BLEU of all infilled texts together, by sacrebleu (Post 2018), and the mean F of ROUGE-1, ROUGE-2 and
 ROUGE-L, by rouge_score (Lin 2004). Both count words and know no synonyms: read them beside InfillMatch."""
@@ -34,12 +33,8 @@ class InfillOverlap(Refusing, evaluate.Metric):
     """BLEU and ROUGE of what blanks are filled with."""
 
     def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        several, one = (
-            datasets.Features({"predictions": text, "references": kind}) for kind in (datasets.Sequence(text), text)
-        )
         return evaluate.MetricInfo(
-            description=DESCRIPTION, citation="", inputs_description=INPUTS, features=[several, one]
+            description=DESCRIPTION, citation="", inputs_description=INPUTS, features=text_features()
         )
 
     def _compute(self, predictions: Any, references: Any, *, use_stemmer: bool = False) -> dict[str, float]:

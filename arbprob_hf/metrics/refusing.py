@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import datasets
+
 # a sum of float32 log-probabilities may come out so far above 0
 ROUNDING = 1e-3
 
@@ -15,6 +17,12 @@ class Refusing:
         if predictions is not None and len(predictions) == 0:
             raise ValueError("predictions: expected at least one, got none")
         super().add_batch(predictions=predictions, references=references, **kwargs)  # type: ignore[misc]
+
+
+def text_features() -> list[datasets.Features]:
+    """What a metric of texts takes: a text for each, with a list of texts or one text to compare with."""
+    text = datasets.Value("string")
+    return [datasets.Features({"predictions": text, "references": kind}) for kind in (datasets.Sequence(text), text)]
 
 
 def refuse_impossible(nats: Iterable[float], counts: Iterable[int], *, what: str) -> None:

@@ -9,7 +9,7 @@ import transformers
 from torch import Tensor
 from transformers import TrainerState
 
-from arbprob_hf.data import Blocks, StreamedBlocks
+from arbprob_hf.data import Blocks
 from arbprob_hf.data.questions import GAINS, MODES
 from arbprob_hf.model.masking_arbprob import Mask
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
@@ -152,15 +152,14 @@ def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) ->
     # a question has slots beside the tokens it is about
     seen = "slots seen" if arguments.model.task else "tokens seen"
     seen += "" if arguments.data.packing or arguments.model.task else ", padding included"
-    amount, epochs = "a stream", ""
-    if not isinstance(blocks.train, StreamedBlocks):
-        amount, epochs = f"{len(blocks.train):,}", f" ({state.epoch:.2f} epochs)"
+    # a stream has no end that an epoch could be counted by
+    epochs = "" if arguments.data.streaming else f" ({state.epoch:.2f} epochs)"
     best = f"; these weights are of step {kept:,}, the best evaluation" if kept != state.global_step else ""
     return {
         "text": blocks.source,
         **({"weights at the start": origin} if origin else {}),
         **({"positions at the start": "sinusoids"} if arguments.model.position_init == "sinusoidal" else {}),
-        "blocks": f"{amount} of {blocks.block_size} tokens",
+        "blocks": f"{blocks.amount} of {blocks.block_size} tokens",
         "steps": f"{state.global_step:,}{epochs}{best}",
         seen: f"{state.num_input_tokens_seen:,}" if state.num_input_tokens_seen else "not counted",
         "blocks a step": f"{batch}",

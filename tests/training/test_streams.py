@@ -136,7 +136,7 @@ def test_what_fails_in_a_worker_is_told_in_one_line(text: Path, tmp_path: Path, 
 
 def test_the_card_and_the_record_say_that_it_was_a_stream(done: Outcome) -> None:
     card = (done.folder / "README.md").read_text(encoding="utf-8")
-    assert "a stream of 32 tokens" in card
+    assert "a stream of blocks of 32 tokens" in card
     assert "epochs)" not in card
     assert (done.folder / "logs" / "mask.png").is_file()
     assert "streamed; validation on documents held out of it" in card
