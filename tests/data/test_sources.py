@@ -10,10 +10,11 @@ from typing import Any
 
 import datasets
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 
-from arbprob_hf.data import DataArguments
+from arbprob_hf.data import DataArguments, corpora
 from arbprob_hf.data.corpora import Texts, load_texts
+from arbprob_hf.data.fallback import UnavailableError
 
 TEXTS = [f"document {number}: caf\u00e9" for number in range(12)]
 
@@ -256,6 +257,17 @@ def test_wikipedia_of_another_configuration_in_the_cache_is_not_taken_for_it(
         shutil.rmtree(top / "wikimedia___wikipedia")
     assert texts.dataset is None
     assert sum("is used instead" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_files_that_are_listed_and_not_sent_cannot_be_had(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsent() -> Iterator[dict[str, str]]:
+        raise ConnectionError("the file server does not answer")
+        yield {}
+
+    rows = IterableDataset.from_generator(unsent, features=Features({"text": Value("string")}))
+    monkeypatch.setattr(corpora, "load_dataset", lambda *given, **options: rows)
+    with pytest.raises(UnavailableError, match="^source 'someone/own-text' .*the file server does not answer"):
+        corpora.load_streams(DataArguments(source=named, source_config="raw", streaming=True))
 
 
 def test_a_name_with_capitals_is_found_in_the_cache(named: str) -> None:

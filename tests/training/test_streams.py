@@ -160,6 +160,12 @@ def test_what_was_used_in_place_of_wikipedia_is_recorded(tmp_path: Path, streami
     assert card.data.datasets is None
 
 
+def test_processes_that_found_different_texts_stop(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arbprob_hf.training.run.gather_object", lambda own: [*own, "what another process found"])
+    with pytest.raises(ValueError, match="^source: processes found different texts, local text .* and what another"):
+        run(text, tmp_path / "run")
+
+
 def test_a_stream_needs_a_number_of_steps(text: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="^max_steps: a stream has no end, so training needs one; give a number of"):
         run(text, tmp_path / "run", max_steps=None)
