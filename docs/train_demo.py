@@ -1,4 +1,4 @@
-"""Train the small network of the pictures and the demo: `python docs/train_demo.py outputs/demo`, an hour of a core.
+"""Train the small network of the pictures and the demo: `python docs/train_demo.py outputs/demo`, half a core-hour.
 
 It is `configs/conditional_tiny.yaml` with a vocabulary of 4,096 tokens made for the text that comes with Python, so
 that two layers see enough of it in that time to look ahead of a blank. Further options go to train_hf.py.
@@ -16,7 +16,7 @@ from arbprob_hf.data.embedded import embedded_documents
 
 ROOT = Path(__file__).parents[1]
 END = "<|endoftext|>"
-OPTIONS = ("--block_size", "64", "--max_steps", "10000", "--learning_rate", "1e-3", "--eval_steps", "1000")
+OPTIONS = ("--block_size", "64", "--max_steps", "5000", "--learning_rate", "1e-3", "--eval_steps", "1000")
 
 
 def make_tokenizer(size: int = 4096) -> PreTrainedTokenizerFast:

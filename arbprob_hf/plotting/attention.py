@@ -56,6 +56,8 @@ def plot_attention(
     """
     if path is not None:
         check_picture_path(path)
+    if isinstance(mask, list | tuple):
+        raise TypeError("mask: expected one mask, got a list; a mask per layer belongs into config.mask")
     ids, tokens = read_text(model.config, tokenizer, text)
     layers = _chosen("layer", layer, model.config.n_layer)
     heads = _chosen("head", head, model.config.n_head)
@@ -116,8 +118,11 @@ def _draw(squares: Mapping[str, tuple[Tensor, Tensor]], tokens: Sequence[str], *
         axes.tick_params(labelsize=8, length=2)
         if cell >= 6:
             write_tokens(axes, tokens, tokens, first=0, cell=cell)
-        axes.set_ylabel("query" if number % columns == 0 else "", fontsize=9)
-        axes.set_xlabel("key" if number >= len(squares) - columns else "", fontsize=9)
+        # one name an axis is enough where squares stand side by side
+        is_left, is_below = number % columns == 0, number >= len(squares) - columns
+        axes.tick_params(labelleft=is_left, labelbottom=is_below)
+        axes.set_ylabel("query" if is_left else "", fontsize=9)
+        axes.set_xlabel("key" if is_below else "", fontsize=9)
     has_later = any(bool(allowed.triu(1).any()) for _, allowed in squares.values())
     _draw_scales(figure, ramps if has_later else ramps[:1], norm)
     return figure
@@ -130,8 +135,6 @@ def _scale() -> tuple[list[Any], Any]:
         LinearSegmentedColormap.from_list(name, list(reversed(colours)))
         for name, colours in (("earlier", EARLIER), ("later", LATER))
     ]
-    for ramp in ramps:
-        ramp.set_bad(alpha=0)
     return ramps, PowerNorm(0.5, vmin=0, vmax=1)
 
 
@@ -150,7 +153,8 @@ def _draw_scales(figure: "Figure", ramps: Sequence[Any], norm: Any) -> None:
 
     squares = list(figure.axes)
     names = ("weight", "weight on a later key")
-    for ramp, name in zip(ramps, names, strict=False):
+    # the last one made is the topmost
+    for ramp, name in reversed(list(zip(ramps, names, strict=False))):
         style: dict[str, Any] = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.02}
         bar = figure.colorbar(ScalarMappable(norm, ramp), ax=squares, **style)
         bar.set_ticks(TICKS, labels=[f"{tick:g}" for tick in TICKS])

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_CONDITIONALS, MOST_SLOTS = 256, 4096
-# inches: the picture, the names of the strips, a strip, the tokens above it, the space between lines
-WIDTH, NAMES, STRIP, TOKENS, BETWEEN = 8.3, 1.15, 0.25, 0.24, 0.16
+# inches: the picture, a strip, the tokens above it, the space between lines
+WIDTH, STRIP, TOKENS, BETWEEN = 8.3, 0.25, 0.24, 0.16
 SIZE = 9  # points
 UNSEEN, GIVEN, INK = "#FFFFFF", "#E4E4E4", "#1A1A1A"
 Questions = Conditional | Sequence[Conditional]
@@ -123,7 +123,9 @@ def _strip(model: ArbProbForCausalLM, ids: Sequence[int], name: str, questions: 
 
 def _draw(tokens: Sequence[str], strips: Sequence[Strip], *, worst: float) -> "Figure":
     labels = [shown(token, 24) for token in tokens]
-    lines = _lines([_width(label) for label in labels])
+    names = [shown(strip.name, 24) for strip in strips]
+    left_end = max(map(_width, names))
+    lines = _lines([_width(label) for label in labels], left_end)
     tall = TOKENS + STRIP * len(strips)
     height = len(lines) * (tall + BETWEEN)
     figure = new_figure(WIDTH, height + 1.1, dpi=150)
@@ -139,7 +141,9 @@ def _draw(tokens: Sequence[str], strips: Sequence[Strip], *, worst: float) -> "F
             )
         for row, strip in enumerate(strips):
             above = top + TOKENS + row * STRIP
-            axes.text(NAMES - 0.1, above + STRIP / 2, strip.name, size=SIZE, ha="right", va="center", parse_math=False)
+            axes.text(
+                left_end - 0.1, above + STRIP / 2, names[row], size=SIZE, ha="right", va="center", parse_math=False
+            )
             for token, (left, width) in line.items():
                 _draw_cell(axes, strip, token, (left, above, width), scale)
     bar = figure.colorbar(scale, ax=axes, location="bottom", shrink=0.6, aspect=45, pad=0.01, extend="min")
@@ -157,14 +161,14 @@ def _width(label: str) -> float:
     return max(0.42, float(text.get_extents().width) / 72 + 0.12)
 
 
-def _lines(widths: Sequence[float]) -> list[dict[int, tuple[float, float]]]:
+def _lines(widths: Sequence[float], left_end: float) -> list[dict[int, tuple[float, float]]]:
     """Left end and width of each token, line by line; the token that starts the text is not drawn."""
     lines: list[dict[int, tuple[float, float]]] = [{}]
-    left = NAMES
+    left = left_end
     for token, width in list(enumerate(widths))[1:]:
         if lines[-1] and left + width > WIDTH:
             lines.append({})
-            left = NAMES
+            left = left_end
         lines[-1][token] = (left, width)
         left += width
     return lines

@@ -24,10 +24,12 @@ def read_text(
     Raises:
         TypeError: no text. ValueError: an empty or long one, or a tokenizer that is not the network's; one line.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"text: expected a text, got {type(text).__name__}; the tokenizer comes before it")
     if not hasattr(tokenizer, "eos_token_id"):
-        raise TypeError(f"tokenizer: expected that of the network, got {type(tokenizer).__name__}")
+        raise TypeError(
+            f"tokenizer: expected that of the network, got {type(tokenizer).__name__}; it comes before the text"
+        )
+    if not isinstance(text, str):
+        raise TypeError(f"text: expected a text, got {type(text).__name__}")
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
         raise ValueError("tokenizer: has neither bos_token nor eos_token to start a text with; set one")
