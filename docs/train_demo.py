@@ -1,7 +1,8 @@
 """Train the small network of the pictures and the demo: `python docs/train_demo.py outputs/demo`, half a core-hour.
 
-It is `configs/conditional_tiny.yaml` with a vocabulary of 4,096 tokens made for the text that comes with Python, so
-that two layers see enough of it in that time to look ahead of a blank. Further options go to train_hf.py.
+It is `configs/conditional_tiny.yaml` with a vocabulary of 4,096 tokens made for the text that comes with Python, the
+layout in which so small a network looks ahead soonest, and a task with more questions that ask for it. Further options
+go to train_hf.py.
 """
 
 import subprocess
@@ -16,7 +17,11 @@ from arbprob_hf.data.embedded import embedded_documents
 
 ROOT = Path(__file__).parents[1]
 END = "<|endoftext|>"
-OPTIONS = ("--block_size", "64", "--max_steps", "5000", "--learning_rate", "1e-3", "--eval_steps", "1000")
+TASK = "0.5 * uniform(given=0.3..0.9, asked=0.2..1) + 0.3 * spans(1..8) + 0.2 * causal"
+OPTIONS: Sequence[str] = (
+    *("--layout", "sigma", "--target_positions", "true", "--task", TASK),
+    *("--block_size", "64", "--max_steps", "6000", "--learning_rate", "2e-3", "--eval_steps", "1000"),
+)
 
 
 def make_tokenizer(size: int = 4096) -> PreTrainedTokenizerFast:

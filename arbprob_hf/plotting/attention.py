@@ -14,7 +14,7 @@ from arbprob_hf.model.masking_arbprob import Mask
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.plotting.figures import check_picture_path, new_figure, save_whole, wrapped
 from arbprob_hf.plotting.masks import BORDER, EARLIER, LATER, MOST_SHEETS, NOTHING
-from arbprob_hf.plotting.tokens import evaluating, read_text, write_tokens
+from arbprob_hf.plotting.tokens import evaluating, read_text, shown, text_width, write_tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # weights at which the scale of colours is labelled
 TICKS = (0.01, 0.1, 0.25, 0.5, 1.0)
+WIDTH = 8.3  # inches
 
 
 def plot_attention(
@@ -102,10 +103,14 @@ def _weights(model: ArbProbForCausalLM, ids: Sequence[int], mask: Mask | None) -
 
 def _draw(squares: Mapping[str, tuple[Tensor, Tensor]], tokens: Sequence[str], *, columns: int) -> "Figure":
     length, rows = len(tokens), math.ceil(len(squares) / columns)
-    side = min(5.2, 2.0 + 0.3 * length) if len(squares) == 1 else max(1.6, 8.3 / columns)
-    figure = new_figure(side * columns + 0.4, (side + 0.2) * rows + 1.0, dpi=150)
+    has_later = any(bool(allowed.triu(1).any()) for _, allowed in squares.values())
+    labels = max(text_width(shown(token), 9) for token in tokens)  # inches beside and below the squares
+    side = min(5.2, 1.0 + 0.25 * length) if len(squares) == 1 else max(1.6, (WIDTH - labels) / columns)
+    figure = new_figure(
+        side * columns + labels + 0.4, (side + 0.2) * rows + labels + 0.5 + 0.6 * (1 + has_later), dpi=150
+    )
     ramps, norm = _scale()
-    cell = 72 * 0.72 * side / length  # points
+    cell = 72 * 0.85 * side / length  # points
     for number, (caption, (weights, allowed)) in enumerate(squares.items()):
         axes = figure.add_subplot(rows, columns, number + 1)
         _draw_square(axes, weights, allowed, ramps, norm)
@@ -123,7 +128,6 @@ def _draw(squares: Mapping[str, tuple[Tensor, Tensor]], tokens: Sequence[str], *
         axes.tick_params(labelleft=is_left, labelbottom=is_below)
         axes.set_ylabel("query" if is_left else "", fontsize=9)
         axes.set_xlabel("key" if is_below else "", fontsize=9)
-    has_later = any(bool(allowed.triu(1).any()) for _, allowed in squares.values())
     _draw_scales(figure, ramps if has_later else ramps[:1], norm)
     return figure
 

@@ -13,7 +13,7 @@ from arbprob_hf.model.conditioning_arbprob import Conditional
 from arbprob_hf.model.layouts_arbprob import is_chained
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.plotting.figures import check_picture_path, new_figure, save_whole, wrapped
-from arbprob_hf.plotting.tokens import evaluating, read_text, shown
+from arbprob_hf.plotting.tokens import evaluating, read_text, shown, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,11 +154,7 @@ def _draw(tokens: Sequence[str], strips: Sequence[Strip], *, worst: float) -> "F
 
 def _width(label: str) -> float:
     """Inches that a token and the number below it take."""
-    from matplotlib.textpath import TextPath
-
-    # dollar signs are no formula here
-    text = TextPath((0, 0), label.replace("$", r"\$"), size=SIZE)
-    return max(0.42, float(text.get_extents().width) / 72 + 0.12)
+    return max(0.42, text_width(label, SIZE) + 0.12)
 
 
 def _lines(widths: Sequence[float], left_end: float) -> list[dict[int, tuple[float, float]]]:

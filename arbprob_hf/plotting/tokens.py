@@ -76,6 +76,14 @@ def shown(token: str, width: int = 14) -> str:
     return text if len(token) <= width else f"{text[: width - 2]}.."
 
 
+def text_width(label: str, size: float) -> float:
+    """Inches that a text takes in letters of `size` points."""
+    from matplotlib.textpath import TextPath
+
+    # dollar signs are no formula here
+    return float(TextPath((0, 0), label.replace("$", r"\$"), size=size).get_extents().width) / 72
+
+
 def write_tokens(axes: "Axes", keys: Sequence[str], queries: Sequence[str], *, first: int, cell: float) -> None:
     """Label a square whose cells are `cell` points wide: keys below, queries, from number `first` on, at the left."""
     # a text may hold dollar signs

@@ -1,5 +1,6 @@
 """Pictures of attention: the weights are those of transformers' GPT-2, and what the mask hides is white."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,29 @@ def test_tokens_are_labels_and_the_title_is_the_mask(network: ArbProbForCausalLM
     assert [label.get_text() for label in axes.get_xticklabels()] == tokens
     assert [label.get_text() for label in axes.get_yticklabels()] == tokens
     assert figure.get_suptitle() == "causal & window(3)"
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"layer": 0}, {"head": 0}, {"layer": 0, "head": 0}, {"mask": "full"}], ids=str
+)
+def test_labels_do_not_lie_over_one_another(
+    arguments: dict[str, Any], network: ArbProbForCausalLM, tokenizer: Any
+) -> None:
+    figure = plot_attention(network, tokenizer, "Return the number of items in the internationalisation.", **arguments)
+    figure.canvas.draw()
+    for axes in squares(figure).values():
+        for labels, ends in ((axes.get_xticklabels(), "x"), (axes.get_yticklabels(), "y")):
+            boxes = [label.get_window_extent() for label in labels if label.get_visible() and label.get_text()]
+            spans = sorted((getattr(box, f"{ends}0"), getattr(box, f"{ends}1")) for box in boxes)
+            assert all(
+                before[1] - after[0] < 0.4 * (before[1] - before[0]) for before, after in itertools.pairwise(spans)
+            )
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    for first, second in itertools.combinations(boxes, 2):
+        assert (
+            min(first.x1, second.x1) - max(first.x0, second.x0) < 2
+            or min(first.y1, second.y1) - max(first.y0, second.y0) < 2
+        )
 
 
 def test_masks_per_layer_are_each_drawn(tokenizer: Any) -> None:
