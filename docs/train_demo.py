@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 END = "<|endoftext|>"
 TASK = "0.5 * uniform(given=0.3..0.9, asked=0.2..1) + 0.3 * spans(1..8) + 0.2 * causal"
 OPTIONS: Sequence[str] = (
-    *("--layout", "sigma", "--target_positions", "true", "--task", TASK),
+    *("--layout", "sigma", "--task", TASK),
     *("--block_size", "64", "--max_steps", "6000", "--learning_rate", "2e-3", "--eval_steps", "1000"),
 )
 
