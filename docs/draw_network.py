@@ -1,4 +1,4 @@
-"""Draw the pictures of README.md that need a trained network: `python docs/draw_network.py outputs/demo`.
+"""Draw the pictures of README.md that need a trained network: `python docs/draw_network.py outputs/stories`.
 
 `docs/train_demo.py` trains it. Writes attention.png, conditionals.png and curves.png beside this file.
 """
@@ -11,7 +11,7 @@ from arbprob_hf import ArbProbForCausalLM, plot_attention, plot_conditionals, pl
 from arbprob_hf.data import load_tokenizer
 
 HERE = Path(__file__).parent
-TEXT = "Return the number of items in the list. If the list is empty, raise ValueError."
+TEXT = "Anna gave Ben the red cup. Then Ben thanked Anna for the red cup."
 MASK = "causal & window(4) | prefix(3)"
 
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> None:
     (run,) = argv
     network, tokenizer = ArbProbForCausalLM.from_pretrained(run), load_tokenizer(run)
     plot_conditionals(network, tokenizer, TEXT, path=HERE / "conditionals.png")
-    plot_attention(network, tokenizer, TEXT.split(".")[0] + ".", mask=MASK, layer=1, path=HERE / "attention.png")
+    plot_attention(network, tokenizer, TEXT, mask=MASK, layer=1, path=HERE / "attention.png")
     plot_curves(run, title="docs/train_demo.py", path=HERE / "curves.png")
 
 

@@ -107,7 +107,7 @@ def _draw(squares: Mapping[str, tuple[Tensor, Tensor]], tokens: Sequence[str], *
     labels = max(text_width(shown(token), 9) for token in tokens)  # inches beside and below the squares
     side = min(5.2, 1.0 + 0.25 * length) if len(squares) == 1 else max(1.6, (WIDTH - labels) / columns)
     figure = new_figure(
-        side * columns + labels + 0.4, (side + 0.2) * rows + labels + 0.5 + 0.6 * (1 + has_later), dpi=150
+        side * columns + labels + 0.4, (side + 0.2) * rows + labels + 0.25 + 0.6 * (1 + has_later), dpi=150
     )
     ramps, norm = _scale()
     cell = 72 * 0.85 * side / length  # points

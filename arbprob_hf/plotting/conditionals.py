@@ -80,7 +80,7 @@ def plot_conditionals(
     ]
     figure = _draw(tokens, strips, worst=math.log(model.config.vocab_size))
     if title is None:
-        title = "log P of each token in nats; mean: " + ", ".join(f"{one.name} {one.mean:.2f}" for one in strips)
+        title = "log P of each token in nats; mean: " + ", ".join(f"{one.name} {number(one.mean, 2)}" for one in strips)
     figure.suptitle(wrapped(title, WIDTH), fontsize=10, parse_math=False)
     if path is not None:
         save_whole(figure, Path(path))
@@ -188,6 +188,11 @@ def _draw_cell(axes: "Axes", strip: Strip, token: int, place: tuple[float, float
     else:
         red, green, blue, _ = colour = scale.to_rgba(nats)
         is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        label, ink = f"{nats:.1f}".replace("-0.0", "0.0"), "white" if is_dark else INK
+        label, ink = number(nats, 1), "white" if is_dark else INK
     axes.add_patch(Rectangle((left, above), width, STRIP, facecolor=colour, edgecolor="white", linewidth=1))
     axes.text(left + width / 2, above + STRIP / 2, label, size=SIZE - 1, color=ink, ha="center", va="center")
+
+
+def number(value: float, digits: int) -> str:
+    """A number with so many decimals, zero without a sign."""
+    return f"{round(value, digits) or 0.0:.{digits}f}"
