@@ -1,0 +1,159 @@
+"""The page: two tabs, their controls, and how they look; the only place that knows Gradio."""
+
+import functools
+import html
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from arbprob_hf.demo.answering import BLANK, GIVEN, TEXT, Answering
+from arbprob_hf.demo.loading import Network
+from arbprob_hf.demo.masks import own_mask
+from arbprob_hf.demo.passages import Passage
+from arbprob_hf.demo.questions import METHODS, MOST_SAMPLES, layouts
+from arbprob_hf.demo.showing import CSS, said_html
+
+if TYPE_CHECKING:
+    import gradio
+
+TITLE = "Ask it anything, under any mask"
+MASKS = ("causal", "causal & window(4)", "causal & window(3) | sinks(1)", "blocks(4)", "full")
+# a text has at most that many characters; the network's own limit is in tokens
+LONGEST = 20_000
+# of all visitors together: the network is one
+ONE_AT_A_TIME: dict[str, Any] = dict(concurrency_limit=1, concurrency_id="network", api_visibility="private")
+
+
+def build_page(network: Network) -> "gradio.Blocks":
+    """The page about one network. It keeps nothing but what each visitor wrote, and computes one thing at a time."""
+    # imported here: the package is used without it, and it takes seconds
+    import gradio as gr
+
+    answering = Answering(network)
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        gr.Markdown(f"# {TITLE}")
+        with gr.Tab("Blanks", id="blanks"):
+            _build_blanks(answering)
+        with gr.Tab("Masks", id="masks"):
+            _build_masks(answering)
+    page.queue(max_size=64)
+    return page
+
+
+def serve(page: "gradio.Blocks", *, host: str | None = None, port: int | None = None) -> str:
+    """Serve a page in the background and return its address; host and port are Gradio's choice where None.
+
+    Raises:
+        ValueError: the port is taken.
+    """
+    import gradio as gr
+
+    # fonts of the visitor's own, as the page asks no other host for any
+    theme = gr.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
+    )
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            theme=theme,
+            css=CSS,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            footer_links=[],
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise ValueError(f"port: {' '.join(str(error).split())}; name another with --port") from None
+    return address
+
+
+def _build_blanks(answering: Answering) -> None:
+    import gradio as gr
+
+    config = answering.network.model.config
+    start, tokens, answered = answering.start()
+    passage = gr.State(start)
+    with gr.Row():
+        text = gr.Textbox(
+            start.text if start is not None else "",
+            label="Text; [M] is a blank, [M:3] one of three tokens",
+            max_length=LONGEST,
+            scale=5,
+            elem_id="text",
+        )
+        layout = gr.Dropdown(layouts(config), label="Layout", scale=1, min_width=130, elem_id="layout")
+    chips = gr.HighlightedText(
+        tokens,
+        label="Tokens; click one to blank it out, or to put it back",
+        color_map={BLANK: "#D55E00", GIVEN: "#b8b8b8"},
+        show_inline_category=False,
+        elem_id="tokens",
+    )
+    answer = gr.HTML(answered, elem_id="answer")
+    with gr.Row(equal_height=True):
+        options = _build_options()
+        button = gr.Button("Sample infills", variant="primary", min_width=130, elem_id="sample")
+    filled = gr.HTML(elem_id="infills")
+
+    # Gradio puts the event where the annotation stands
+    def click(text: str, before: Passage | None, layout: str, event: gr.SelectData) -> tuple[Any, ...]:
+        shown = answering.click(text, before, layout, (int(event.index), str(event.value[0])))
+        return shown[0].text, *shown
+
+    asked, shown = [text, passage, layout], [passage, chips, answer, filled]
+    gr.on([text.submit, text.blur, layout.input], _told(answering.read), asked, shown, **ONE_AT_A_TIME)
+    chips.select(_told(click), asked, [text, *shown], **ONE_AT_A_TIME)
+    button.click(_told(answering.sample), [*asked, *options], shown, **ONE_AT_A_TIME)
+
+
+def _build_options() -> "list[gradio.components.Component]":
+    import gradio as gr
+
+    return [
+        gr.Dropdown(list(METHODS), label="Method", min_width=130, elem_id="method"),
+        gr.Slider(1, MOST_SAMPLES, 4, step=1, label="Samples", min_width=130, elem_id="samples"),
+        gr.Slider(0, 2, 1, step=0.05, label="Temperature", min_width=130, elem_id="temperature"),
+        gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100, elem_id="seed"),
+    ]
+
+
+def _build_masks(answering: Answering) -> None:
+    import gradio as gr
+
+    own = own_mask(answering.network)
+    try:
+        totals_now, tokens_now, picture_now = answering.compare(TEXT, MASKS[1])
+    except ValueError as error:
+        totals_now, tokens_now, picture_now = said_html(str(error)), "", None
+    with gr.Row():
+        with gr.Column(scale=6):
+            text = gr.Textbox(TEXT, label="Text", max_length=LONGEST, elem_id="read-text")
+            mask = gr.Textbox(MASKS[1], label=f"Mask; the model's own is {own}", max_length=2000, elem_id="mask")
+            examples = gr.Radio(list(dict.fromkeys([*MASKS])), show_label=False, container=False, elem_id="examples")
+            totals = gr.HTML(totals_now, elem_id="totals")
+            tokens = gr.HTML(tokens_now, elem_id="scores")
+        with gr.Column(scale=5):
+            picture = gr.Plot(picture_now, format="png", label="Who sees whom", elem_id="picture")
+    shown = [totals, tokens, picture]
+    gr.on([text.submit, text.blur, mask.submit, mask.blur], _told(answering.compare), [text, mask], shown, **ONE_AT_A_TIME)
+
+    def choose(text: str, chosen: str) -> tuple[Any, ...]:
+        return chosen, *answering.compare(text, chosen)
+
+    examples.input(_told(choose), [text, examples], [mask, *shown], **ONE_AT_A_TIME)
+
+
+def _told(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, whose one-line errors are shown on the page."""
+    import gradio as gr
+
+    @functools.wraps(answer)
+    def told(*values: Any) -> Any:
+        try:
+            return answer(*values)
+        except (ValueError, TypeError) as error:
+            # the page shows messages as HTML
+            raise gr.Error(html.escape(" ".join(str(error).split())), print_exception=False) from None
+
+    return told
