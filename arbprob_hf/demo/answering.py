@@ -27,71 +27,88 @@ BLANK, GIVEN = "blank", "given"
 # a token and which of the two it is
 Chips = list[tuple[str, str]]
 # the passage, its tokens, the answer, and the samples, which belong to one question only
-Shown = tuple[Passage, Chips, str, str]
+Shown = tuple[Passage | None, Chips, str, str]
 
 
 class Answering:
     """Answers about one network; what a visitor has written is theirs and comes with every call.
 
-    Every method raises ValueError, in one line, for what cannot be read or asked.
+    What cannot be read or asked is said in one line in place of the answer; nothing is raised for it.
     """
 
     def __init__(self, network: Network) -> None:
         self.network = network
+        self.layouts = layouts(network.model.config)
 
-    def start(self) -> tuple[Passage | None, Chips, str]:
-        """The passage that the page starts with, its tokens, and the answer; the reason where it cannot be asked."""
-        try:
-            passage = read_passage(TEXT, self.network)
-            for position in BLANKS:
-                passage = toggled(passage, position, self.network)
-        except ValueError as error:
-            return None, [], said_html(str(error))
-        try:
-            answer = self._answer(passage, layouts(self.network.model.config)[0])
-        except ValueError as error:
-            answer = said_html(str(error))
-        return passage, self._chips(passage), answer
+    def start(self) -> Shown:
+        """What the page starts with."""
+        shown = self.read(TEXT, None, self.layouts[0])
+        for position in BLANKS:
+            if shown[0] is not None:
+                shown = self.click(shown[0].text, shown[0], self.layouts[0], (position - 1, shown[1][position - 1][0]))
+        return shown
 
     def read(self, text: str, before: Passage | None, layout: str) -> Shown:
         """A text was written, or another layout chosen."""
-        return self._shown(read_passage(text, self.network, before), layout)
+        try:
+            passage = read_passage(text, self.network, before)
+        except (ValueError, TypeError) as error:
+            return None, [], _said(error), ""
+        return self._shown(passage, layout)
 
     def click(self, text: str, before: Passage | None, layout: str, clicked: tuple[int, str]) -> Shown:
         """A token was clicked; `clicked`: its number among the tokens shown, from 0, and its text there."""
-        passage = read_passage(text, self.network, before)
+        passage, chips, *rest = self.read(text, before, layout)
         number, said = clicked
-        chips = self._chips(passage)
         # who clicks right after writing has seen other tokens
-        if number < len(chips) and chips[number][0] == said:
-            passage = toggled(passage, number + 1, self.network)
-        return self._shown(passage, layout)
+        if passage is None or number >= len(chips) or chips[number][0] != said:
+            return passage, chips, *rest
+        try:
+            return self._shown(toggled(passage, number + 1, self.network), layout)
+        except ValueError as error:
+            return passage, chips, _said(error), ""
 
     def sample(
         self, text: str, before: Passage | None, layout: str, method: str, samples: int, temperature: float, seed: int
     ) -> Shown:
         """Infills were asked for."""
-        passage = read_passage(text, self.network, before)
+        passage, chips, answer, _ = self.read(text, before, layout)
+        if passage is None:
+            return passage, chips, answer, ""
         options = dict(method=method, samples=samples, temperature=temperature, seed=seed)
-        found, passes = infills(self.network, passage, layout=layout, **options)
-        now, chips, answer, _ = self._shown(passage, layout)
-        return now, chips, answer, infills_html(found, passes, method)
+        try:
+            found, passes = infills(self.network, passage, layout=layout, **options)
+        except (ValueError, TypeError) as error:
+            return passage, chips, answer, _said(error)
+        return passage, chips, answer, infills_html(found, passes, method)
 
-    def compare(self, text: str, mask: str) -> "tuple[str, str, Figure]":
+    def compare(self, text: str, mask: str) -> "tuple[str, str, Figure | None]":
         """A text was asked about under a mask: totals and warnings, the numbers of each token, and the picture."""
-        found = compare_masks(self.network, text, mask)
+        try:
+            found = compare_masks(self.network, text, mask)
+        except (ValueError, TypeError) as error:
+            return _said(error), "", None
         return totals_html(found), tokens_html(found), found.picture
 
     def _shown(self, passage: Passage, layout: str) -> Shown:
+        # samples belong to one question, so another has none yet
         return passage, self._chips(passage), self._answer(passage, layout), ""
 
     def _answer(self, passage: Passage, layout: str) -> str:
-        return answer_html(ask(self.network, passage, layout=layout)) if passage.blanks else hint_html()
+        if not passage.blanks:
+            return hint_html()
+        try:
+            return answer_html(ask(self.network, passage, layout=layout))
+        except (ValueError, TypeError) as error:
+            return _said(error)
 
     def _chips(self, passage: Passage) -> Chips:
         hidden = set(passage.blanks)
-        tokens = enumerate(passage.tokens[1:], start=1)
         return [
             (piece(self.network.said(token)) if token >= 0 else "[M]", BLANK if position in hidden else GIVEN)
-            for position, token in tokens
+            for position, token in enumerate(passage.tokens[1:], start=1)
         ]
+
+
+def _said(error: Exception) -> str:
+    return said_html(" ".join(str(error).split()))

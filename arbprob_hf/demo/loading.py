@@ -1,4 +1,4 @@
-"""The network of the page: a folder or a repository on the Hub becomes a model and its tokenizer; no foreign code runs."""
+"""The network of the page, from a folder or from the Hub, by the classes of this package: no code that came with it runs."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -71,7 +71,7 @@ def compare_masks(network: Network, text: str, mask: str) -> Comparison:
     chosen, own = (_scores(network, passage, one) for one in (read, None))
     tokens = tuple(network.said(token) for token in passage.tokens)
     # the start is written as the tokenizer has it, which is long
-    names = ["start", *(repr(token)[1:-1] for token in tokens[1:])]
+    names = ["start", *tokens[1:]]
     picture = plot_mask(read, len(passage), tokens=names if len(names) <= MOST_NAMED else None)
     return Comparison(tokens[1:], str(read), own_mask(network), chosen, own, picture)
 

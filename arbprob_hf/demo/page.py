@@ -1,16 +1,14 @@
 """The page: two tabs, their controls, and how they look; the only place that knows Gradio."""
 
-import functools
-import html
-from collections.abc import Callable
+import socket
 from typing import TYPE_CHECKING, Any
 
 from arbprob_hf.demo.answering import BLANK, GIVEN, TEXT, Answering
 from arbprob_hf.demo.loading import Network
 from arbprob_hf.demo.masks import own_mask
 from arbprob_hf.demo.passages import Passage
-from arbprob_hf.demo.questions import METHODS, MOST_SAMPLES, layouts
-from arbprob_hf.demo.showing import CSS, said_html
+from arbprob_hf.demo.questions import METHODS, MOST_SAMPLES
+from arbprob_hf.demo.showing import CSS
 
 if TYPE_CHECKING:
     import gradio
@@ -40,10 +38,10 @@ def build_page(network: Network) -> "gradio.Blocks":
 
 
 def serve(page: "gradio.Blocks", *, host: str | None = None, port: int | None = None) -> str:
-    """Serve a page in the background and return its address; host and port are Gradio's choice where None.
+    """Serve a page in the background and return its address; host and port are Gradio's choice where None, 0 any port.
 
     Raises:
-        ValueError: the port is taken.
+        ValueError: the port is taken, or is none. OSError: no port is free.
     """
     import gradio as gr
 
@@ -51,28 +49,35 @@ def serve(page: "gradio.Blocks", *, host: str | None = None, port: int | None = 
     theme = gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
     )
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            theme=theme,
-            css=CSS,
-            quiet=True,
-            share=False,
-            ssr_mode=False,
-            footer_links=[],
-            prevent_thread_lock=True,
-        )
-    except OSError as error:
-        raise ValueError(f"port: {' '.join(str(error).split())}; name another with --port") from None
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=None if port is None else _free_port(port),
+        theme=theme,
+        css=CSS,
+        quiet=True,
+        share=False,
+        ssr_mode=False,
+        footer_links=[],
+        prevent_thread_lock=True,
+    )
     return address
+
+
+def _free_port(wanted: int) -> int:
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", wanted))
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"port: {wanted} cannot be had ({error}); name another, or 0 for any free one") from None
+        port: int = one.getsockname()[1]
+    return port
 
 
 def _build_blanks(answering: Answering) -> None:
     import gradio as gr
 
-    config = answering.network.model.config
-    start, tokens, answered = answering.start()
+    start, tokens, answered, _ = answering.start()
     passage = gr.State(start)
     with gr.Row():
         text = gr.Textbox(
@@ -82,7 +87,7 @@ def _build_blanks(answering: Answering) -> None:
             scale=5,
             elem_id="text",
         )
-        layout = gr.Dropdown(layouts(config), label="Layout", scale=1, min_width=130, elem_id="layout")
+        layout = gr.Dropdown(answering.layouts, label="Layout", scale=1, min_width=130, elem_id="layout")
     chips = gr.HighlightedText(
         tokens,
         label="Tokens; click one to blank it out, or to put it back",
@@ -90,70 +95,68 @@ def _build_blanks(answering: Answering) -> None:
         show_inline_category=False,
         elem_id="tokens",
     )
-    answer = gr.HTML(answered, elem_id="answer")
-    with gr.Row(equal_height=True):
-        options = _build_options()
-        button = gr.Button("Sample infills", variant="primary", min_width=130, elem_id="sample")
-    filled = gr.HTML(elem_id="infills")
+    with gr.Row():
+        with gr.Column(scale=3, min_width=420):
+            answer = gr.HTML(answered, elem_id="answer")
+        with gr.Column(scale=2, min_width=380):
+            options = _build_options()
+            button = gr.Button("Sample infills", variant="primary", elem_id="sample")
+            filled = gr.HTML(elem_id="infills")
+
+    def leave(text: str, before: Passage | None, layout: str) -> Any:
+        is_unchanged = before is not None and text == before.text
+        return gr.skip() if is_unchanged else answering.read(text, before, layout)
 
     # Gradio puts the event where the annotation stands
     def click(text: str, before: Passage | None, layout: str, event: gr.SelectData) -> tuple[Any, ...]:
         shown = answering.click(text, before, layout, (int(event.index), str(event.value[0])))
-        return shown[0].text, *shown
+        return text if shown[0] is None else shown[0].text, *shown
 
     asked, shown = [text, passage, layout], [passage, chips, answer, filled]
-    gr.on([text.submit, text.blur, layout.input], _told(answering.read), asked, shown, **ONE_AT_A_TIME)
-    chips.select(_told(click), asked, [text, *shown], **ONE_AT_A_TIME)
-    button.click(_told(answering.sample), [*asked, *options], shown, **ONE_AT_A_TIME)
+    gr.on([text.submit, layout.input], answering.read, asked, shown, **ONE_AT_A_TIME)
+    text.blur(leave, asked, shown, **ONE_AT_A_TIME)
+    chips.select(click, asked, [text, *shown], **ONE_AT_A_TIME)
+    button.click(answering.sample, [*asked, *options], shown, **ONE_AT_A_TIME)
 
 
 def _build_options() -> "list[gradio.components.Component]":
     import gradio as gr
 
-    return [
-        gr.Dropdown(list(METHODS), label="Method", min_width=130, elem_id="method"),
-        gr.Slider(1, MOST_SAMPLES, 4, step=1, label="Samples", min_width=130, elem_id="samples"),
-        gr.Slider(0, 2, 1, step=0.05, label="Temperature", min_width=130, elem_id="temperature"),
-        gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100, elem_id="seed"),
-    ]
+    with gr.Row():
+        method = gr.Dropdown(list(METHODS), label="Method", min_width=140, elem_id="method")
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100, elem_id="seed")
+    with gr.Row():
+        samples = gr.Slider(1, MOST_SAMPLES, 4, step=1, label="Samples", min_width=140, elem_id="samples")
+        temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature", min_width=140, elem_id="temperature")
+    return [method, samples, temperature, seed]
 
 
 def _build_masks(answering: Answering) -> None:
     import gradio as gr
 
     own = own_mask(answering.network)
-    try:
-        totals_now, tokens_now, picture_now = answering.compare(TEXT, MASKS[1])
-    except ValueError as error:
-        totals_now, tokens_now, picture_now = said_html(str(error)), "", None
+    totals_now, tokens_now, picture_now = answering.compare(TEXT, MASKS[1])
+    # what the numbers shown are about
+    read = gr.State((TEXT, MASKS[1]))
     with gr.Row():
-        with gr.Column(scale=6):
+        with gr.Column(scale=6, min_width=420):
             text = gr.Textbox(TEXT, label="Text", max_length=LONGEST, elem_id="read-text")
             mask = gr.Textbox(MASKS[1], label=f"Mask; the model's own is {own}", max_length=2000, elem_id="mask")
-            examples = gr.Radio(list(dict.fromkeys([*MASKS])), show_label=False, container=False, elem_id="examples")
+            examples = gr.Radio(MASKS, value=MASKS[1], show_label=False, container=False, elem_id="examples")
             totals = gr.HTML(totals_now, elem_id="totals")
             tokens = gr.HTML(tokens_now, elem_id="scores")
-        with gr.Column(scale=5):
-            picture = gr.Plot(picture_now, format="png", label="Who sees whom", elem_id="picture")
+        with gr.Column(scale=5, min_width=380):
+            picture = gr.Plot(picture_now, format="png", show_label=False, elem_id="picture")
+
+    def compare(text: str, mask: str, before: tuple[str, str]) -> Any:
+        if (text, mask) == before:
+            return gr.skip()
+        return (text, mask), mask if mask in MASKS else None, *answering.compare(text, mask)
+
+    def choose(text: str, mask: str) -> tuple[Any, ...]:
+        return (text, mask), mask, *answering.compare(text, mask)
+
     shown = [totals, tokens, picture]
-    gr.on([text.submit, text.blur, mask.submit, mask.blur], _told(answering.compare), [text, mask], shown, **ONE_AT_A_TIME)
-
-    def choose(text: str, chosen: str) -> tuple[Any, ...]:
-        return chosen, *answering.compare(text, chosen)
-
-    examples.input(_told(choose), [text, examples], [mask, *shown], **ONE_AT_A_TIME)
-
-
-def _told(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose one-line errors are shown on the page."""
-    import gradio as gr
-
-    @functools.wraps(answer)
-    def told(*values: Any) -> Any:
-        try:
-            return answer(*values)
-        except (ValueError, TypeError) as error:
-            # the page shows messages as HTML
-            raise gr.Error(html.escape(" ".join(str(error).split())), print_exception=False) from None
-
-    return told
+    written = [text.submit, text.blur, mask.submit, mask.blur]
+    gr.on(written, compare, [text, mask, read], [read, examples, *shown], **ONE_AT_A_TIME)
+    examples.input(choose, [text, examples], [read, mask, *shown], **ONE_AT_A_TIME)

@@ -75,8 +75,8 @@ def layouts(config: ArbProbConfig) -> list[str]:
 
 
 @torch.inference_mode()
-def ask(network: Network, passage: Passage, *, layout: str, top: int = 8) -> Answer:
-    """The exact marginals of each blank, given both sides and given the left alone, and the joint of the original tokens.
+def ask(network: Network, passage: Passage, *, layout: str, top: int = 6) -> Answer:
+    """The exact marginals of each blank, given both sides and given the left only, and the joint of the tokens blanked.
 
     Raises:
         ValueError: no blanks, or a question that the network or the layout cannot answer; one line.

@@ -21,7 +21,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--host", help="address to listen at (default: GRADIO_SERVER_NAME, or this machine alone)")
     parser.add_argument(
-        "--port", type=int, help="port to listen at (default: GRADIO_SERVER_PORT, or the first free one from 7860)"
+        "--port", type=int, help="port; 0 for any (default: GRADIO_SERVER_PORT, or the first free one from 7860)"
     )
     given = parser.parse_args(words)
     try:

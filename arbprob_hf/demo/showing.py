@@ -11,26 +11,32 @@ from arbprob_hf.demo.questions import Answer, Distribution, Infill, Likely
 
 HINT = "Click a token to blank it out, or write [M] in the text."
 CSS = """
-.ask { font-variant-numeric: tabular-nums; color: var(--body-text-color); }
-.ask .blanks { display: flex; flex-wrap: wrap; gap: 16px 36px; }
-.ask table { border-collapse: collapse; width: auto; margin: 0; }
-.ask th, .ask td { padding: 2px 8px 2px 0; border: 0; text-align: right; white-space: nowrap; font-weight: normal; }
-.ask th { font-size: 0.85em; color: var(--body-text-color-subdued); }
+.ask { font-variant-numeric: tabular-nums; color: var(--body-text-color);
+  --quiet: color-mix(in srgb, currentColor 65%, transparent); }
+.ask .blanks { display: flex; flex-wrap: wrap; gap: 18px 40px; }
+.ask table { border-collapse: collapse; width: auto; margin: 0 0 4px; border: 0 !important; }
+.ask tr { border: 0 !important; }
+.ask th, .ask td { padding: 2px 10px 2px 0 !important; border: 0 !important; text-align: right; white-space: nowrap;
+  font-weight: normal; }
+.ask th { font-size: 0.85em; color: var(--quiet); }
 .ask .token { text-align: left; font-family: var(--font-mono); white-space: pre; }
-.ask .bar { width: 110px; text-align: left; }
+.ask .blank .token { min-width: 128px; }
+.ask th.token { font-family: inherit; }
+.ask td.bar { width: 84px; min-width: 84px; }
 .ask .bar i { display: block; height: 12px; border-radius: 2px; background: #0072B2; min-width: 1px; }
 .ask .bar.left i { background: #8a8a8a; }
 .ask .original .token { font-weight: 700; text-decoration: underline; text-underline-offset: 3px; }
-.ask .total td { border-top: 1px solid var(--border-color-primary); font-weight: 700; }
 .ask .warning { border-left: 4px solid #D55E00; padding: 4px 10px; margin: 8px 0; }
-.ask .remark { color: var(--body-text-color-subdued); margin: 6px 0; }
+.ask .remark { color: var(--quiet); margin: 4px 0; }
+.ask .remark b { color: var(--body-text-color); }
 .ask .informed { color: #D55E00; }
 .ask ol { padding-left: 0; list-style: none; margin: 0; }
 .ask li { margin: 4px 0; display: flex; gap: 12px; }
 .ask li .text { white-space: pre-wrap; }
-.ask li .nats { min-width: 62px; text-align: right; flex: none; color: var(--body-text-color-subdued); }
+.ask li .nats { min-width: 52px; text-align: right; flex: none; color: var(--quiet); }
 .ask mark { background: #F9C6A4; color: #1A1A1A; border-radius: 2px; }
 .ask .scroll { max-height: 430px; overflow-y: auto; width: fit-content; padding-right: 16px; }
+#picture img { object-fit: contain; }
 """
 
 
@@ -125,7 +131,9 @@ def _likely(one: Likely, most: float) -> str:
 
 def _bar(share: float, most: float, kind: str) -> str:
     width = 100 * share / most if most > 0 else 0
-    return f'<td class="{kind}">{share:.1%}</td><td class="bar {kind}"><i style="width:{width:.1f}%"></i></td>'
+    # small ones by their first digit
+    said = f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
+    return f'<td class="{kind}">{said}</td><td class="bar {kind}"><i style="width:{width:.1f}%"></i></td>'
 
 
 def _marked(found: Infill) -> str:
