@@ -1,4 +1,4 @@
-"""The network of the page, from a folder or from the Hub, by the classes of this package: no code that came with it runs."""
+"""The network of the page, from a folder or from the Hub, by this package's own classes: no code beside it runs."""
 
 from dataclasses import dataclass
 from pathlib import Path

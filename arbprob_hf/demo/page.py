@@ -28,7 +28,7 @@ def build_page(network: Network) -> "gradio.Blocks":
 
     answering = Answering(network)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gr.Markdown(f"# {TITLE}")
+        gr.Markdown(f"# {TITLE}", elem_id="title")
         with gr.Tab("Blanks", id="blanks"):
             _build_blanks(answering)
         with gr.Tab("Masks", id="masks"):
@@ -113,10 +113,11 @@ def _build_blanks(answering: Answering) -> None:
         return text if shown[0] is None else shown[0].text, *shown
 
     asked, shown = [text, passage, layout], [passage, chips, answer, filled]
-    gr.on([text.submit, layout.input], answering.read, asked, shown, **ONE_AT_A_TIME)
-    text.blur(leave, asked, shown, **ONE_AT_A_TIME)
-    chips.select(click, asked, [text, *shown], **ONE_AT_A_TIME)
-    button.click(answering.sample, [*asked, *options], shown, **ONE_AT_A_TIME)
+    # never shown on the tokens: who clicks one leaves the text first, and must not hit a veil
+    gr.on([text.submit, layout.input], answering.read, asked, shown, show_progress_on=answer, **ONE_AT_A_TIME)
+    text.blur(leave, asked, shown, show_progress="hidden", **ONE_AT_A_TIME)
+    chips.select(click, asked, [text, *shown], show_progress_on=answer, **ONE_AT_A_TIME)
+    button.click(answering.sample, [*asked, *options], shown, show_progress_on=filled, **ONE_AT_A_TIME)
 
 
 def _build_options() -> "list[gradio.components.Component]":
@@ -157,6 +158,7 @@ def _build_masks(answering: Answering) -> None:
         return (text, mask), mask, *answering.compare(text, mask)
 
     shown = [totals, tokens, picture]
-    written = [text.submit, text.blur, mask.submit, mask.blur]
-    gr.on(written, compare, [text, mask, read], [read, examples, *shown], **ONE_AT_A_TIME)
-    examples.input(choose, [text, examples], [read, mask, *shown], **ONE_AT_A_TIME)
+    asked, written = [text, mask, read], [read, examples, *shown]
+    gr.on([text.submit, mask.submit], compare, asked, written, show_progress_on=shown, **ONE_AT_A_TIME)
+    gr.on([text.blur, mask.blur], compare, asked, written, show_progress="hidden", **ONE_AT_A_TIME)
+    examples.input(choose, [text, examples], [read, mask, *shown], show_progress_on=shown, **ONE_AT_A_TIME)

@@ -22,6 +22,7 @@ CSS = """
 .ask .token { text-align: left; font-family: var(--font-mono); white-space: pre; }
 .ask .blank .token { min-width: 128px; }
 .ask th.token { font-family: inherit; }
+.ask td.both:not(.bar), .ask td.left:not(.bar) { min-width: 56px; }
 .ask td.bar { width: 84px; min-width: 84px; }
 .ask .bar i { display: block; height: 12px; border-radius: 2px; background: #0072B2; min-width: 1px; }
 .ask .bar.left i { background: #8a8a8a; }
@@ -108,7 +109,7 @@ def _joint(answer: Answer) -> str:
     if answer.log_probs is None:
         return ""
     joint, count = sum(answer.log_probs), len(answer.log_probs)
-    tokens = "the original token" if count == 1 else f"the {count} original tokens together"
+    tokens = "the original token (underlined)" if count == 1 else f"the {count} original tokens (underlined) together"
     return f'<div class="remark joint">log P of {tokens}, given the rest: <b>{joint:.3f}</b> nats</div>'
 
 

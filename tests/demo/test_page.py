@@ -80,7 +80,7 @@ def test_a_text_is_typed_and_its_tokens_are_blanked_by_clicking(page: Page) -> N
     expect(box(page, "text")).to_have_value("The cat [M] on the [M]", timeout=PATIENCE)
     expect(page.locator("#answer table.blank")).to_have_count(2, timeout=PATIENCE)
     expect(page.locator("#answer tr.original .token")).to_have_text([" sat", " mat"], timeout=PATIENCE)
-    expect(page.locator("#answer .joint")).to_contain_text("the 2 original tokens together")
+    expect(page.locator("#answer .joint")).to_contain_text("the 2 original tokens (underlined) together")
     token(page, "sat").click()
     expect(box(page, "text")).to_have_value("The cat sat on the [M]", timeout=PATIENCE)
     expect(page.locator("#answer table.blank")).to_have_count(1, timeout=PATIENCE)

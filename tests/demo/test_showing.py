@@ -50,7 +50,7 @@ def test_small_shares_show_their_first_digit_and_bars_their_ratio() -> None:
 
 def test_the_joint_is_the_sum() -> None:
     shown = answer_html(Answer((), (-1.25, -2.5), ()))
-    assert "log P of the 2 original tokens together, given the rest: <b>-3.750</b> nats" in shown
+    assert "log P of the 2 original tokens (underlined) together, given the rest: <b>-3.750</b> nats" in shown
 
 
 def test_a_token_is_shown_on_one_line() -> None:

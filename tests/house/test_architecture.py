@@ -31,7 +31,7 @@ ARROWS = {
     "own_patterns": {"model"},
     "training": {"model", "data", "plotting", "publishing", "own_patterns"},
     "comparing": {"model", "data", "plotting"},
-    "demo": {"model", "data", "depths", "describing_masks", "plotting", "evaluation"},
+    "demo": {"model", "data", "depths", "describing_masks", "plotting"},
     "sanity": {"model", "data", "training", "plotting", "publishing"},
     "cli": {
         "model",
