@@ -1,6 +1,6 @@
 """What happens on the page when a visitor writes, clicks or asks: from the values of the controls to what is shown."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arbprob_hf.demo.loading import Network
 from arbprob_hf.demo.masks import compare_masks
@@ -58,11 +58,11 @@ class Answering:
 
     def click(self, text: str, before: Passage | None, layout: str, clicked: tuple[int, str]) -> Shown:
         """A token was clicked; `clicked`: its number among the tokens shown, from 0, and its text there."""
-        passage, chips, *rest = self.read(text, before, layout)
+        shown = passage, chips, *_ = self.read(text, before, layout)
         number, said = clicked
         # who clicks right after writing has seen other tokens
         if passage is None or number >= len(chips) or chips[number][0] != said:
-            return passage, chips, *rest
+            return shown
         try:
             return self._shown(toggled(passage, number + 1, self.network), layout)
         except ValueError as error:
@@ -75,7 +75,7 @@ class Answering:
         passage, chips, answer, _ = self.read(text, before, layout)
         if passage is None:
             return passage, chips, answer, ""
-        options = dict(method=method, samples=samples, temperature=temperature, seed=seed)
+        options: dict[str, Any] = dict(method=method, samples=samples, temperature=temperature, seed=seed)
         try:
             found, passes = infills(self.network, passage, layout=layout, **options)
         except (ValueError, TypeError) as error:

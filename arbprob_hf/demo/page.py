@@ -89,7 +89,7 @@ def _build_blanks(answering: Answering) -> None:
         )
         layout = gr.Dropdown(answering.layouts, label="Layout", scale=1, min_width=130, elem_id="layout")
     chips = gr.HighlightedText(
-        tokens,
+        list(tokens),
         label="Tokens; click one to blank it out, or to put it back",
         color_map={BLANK: "#D55E00", GIVEN: "#b8b8b8"},
         show_inline_category=False,

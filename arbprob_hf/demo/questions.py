@@ -129,9 +129,9 @@ def infills(
     _check_count("samples", samples, MOST_SAMPLES)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"seed: expected a whole number from 0 to 2^63 - 1, got {seed!r:.40}")
-    found = network.model.infill(
-        passage.ids().to(network.device),
-        samples=samples,
+    found = network.model.sample(
+        passage.ids().to(network.device).repeat(samples, 1),
+        Conditional(passage.given, passage.blanks),
         method=method,
         temperature=temperature,
         generator=torch.Generator(network.device).manual_seed(seed),

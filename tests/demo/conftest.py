@@ -1,11 +1,13 @@
 """A network that fits in no time, which can be asked in every layout, and a Space where its page is served."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from space_here import Space, serve_space, upload_and_download
+from filelock import FileLock
+from space_here import Space, served_space, upload_and_download
 from transformers import set_seed
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
@@ -31,19 +33,32 @@ def network() -> Network:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with such a network and its tokenizer."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    made = micro_network()
-    made.model.save_pretrained(folder)
-    made.tokenizer.save_pretrained(folder)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test session, the same in all its processes: a server takes long to start."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
+    folder.mkdir(exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="session")
-def space(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """A Space as README.md uploads it, downloaded into an empty folder and started there."""
-    base = tmp_path_factory.mktemp("space")
-    folder = upload_and_download(base)
-    with serve_space(folder, checkpoint, base) as served:
+def checkpoint(shared: Path) -> Path:
+    """A folder with such a network and its tokenizer."""
+    folder = shared / "checkpoint"
+    with FileLock(shared / "checkpoint.lock"):
+        if not folder.exists():
+            made = micro_network()
+            made.model.save_pretrained(folder)
+            made.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def space(checkpoint: Path, shared: Path) -> Iterator[Space]:
+    """A Space as README.md uploads it, downloaded into an empty folder and started there; one for all processes."""
+    folder = shared / "space"
+    with FileLock(shared / "space.lock"):
+        if not folder.exists():
+            upload_and_download(folder, shared / "hub")
+    with served_space(folder, checkpoint, shared) as served:
         yield served
