@@ -1,10 +1,11 @@
 """What happens on the page when a visitor writes, clicks or asks: from the values of the controls to what is shown."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from arbprob_hf.demo.loading import Network
 from arbprob_hf.demo.masks import compare_masks
-from arbprob_hf.demo.passages import Passage, read_passage, toggled
+from arbprob_hf.demo.passages import Passage, current_passage, read_passage, toggled
 from arbprob_hf.demo.questions import ask, infills, layouts
 from arbprob_hf.demo.showing import (
     answer_html,
@@ -28,6 +29,7 @@ BLANK, GIVEN = "blank", "given"
 Chips = list[tuple[str, str]]
 # the passage, its tokens, the answer, and the samples, which belong to one question only
 Shown = tuple[Passage | None, Chips, str, str]
+Reader = Callable[[str, Network, Passage | None], Passage]
 
 
 class Answering:
@@ -49,16 +51,16 @@ class Answering:
         return shown
 
     def read(self, text: str, before: Passage | None, layout: str) -> Shown:
-        """A text was written, or another layout chosen."""
-        try:
-            passage = read_passage(text, self.network, before)
-        except (ValueError, TypeError) as error:
-            return None, [], _said(error), ""
-        return self._shown(passage, layout)
+        """A text was written."""
+        return self._asked(text, before, layout, read_passage)
+
+    def again(self, text: str, before: Passage | None, layout: str) -> Shown:
+        """Another layout was chosen."""
+        return self._asked(text, before, layout, current_passage)
 
     def click(self, text: str, before: Passage | None, layout: str, clicked: tuple[int, str]) -> Shown:
         """A token was clicked; `clicked`: its number among the tokens shown, from 0, and its text there."""
-        shown = passage, chips, *_ = self.read(text, before, layout)
+        shown = passage, chips, *_ = self.again(text, before, layout)
         number, said = clicked
         # who clicks right after writing has seen other tokens
         if passage is None or number >= len(chips) or chips[number][0] != said:
@@ -72,7 +74,7 @@ class Answering:
         self, text: str, before: Passage | None, layout: str, method: str, samples: int, temperature: float, seed: int
     ) -> Shown:
         """Infills were asked for."""
-        passage, chips, answer, _ = self.read(text, before, layout)
+        passage, chips, answer, _ = self.again(text, before, layout)
         if passage is None:
             return passage, chips, answer, ""
         options: dict[str, Any] = dict(method=method, samples=samples, temperature=temperature, seed=seed)
@@ -89,6 +91,13 @@ class Answering:
         except (ValueError, TypeError) as error:
             return _said(error), "", None
         return totals_html(found), tokens_html(found), found.picture
+
+    def _asked(self, text: str, before: Passage | None, layout: str, reader: Reader) -> Shown:
+        try:
+            passage = reader(text, self.network, before)
+        except (ValueError, TypeError) as error:
+            return None, [], _said(error), ""
+        return self._shown(passage, layout)
 
     def _shown(self, passage: Passage, layout: str) -> Shown:
         # samples belong to one question, so another has none yet

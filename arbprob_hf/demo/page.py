@@ -20,6 +20,9 @@ LONGEST = 20_000
 # of all visitors together: the network is one
 ONE_AT_A_TIME: dict[str, Any] = dict(concurrency_limit=1, concurrency_id="network", api_visibility="private")
 
+# while one is computed, the next is not lost, as it is in Gradio otherwise
+EACH: dict[str, Any] = dict(trigger_mode="multiple")
+
 
 def build_page(network: Network) -> "gradio.Blocks":
     """The page about one network. It keeps nothing but what each visitor wrote, and computes one thing at a time."""
@@ -114,9 +117,10 @@ def _build_blanks(answering: Answering) -> None:
 
     asked, shown = [text, passage, layout], [passage, chips, answer, filled]
     # never shown on the tokens: who clicks one leaves the text first, and must not hit a veil
-    gr.on([text.submit, layout.input], answering.read, asked, shown, show_progress_on=answer, **ONE_AT_A_TIME)
-    text.blur(leave, asked, shown, show_progress="hidden", **ONE_AT_A_TIME)
-    chips.select(click, asked, [text, *shown], show_progress_on=answer, **ONE_AT_A_TIME)
+    text.submit(answering.read, asked, shown, show_progress_on=answer, **EACH, **ONE_AT_A_TIME)
+    text.blur(leave, asked, shown, show_progress="hidden", **EACH, **ONE_AT_A_TIME)
+    layout.input(answering.again, asked, shown, show_progress_on=answer, **EACH, **ONE_AT_A_TIME)
+    chips.select(click, asked, [text, *shown], show_progress_on=answer, **EACH, **ONE_AT_A_TIME)
     button.click(answering.sample, [*asked, *options], shown, show_progress_on=filled, **ONE_AT_A_TIME)
 
 
@@ -159,6 +163,6 @@ def _build_masks(answering: Answering) -> None:
 
     shown = [totals, tokens, picture]
     asked, written = [text, mask, read], [read, examples, *shown]
-    gr.on([text.submit, mask.submit], compare, asked, written, show_progress_on=shown, **ONE_AT_A_TIME)
-    gr.on([text.blur, mask.blur], compare, asked, written, show_progress="hidden", **ONE_AT_A_TIME)
-    examples.input(choose, [text, examples], [read, mask, *shown], show_progress_on=shown, **ONE_AT_A_TIME)
+    gr.on([text.submit, mask.submit], compare, asked, written, show_progress_on=shown, **EACH, **ONE_AT_A_TIME)
+    gr.on([text.blur, mask.blur], compare, asked, written, show_progress="hidden", **EACH, **ONE_AT_A_TIME)
+    examples.input(choose, [text, examples], [read, mask, *shown], show_progress_on=shown, **EACH, **ONE_AT_A_TIME)

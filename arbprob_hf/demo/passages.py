@@ -1,7 +1,7 @@
 """A text as tokens, some of them blank: what a click on a token changes, and the same with `[M]` for the blanks."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import torch
@@ -21,12 +21,14 @@ class Passage:
         tokens: the start of a text and then its tokens; MASK_ID where a blank was typed and nobody knows what it hides.
         blanks: the positions of the blanks, ascending.
         spaced: for each token whether it begins with a space.
+        earlier: what the text was before clicks changed it, as long as nobody wrote another.
     """
 
     text: str
     tokens: tuple[int, ...]
     blanks: tuple[int, ...]
     spaced: tuple[bool, ...]
+    earlier: tuple[str, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -87,6 +89,17 @@ def read_passage(text: str, network: Network, before: Passage | None = None) -> 
     return Passage(text, tokens, blanks, tuple(spaced))
 
 
+def current_passage(text: str, network: Network, before: Passage | None) -> Passage:
+    """The passage that somebody means who clicks beside a text, of which their page may not show the latest yet.
+
+    Raises:
+        ValueError: as `read_passage`.
+    """
+    if before is not None and text in before.earlier:
+        return before
+    return read_passage(text, network, before)
+
+
 def toggled(passage: Passage, position: int, network: Network) -> Passage:
     """Blank out the token at a position, or put it back.
 
@@ -97,7 +110,8 @@ def toggled(passage: Passage, position: int, network: Network) -> Passage:
         raise ValueError(f"token: expected 1 to {len(passage) - 1}, got {position}")
     if passage.tokens[position] == MASK_ID:
         raise ValueError("token: nobody knows what this blank hides; write a word for it in the text")
-    changed = replace(passage, blanks=tuple(sorted({*passage.blanks} ^ {position})))
+    blanks = tuple(sorted({*passage.blanks} ^ {position}))
+    changed = replace(passage, blanks=blanks, earlier=(*passage.earlier, passage.text))
     return replace(changed, text=_written(changed, network))
 
 

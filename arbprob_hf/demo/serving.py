@@ -26,7 +26,7 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     try:
         if find_spec("gradio") is None:
-            raise ValueError("gradio: the page needs it, and it is not installed; run pip install 'gradio>=6.0'")
+            raise ValueError("gradio: the page needs it, and it is not installed; run pip install 'gradio>=6.18'")
         network = load_network(given.model)
         from arbprob_hf.demo.page import build_page, serve
 

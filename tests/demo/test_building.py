@@ -22,7 +22,7 @@ def blocks(network: Network) -> Any:
 
 def test_all_that_computes_is_done_one_at_a_time(blocks: Any) -> None:
     assert {(one.concurrency_id, one.concurrency_limit) for one in blocks.fns.values()} == {("network", 1)}
-    assert len(blocks.fns) == 7
+    assert len(blocks.fns) == 8
 
 
 def test_nothing_is_reported_to_anybody(blocks: Any) -> None:

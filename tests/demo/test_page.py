@@ -96,6 +96,15 @@ def test_blanks_written_in_the_text_are_blank_among_the_tokens(page: Page) -> No
     assert colours[0] == colours[1] != colours[2] == colours[3]
 
 
+def test_quick_clicks_are_all_counted(page: Page) -> None:
+    write(page, "text", "one two three four five six")
+    expect(token(page, "six")).to_have_count(1, timeout=PATIENCE)
+    for text in ("two", "three", "five", "two"):
+        token(page, text).click(no_wait_after=True)
+    expect(box(page, "text")).to_have_value("one two [M] four [M] six", timeout=PATIENCE)
+    expect(page.locator("#answer table.blank")).to_have_count(2, timeout=PATIENCE)
+
+
 def test_infills_are_sampled_again_alike_from_the_same_seed(page: Page) -> None:
     samples = page.locator("#infills li")
     expect(samples).to_have_count(0)
@@ -127,6 +136,17 @@ def test_another_mask_changes_the_picture_and_the_numbers(page: Page) -> None:
     window = picture.get_attribute("src"), numbers.all_inner_texts(), page.locator("#totals").inner_text()
     for one, other in ((before, full), (full, window), (before, window)):
         assert all(left != right for left, right in zip(one, other, strict=True))
+
+
+def test_what_is_written_while_something_is_computed_is_not_lost(page: Page) -> None:
+    page.get_by_role("tab", name="Masks").click()
+    for mask in ("causal & window(2)", "full", "causal & window(3)", "blocks(3)"):
+        write(page, "mask", mask)
+    expect(page.locator("#totals td.token").first).to_have_text("blocks(3)", timeout=PATIENCE)
+    write(page, "read-text", "Another text")
+    write(page, "mask", "causal")
+    expect(page.locator("#totals td.token").first).to_have_text("causal", timeout=PATIENCE)
+    expect(page.locator("#scores td.token")).to_have_text(["Another", " text"])
 
 
 def test_errors_are_read_on_the_page_and_are_gone_afterwards(page: Page) -> None:

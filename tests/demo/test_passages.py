@@ -6,7 +6,7 @@ import pytest
 from conftest import micro_network
 
 from arbprob_hf.demo.loading import Network
-from arbprob_hf.demo.passages import Passage, read_passage, toggled
+from arbprob_hf.demo.passages import Passage, current_passage, read_passage, toggled
 
 TEXTS = [
     "Return the number of items in the list.",
@@ -64,6 +64,15 @@ def test_half_a_character_can_be_blank_as_clicks_are_remembered(network: Network
     assert typed(clicked, network).ids().tolist() != clicked.ids().tolist()
     assert read_passage(clicked.text, network, clicked) is clicked
     assert toggled(clicked, 3, network) == whole
+
+
+def test_a_text_that_clicks_have_changed_since_is_not_taken_for_a_new_one(network: Network) -> None:
+    whole = read_passage("The cat sat on", network)
+    clicked = toggled(toggled(whole, 2, network), 3, network)
+    for late in ("The cat sat on", "The [M] sat on", "The [M:2] on"):
+        assert current_passage(late, network, clicked) is clicked
+    assert current_passage("The dog sat on", network, clicked).blanks == ()
+    assert read_passage("The cat sat on", network, clicked) == whole
 
 
 def test_a_typed_blank_hides_the_token_that_stood_there(network: Network) -> None:

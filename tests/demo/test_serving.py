@@ -91,7 +91,7 @@ def test_without_gradio_it_says_what_to_install(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr("arbprob_hf.demo.serving.find_spec", lambda name: None if name == "gradio" else found(name))
-    assert said(["--model", "./any"], capsys).endswith("it is not installed; run pip install 'gradio>=6.0'")
+    assert said(["--model", "./any"], capsys).endswith("it is not installed; run pip install 'gradio>=6.18'")
 
 
 def test_app_py_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,17 @@ def test_both_views_stay_in_step(answering: Answering) -> None:
     assert passage.text == "The [M] sat on"
 
 
+def test_quick_clicks_count_though_the_text_is_not_yet_the_latest(answering: Answering) -> None:
+    text = "The cat sat on"
+    passage, *_ = answering.read(text, None, "two_stream")
+    for number, said in ((1, " cat"), (3, " on"), (2, " sat"), (3, " on")):
+        passage, *_ = answering.click(text, passage, "two_stream", (number, said))
+    assert passage is not None
+    assert passage.text == "The [M:2] on"
+    for late in (answering.again(text, passage, "prefix"), answering.sample(text, passage, "prefix", "fused", 1, 1, 0)):
+        assert late[0] == passage
+
+
 def test_a_click_on_a_token_that_is_no_longer_there_changes_nothing(answering: Answering) -> None:
     passage, *_ = answering.read("The cat sat on", None, "two_stream")
     for clicked in ((2, " sat"), (9, "?")):
