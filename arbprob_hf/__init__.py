@@ -17,7 +17,7 @@ from .model.patterns_arbprob import causal, dilated, full, prefix, sinks, stride
 from .model.querying_arbprob import score_text
 from .model.registering_arbprob import pattern
 from .model.tables_arbprob import HIDDEN, documents, order, padding, tree
-from .plotting import plot_mask
+from .plotting import plot_attention, plot_conditionals, plot_curves, plot_mask
 
 __version__ = "0.1.0"
 
@@ -43,6 +43,9 @@ __all__ = [
     "order",
     "padding",
     "pattern",
+    "plot_attention",
+    "plot_conditionals",
+    "plot_curves",
     "plot_mask",
     "prefix",
     "score_text",

@@ -152,8 +152,8 @@ def _blocks_hold_documents() -> tuple[bool, str]:
 
 def _training_lowers_the_loss() -> tuple[bool, str]:
     # imported here: the checks above tell more when training cannot even be imported
+    from arbprob_hf.run_logs import read_log
     from arbprob_hf.training.arguments import parse
-    from arbprob_hf.training.logbook import read_log
     from arbprob_hf.training.run import train
 
     with tempfile.TemporaryDirectory() as folder:

@@ -21,12 +21,12 @@ from arbprob_hf.comparing.runs import (
     find_tokenizer,
     load_config,
     load_model,
-    run_names,
 )
 from arbprob_hf.data.errors import reason
 from arbprob_hf.data.questions import GAINS, MODES
 from arbprob_hf.data.token_lengths import scored_bytes
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
+from arbprob_hf.run_logs import run_names
 
 
 @dataclass(frozen=True)

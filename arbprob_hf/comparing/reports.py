@@ -10,7 +10,8 @@ from pathlib import Path
 from arbprob_hf.comparing.figures import Comparison, Figure
 from arbprob_hf.comparing.runs import read_losses
 from arbprob_hf.data.questions import GAINS, MODES
-from arbprob_hf.plotting import draw_comparison
+from arbprob_hf.plotting.curves import draw_comparison
+from arbprob_hf.plotting.figures import save_whole
 
 TABLE, CSV, PICTURE = "comparison.md", "comparison.csv", "comparison.png"
 
@@ -46,7 +47,7 @@ def write(found: Comparison, folders: Sequence[Path], out: Path) -> list[Path]:
         # that of another comparison would be taken for its own
         (out / PICTURE).unlink(missing_ok=True)
         return [out / TABLE, out / CSV]
-    draw_comparison(logs, out / PICTURE, titles=titles)
+    save_whole(draw_comparison(logs, titles=titles), out / PICTURE)
     return [out / TABLE, out / CSV, out / PICTURE]
 
 

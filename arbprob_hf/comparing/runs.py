@@ -1,6 +1,5 @@
 """What the folders of runs hold: models, tokenizers, questions and logs; one-line errors where they do not."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,11 @@ from tokenizers import Tokenizer
 
 from arbprob_hf.data.collating import positions_of
 from arbprob_hf.data.errors import reason
-from arbprob_hf.data.questions import GAINS, MODES, Columns, load_modes
+from arbprob_hf.data.questions import GAINS, Columns, load_modes
 from arbprob_hf.data.token_lengths import Integers
 from arbprob_hf.model.configuration_arbprob import ArbProbConfig
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
-
-Log = list[dict[str, float | None]]
+from arbprob_hf.run_logs import Row, by_mode, find_log, read_log
 
 
 @dataclass(frozen=True)
@@ -34,18 +32,6 @@ class Questions:
     counts: Mapping[str, Integers]
     largest_token: int
     longest_text: int
-
-
-def run_names(folders: Sequence[Path]) -> list[str]:
-    """A name for each run: its folder's, or its path where several folders have one name."""
-    if not folders:
-        raise ValueError("expected at least one run, got none")
-    for place in {folder.resolve() for folder in folders}:
-        same = [str(folder) for folder in folders if folder.resolve() == place]
-        if len(same) > 1:
-            raise ValueError(f"{same[1]}: the same folder as {same[0]}; name each run once")
-    short = [folder.resolve().name for folder in folders]
-    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
 def load_config(folder: Path) -> ArbProbConfig:
@@ -149,29 +135,10 @@ def check_fits(folder: Path, config: ArbProbConfig, asked: Questions) -> None:
         )
 
 
-def read_losses(folder: Path) -> Log:
-    """The rows of a run's training log, as `step` and `<mode>_loss` by the names of MODES; empty where it has none.
-
-    A run without questions logs one loss, that of reading from left to right, and gets it under that name.
-    """
-    path = _beside(folder, "logs/training_log.csv")
-    if path is None:
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        head, *lines = list(csv.reader(file)) or [[]]
-    losses = [f"{mode}_loss" for mode in MODES]
-    rows: Log = []
-    for line in lines:
-        try:
-            row = {name: float(cell) if cell else None for name, cell in zip(head, line, strict=True)}
-        except ValueError:
-            # an interrupted run may leave half a line
-            continue
-        if row.get("step") is not None:
-            rows.append(row)
-    if not any(row.get(name) is not None for row in rows for name in losses):
-        rows = [{**row, losses[0]: row.get("eval_loss")} for row in rows]
-    return [{name: row.get(name) for name in ("step", *losses)} for row in rows]
+def read_losses(folder: Path) -> list[Row]:
+    """The rows of a run's training log, with `<mode>_loss` by the names of MODES; empty where it has no log."""
+    log = find_log(folder)
+    return by_mode(read_log(log)) if log is not None else []
 
 
 def _beside(folder: Path, name: str) -> Path | None:

@@ -1,7 +1,7 @@
 """What happens on the page when a visitor writes, clicks or asks: from the values of the controls to what is shown."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arbprob_hf.demo.loading import Network
 from arbprob_hf.demo.masks import compare_masks
@@ -16,9 +16,6 @@ from arbprob_hf.demo.showing import (
     tokens_html,
     totals_html,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TEXT = "Return the number of items in the list."
 # of TEXT, blank at the start
@@ -84,8 +81,8 @@ class Answering:
             return passage, chips, answer, _said(error)
         return passage, chips, answer, infills_html(found, passes, method)
 
-    def compare(self, text: str, mask: str) -> "tuple[str, str, Figure | None]":
-        """A text was asked about under a mask: totals and warnings, the numbers of each token, and the picture."""
+    def compare(self, text: str, mask: str) -> tuple[str, str, Any]:
+        """A text was asked about under a mask: totals and warnings, the numbers of each token, and a figure or None."""
         try:
             found = compare_masks(self.network, text, mask)
         except (ValueError, TypeError) as error:

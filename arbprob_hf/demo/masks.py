@@ -1,7 +1,7 @@
 """What the page says of a mask: each token's log-probability under it beside that under the model's own mask."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -12,9 +12,6 @@ from arbprob_hf.describing_masks import describe
 from arbprob_hf.model.masking_arbprob import Mask
 from arbprob_hf.model.scoring_arbprob import token_log_probs
 from arbprob_hf.plotting import plot_mask
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # more texts do not fit on the axes of a picture
 MOST_NAMED = 64
@@ -41,14 +38,14 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A text under a mask and under the model's own: the texts of its tokens, both readings, a picture of the mask."""
+    """A text under a mask and under the model's own: the texts of its tokens, both readings, the mask as a figure."""
 
     tokens: tuple[str, ...]
     mask: str
     own_mask: str
     chosen: Scores
     own: Scores
-    picture: "Figure"
+    picture: Any
 
 
 def own_mask(network: Network) -> str:

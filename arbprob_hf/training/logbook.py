@@ -11,23 +11,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from arbprob_hf.plotting import draw_training_curves
+from arbprob_hf.plotting.curves import draw_training_curves
+from arbprob_hf.plotting.figures import save_whole
+from arbprob_hf.run_logs import COLUMNS, CURVES, Row, read_log
 from arbprob_hf.training import modes
 from arbprob_hf.training.metrics import bits_per_byte, perplexity
-
-COLUMNS = (
-    "step",
-    "epoch",
-    "loss",
-    "learning_rate",
-    "grad_norm",
-    "tokens_seen",
-    "tokens_per_second",
-    "eval_loss",
-    "perplexity",
-    "bits_per_byte",
-)
-Row = dict[str, float | None]
 
 
 class Logbook:
@@ -44,7 +32,7 @@ class Logbook:
     def resume(self, step: int) -> None:
         """Keep the rows up to `step`; what an interrupted run wrote later, or left half written, goes."""
         rows = read_log(self.path) if self.path.exists() else []
-        self._replace([row for row in rows if row["step"] is not None and row["step"] <= step])
+        self._replace([row for row in rows if (row["step"] or 0) <= step])
 
     def append(self, row: Mapping[str, float | None]) -> None:
         """Add one line, and hand it to the operating system before returning."""
@@ -64,29 +52,6 @@ class Logbook:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, self.path)
-
-
-def read_log(path: Path) -> list[Row]:
-    """The rows of a training log by column, numbers as floats and empty cells as None, without an unfinished last line.
-
-    A run with a task has columns of its evaluation modes behind COLUMNS.
-    Raises ValueError when the file is no training log.
-    """
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file))
-    if not lines or tuple(lines[0][: len(COLUMNS)]) != COLUMNS:
-        raise ValueError(
-            f"{path}: expected a training log whose first line is {','.join(COLUMNS[:3])},...; move it away"
-        )
-    return [row for row in (_row(lines[0], line) for line in lines[1:]) if row is not None]
-
-
-def _row(columns: Sequence[str], cells: Sequence[str]) -> Row | None:
-    try:
-        numbers = [float(cell) if cell else None for cell in cells]
-    except ValueError:
-        return None
-    return dict(zip(columns, numbers, strict=True)) if len(numbers) == len(columns) else None
 
 
 def _cell(value: float | None) -> str:
@@ -207,8 +172,9 @@ class LogbookCallback(TrainerCallback):
 
     def _draw(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
-            drawn = modes.CURVES if self.mode_bytes else {}
-            draw_training_curves(read_log(self.book.path), self.picture, title=self.title, modes=drawn)
+            drawn = CURVES if self.mode_bytes else {}
+            figure = draw_training_curves(read_log(self.book.path), title=self.title, modes=drawn)
+            save_whole(figure, self.picture)
 
 
 class _Stopwatch:

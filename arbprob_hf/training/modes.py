@@ -19,16 +19,6 @@ SEED = 0
 FOLDER = "evaluation"
 FIGURES = ("loss", "perplexity", "bits_per_byte")
 COLUMNS = (*(f"{mode}_{figure}" for mode in MODES for figure in FIGURES), *GAINS)
-# names of the curves, by column
-CURVES = {
-    "left_to_right_loss": "1 left to right",
-    "infilling_loss": "2 infilling",
-    "task_loss": "3 task",
-    "infilling_left_to_right_loss": "4 targets of 2, left to right",
-    "task_left_to_right_loss": "5 targets of 3, left to right",
-    "infilling_gain": "4 - 2, infilling",
-    "task_gain": "5 - 3, task",
-}
 # the mode whose loss is the run's own: the first that its layout answers
 _MAIN = ("task", "left_to_right")
 # what a layout cannot be asked

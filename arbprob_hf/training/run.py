@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from arbprob_hf.data import Blocks, DataArguments, StreamedBlocks, load_blocks, load_tokenizer
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.publishing import write_card
+from arbprob_hf.run_logs import Row, read_log
 from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
 from arbprob_hf.training.asking import continues_text
 from arbprob_hf.training.building import build_model, refuse_flex, warn_of_visible_answers
@@ -17,7 +18,7 @@ from arbprob_hf.training.describing import MASK_PICTURE, describe, draw_mask, ke
 from arbprob_hf.training.feeding import asked, feed
 from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.identity import Record, describe_stream, describe_text
-from arbprob_hf.training.logbook import LogbookCallback, Row, read_log
+from arbprob_hf.training.logbook import LogbookCallback
 from arbprob_hf.training.modes import summary
 from arbprob_hf.training.resuming import refuse_missing, resume_choice
 from arbprob_hf.training.safety import hold_run_folder

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from transformers import GPT2Tokenizer
 from typer.testing import CliRunner, Result
@@ -17,6 +18,7 @@ from arbprob_hf.comparing import reports
 from arbprob_hf.comparing.runs import read_losses
 from arbprob_hf.data.questions import GAINS, MODES, load_modes, save_modes
 from arbprob_hf.plotting import draw_comparison
+from arbprob_hf.run_logs import COLUMNS
 
 Save = Callable[..., Path]
 CONDITIONAL = [f"{mode}_loss" for mode in MODES]
@@ -30,7 +32,14 @@ def command(*words: object) -> Result:
 def write_log(run: Path, columns: list[str], *rows: list[object]) -> None:
     path = run / "logs" / "training_log.csv"
     path.parent.mkdir()
-    path.write_text("\n".join(",".join(map(str, row)) for row in [["step", *columns], *rows]) + "\n")
+    head = list(dict.fromkeys([*COLUMNS, *columns]))
+    lines = [head, *(_placed(row, columns, head) for row in rows)]
+    path.write_text("\n".join(",".join(map(str, line)) for line in lines) + "\n")
+
+
+def _placed(row: list[object], columns: list[str], head: list[str]) -> list[object]:
+    cells = dict(zip(["step", *columns], row, strict=False))
+    return [cells.get(name, "") for name in head]
 
 
 def tables(text: str) -> list[dict[str, dict[str, str]]]:
@@ -157,7 +166,7 @@ def test_marginals_are_told_apart_from_joint_probabilities_in_the_picture(
     tmp_path: Path, save_run: Save, save_questions: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
-    monkeypatch.setattr(reports, "draw_comparison", lambda logs, *_, **__: drawn.extend(logs))
+    monkeypatch.setattr(reports, "draw_comparison", lambda logs, **_: drawn.extend(logs) or Figure())
     run = save_run(tmp_path / "run", layout="masked")
     save_questions(run / "evaluation")
     write_log(run, ["task_loss"], [1, 2.5])
@@ -167,9 +176,10 @@ def test_marginals_are_told_apart_from_joint_probabilities_in_the_picture(
 
 def test_a_mode_that_nobody_logged_gets_no_panel(tmp_path: Path) -> None:
     rows = [{"step": 1.0, "x": 2.0, "y": None}, {"step": 2.0, "x": 1.0, "y": None}]
-    draw_comparison({"a": rows}, tmp_path / "one.png", titles={"x": "x", "y": "y"})
-    draw_comparison({"a": [{**row, "y": 1.0} for row in rows]}, tmp_path / "two.png", titles={"x": "x", "y": "y"})
-    assert imread(tmp_path / "two.png").shape[1] > imread(tmp_path / "one.png").shape[1]
+    one = draw_comparison({"a": rows}, titles={"x": "x", "y": "y"})
+    two = draw_comparison({"a": [{**row, "y": 1.0} for row in rows]}, titles={"x": "x", "y": "y"})
+    assert [axes.get_title() for axes in one.axes] == ["x"]
+    assert [axes.get_title() for axes in two.axes] == ["x", "y"]
 
 
 def test_the_loss_of_plain_text_is_that_from_left_to_right(runs: list[Path]) -> None:
@@ -179,7 +189,9 @@ def test_the_loss_of_plain_text_is_that_from_left_to_right(runs: list[Path]) -> 
 
 
 def test_half_a_line_of_a_log_is_left_out(tmp_path: Path) -> None:
-    write_log(tmp_path, ["eval_loss"], [1, 2.5], ["", 2.0], [2, "1.5,9"], [3, "1.e"], [4])
+    write_log(tmp_path, ["eval_loss"], [1, 2.5], ["", 2.0], [2, "1.5,9"], [3, "1.e"])
+    with (tmp_path / "logs" / "training_log.csv").open("a") as file:
+        file.write("4,0.5")
     assert [row["step"] for row in read_losses(tmp_path)] == [1]
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from arbprob_hf import Mask, causal, full, heads, plot_mask, prefix, window
-from arbprob_hf.plotting import CARRIED, EARLIER, LATER, NOTHING
+from arbprob_hf.plotting.masks import CARRIED, EARLIER, LATER, NOTHING
 
 
 def colours(figure: Figure, number: int = 0) -> np.ndarray:

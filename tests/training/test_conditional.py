@@ -17,10 +17,10 @@ from arbprob_hf.comparing.figures import compare
 from arbprob_hf.data import load_tokenizer
 from arbprob_hf.data.questions import GAINS, MODES, load_modes
 from arbprob_hf.model.conditioning_arbprob import Conditional
+from arbprob_hf.run_logs import COLUMNS, read_log
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.building import build_model
 from arbprob_hf.training.flags import UsageError
-from arbprob_hf.training.logbook import COLUMNS, read_log
 from arbprob_hf.training.modes import COLUMNS as MODE_COLUMNS
 from arbprob_hf.training.run import Outcome, train
 

@@ -19,12 +19,13 @@ from arbprob_hf.data import load_tokenizer
 from arbprob_hf.data.asking import QuestionCollator, number_blocks
 from arbprob_hf.data.questions import GAINS, MODES, load_modes
 from arbprob_hf.data.tasks import Task
-from arbprob_hf.plotting import MODE_STYLES, draw_training_curves
+from arbprob_hf.plotting.curves import MODE_STYLES, draw_training_curves
+from arbprob_hf.plotting.figures import save_whole
+from arbprob_hf.run_logs import COLUMNS, CURVES, LOSSES, read_log
 from arbprob_hf.training.asking import EpochOfQuestions
-from arbprob_hf.training.logbook import COLUMNS, Logbook, read_log
+from arbprob_hf.training.logbook import Logbook
 from arbprob_hf.training.modes import COLUMNS as MODE_COLUMNS
 from arbprob_hf.training.modes import (
-    CURVES,
     answered,
     bytes_per_scored_token,
     bytes_per_text_token,
@@ -252,7 +253,7 @@ def test_a_log_with_modes_is_read_and_resumed_with_them(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def empty_picture(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     path = tmp_path_factory.mktemp("pictures") / "empty.png"
-    draw_training_curves([], path, title="t", modes=CURVES)
+    save_whole(draw_training_curves([], title="t", modes=CURVES), path)
     return imread(path)
 
 
@@ -260,7 +261,7 @@ def empty_picture(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 def test_modes_and_gains_are_in_the_picture(tmp_path: Path, empty_picture: np.ndarray, column: str) -> None:
     empty = dict.fromkeys((*COLUMNS, *MODE_COLUMNS))
     rows = [{**empty, "step": float(step), column: 1.0 + step} for step in (1, 2, 3)]
-    draw_training_curves(rows, tmp_path / "full.png", title="t", modes=CURVES)
+    save_whole(draw_training_curves(rows, title="t", modes=CURVES), tmp_path / "full.png")
     colour = (0xD5, 0x5E, 0x00) if column.startswith("infilling") else (0x00, 0x9E, 0x73)
     middle = empty_picture.shape[1] * 6 // 10
     half = slice(middle, None) if column.endswith("_gain") else slice(0, middle)
@@ -271,4 +272,5 @@ def test_modes_and_gains_are_in_the_picture(tmp_path: Path, empty_picture: np.nd
 
 def test_the_curves_are_all_the_modes_and_gains() -> None:
     assert set(CURVES) == {*(f"{mode}_loss" for mode in MODES), *GAINS}
+    assert tuple(f"{mode}_loss" for mode in MODES) == LOSSES
     assert len(MODES) <= len(MODE_STYLES)

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.image import imread
 
 from arbprob_hf.plotting import draw_training_curves
-from arbprob_hf.training.logbook import COLUMNS
+from arbprob_hf.plotting.figures import save_whole
+from arbprob_hf.run_logs import COLUMNS
 
 EMPTY = dict.fromkeys(COLUMNS)
 ROWS = [
@@ -20,7 +21,7 @@ ROWS = [
 
 @pytest.mark.parametrize("rows", [[], ROWS[:1], ROWS[2:], ROWS], ids=["none", "one", "evaluation", "all"])
 def test_any_log_can_be_drawn(tmp_path: Path, rows: list[dict[str, float | None]]) -> None:
-    draw_training_curves(rows, tmp_path / "x.png", title="a title")
+    save_whole(draw_training_curves(rows, title="a title"), tmp_path / "x.png")
     height, width, _ = imread(tmp_path / "x.png").shape
     assert width >= 1000
     assert height >= 500
@@ -28,8 +29,8 @@ def test_any_log_can_be_drawn(tmp_path: Path, rows: list[dict[str, float | None]
 
 
 def test_the_curves_are_in_the_picture(tmp_path: Path) -> None:
-    draw_training_curves([], tmp_path / "empty.png", title="t")
-    draw_training_curves(ROWS, tmp_path / "full.png", title="t")
+    save_whole(draw_training_curves([], title="t"), tmp_path / "empty.png")
+    save_whole(draw_training_curves(ROWS, title="t"), tmp_path / "full.png")
     empty, full = imread(tmp_path / "empty.png"), imread(tmp_path / "full.png")
     blue, orange = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
     for colour in (blue, orange):
@@ -39,9 +40,9 @@ def test_the_curves_are_in_the_picture(tmp_path: Path) -> None:
 
 def test_drawing_leaves_matplotlibs_global_state_alone(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from arbprob_hf.plotting import draw_training_curves;"
+        "import sys; from arbprob_hf.plotting import draw_training_curves;"
         "assert 'matplotlib' not in sys.modules;"
-        f"draw_training_curves([], Path({str(tmp_path / 'x.png')!r}), title='t');"
+        f"draw_training_curves([], title='t').savefig({str(tmp_path / 'x.png')!r});"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
