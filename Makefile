@@ -12,9 +12,15 @@ OPTIONS =
 # test processes; each takes about 1 GB
 JOBS = 2
 
+# a browser for the tests of the page; make test BROWSER= leaves them out
+BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SHELL := /bin/sh
+
+WITHOUT_BROWSER = $(if $(BROWSER),:,echo "make: no chromium, chromium-browser or google-chrome here, so the tests marked" \
+  "'browser' are left out (Debian, Ubuntu: apt install chromium)" >&2)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-fast quality clean
@@ -22,7 +28,7 @@ SHELL := /bin/sh
 
 help:
 	@echo "make train      train configs/nano.yaml on text that comes with Python; needs no network after set-up"
-	@echo "make test       all tests"
+	@echo "make test       all tests; those of the page need a Chromium, and it is said where there is none"
 	@echo "make test-fast  all but the slow tests"
 	@echo "make quality    ruff (check, format) and mypy"
 	@echo "make setup      only install into $(VENV)"
@@ -37,7 +43,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	  { echo "make: $(PYTHON) cannot make environments; install its venv module (Debian, Ubuntu:" \
 	         "apt install python3-venv) or name another interpreter: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,clients]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,clients,app]'
 	@touch $@
 
 # the card is what a run writes last
@@ -53,10 +59,12 @@ train: $(READY)
 	fi
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+	@$(WITHOUT_BROWSER)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(if $(BROWSER),,-m 'not browser')
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m 'not slow'
+	@$(WITHOUT_BROWSER)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m 'not slow$(if $(BROWSER),, and not browser)'
 
 quality: $(READY)
 	$(BIN)/python -m ruff check .

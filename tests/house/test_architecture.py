@@ -32,6 +32,7 @@ ARROWS = {
     "own_patterns": {"model"},
     "training": {"model", "data", "plotting", "publishing", "own_patterns", "run_logs"},
     "comparing": {"model", "data", "plotting", "run_logs"},
+    "demo": {"model", "data", "depths", "describing_masks", "plotting"},
     "sanity": {"model", "data", "training", "plotting", "publishing", "run_logs"},
     "cli": {
         "model",
@@ -137,6 +138,11 @@ def test_the_script_imports_the_package_only_through_training() -> None:
     assert used == {"training"}
 
 
+def test_only_the_page_knows_gradio() -> None:
+    users = {path for path in SOURCES for _, module in imports(path) if module.split(".")[0] == "gradio"}
+    assert users == {PACKAGE / "demo" / "page.py"}
+
+
 def test_only_plotting_draws() -> None:
     users = {path for path in SOURCES for _, module in imports(path) if module.startswith("matplotlib")}
     assert {path.parent for path in users} == {PACKAGE / "plotting"}
@@ -236,7 +242,7 @@ def test_importing_only_defines() -> None:
 
 
 def test_no_file_names_a_path_of_some_machine() -> None:
-    folders = ("arbprob_hf", "benchmarks", "configs", "docs", "tests", ".ci")
+    folders = ("arbprob_hf", "benchmarks", "configs", "docs", "space", "tests", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     top = [path for path in ROOT.iterdir() if path.is_file()]
     files = [path for path in [*inside, *top] if path.suffix in TEXT_SUFFIXES or path.name in TEXT_NAMES]

@@ -157,7 +157,7 @@ def test_every_other_command_is_a_known_program() -> None:
             # what `make` sets up
             assert f"VENV = {words[1].removesuffix('/bin/activate')}\n" in (ROOT / "Makefile").read_text()
         else:
-            assert words[0] in {"make", "torchrun", "accelerate", "lm_eval"}, words
+            assert words[0] in {"make", "torchrun", "accelerate", "lm_eval", "hf"}, words
 
 
 def test_classic_names_map_as_the_table_says() -> None:

@@ -13,6 +13,8 @@ from arbprob_hf.model.registering_arbprob import BUILT_IN
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["heads.png", "masks.png", "reach.png"]
+# by docs/take_screenshot.py and docs/draw_network.py, from a trained model
+TAKEN = ["app.png", "attention.png", "conditionals.png", "curves.png"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,8 @@ def gallery() -> ModuleType:
 
 
 def test_every_picture_has_its_drawing(gallery: ModuleType) -> None:
-    assert sorted(gallery.DRAWINGS) == sorted(path.name for path in (ROOT / "docs").glob("*.png")) == NAMES
+    assert sorted(gallery.DRAWINGS) == NAMES
+    assert sorted(path.name for path in (ROOT / "docs").glob("*.png")) == sorted([*NAMES, *TAKEN])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,4 +56,12 @@ def test_every_pattern_is_in_a_picture(gallery: ModuleType) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_picture_is_small_and_shown(name: str) -> None:
     assert (ROOT / "docs" / name).stat().st_size < 200_000
+    assert f"(docs/{name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_picture_of_a_model_is_legible_small_and_shown(name: str) -> None:
+    with Image.open(ROOT / "docs" / name) as picture:
+        assert 1200 <= picture.width <= 1400
+    assert (ROOT / "docs" / name).stat().st_size < 300_000
     assert f"(docs/{name})" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,39 @@
+"""The page as it is built, before anybody serves it."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from arbprob_hf.demo.loading import Network
+from arbprob_hf.demo.page import build_page, serve
+
+
+@pytest.fixture(scope="module")
+def blocks(network: Network) -> Any:
+    """The page. Gradio makes event loops where none is running, and closes none."""
+
+    async def built() -> Any:
+        return build_page(network)
+
+    return asyncio.run(built())
+
+
+def test_all_that_computes_is_done_one_at_a_time(blocks: Any) -> None:
+    assert {(one.concurrency_id, one.concurrency_limit) for one in blocks.fns.values()} == {("network", 1)}
+    assert len(blocks.fns) == 8
+
+
+def test_nothing_is_reported_to_anybody(blocks: Any) -> None:
+    assert not blocks.analytics_enabled
+
+
+@pytest.mark.parametrize("port", ["taken", 70_000], ids=str)
+def test_a_port_that_cannot_be_had_is_told(port: str | int, blocks: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        wanted = taken.getsockname()[1] if isinstance(port, str) else port
+        with pytest.raises(ValueError, match=rf"port: {wanted} cannot be had \(.*\); name another, or 0 for any free"):
+            serve(blocks, port=wanted)
