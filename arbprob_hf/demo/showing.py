@@ -65,7 +65,7 @@ def said_html(message: str) -> str:
 def infills_html(found: Sequence[Infill], passes: int, method: str) -> str:
     """Sampled texts, their blanks marked, each after its log-probability."""
     lines = "".join(
-        f'<li><span class="nats">{one.log_prob:.2f}</span><span class="text">{_marked(one)}</span></li>'
+        f'<li><span class="nats">{_nats(one.log_prob)}</span><span class="text">{_marked(one)}</span></li>'
         for one in found
     )
     count = f"{len(found)} sample{'s' * (len(found) > 1)}, {method}, {passes} forward pass{'es' * (passes > 1)}"
@@ -76,8 +76,8 @@ def totals_html(found: Comparison) -> str:
     """The log-probability of the whole text under both masks, and a warning where one shows tokens later ones."""
     tokens = len(found.tokens)
     rows = "".join(
-        f'<tr><td class="token">{escape(name)}</td><td class="number">{scores.total:.2f}</td>'
-        f"<td>{scores.total / tokens:.2f}</td></tr>"
+        f'<tr><td class="token">{escape(name)}</td><td class="number">{_nats(scores.total)}</td>'
+        f"<td>{_nats(scores.total / tokens)}</td></tr>"
         for name, scores in ((found.mask, found.chosen), (f"{found.own_mask} (the model's own)", found.own))
     )
     head = '<tr><th class="token">mask</th><th>log P of the text</th><th>per token</th></tr>'
@@ -90,11 +90,16 @@ def tokens_html(found: Comparison) -> str:
     head = '<tr><th class="token">token</th><th>this mask</th><th>own mask</th><th>difference</th></tr>'
     lines = zip(found.tokens, found.chosen.log_probs, found.own.log_probs, found.chosen.is_informed, strict=True)
     rows = "".join(
-        f'<tr><td class="token">{escape(piece(text))}</td><td class="chosen{" informed" * informed}">{chosen:.2f}</td>'
-        f"<td>{own:.2f}</td><td>{chosen - own:+.2f}</td></tr>"
+        f'<tr><td class="token">{escape(piece(text))}</td><td class="chosen{" informed" * informed}">{_nats(chosen)}</td>'
+        f"<td>{_nats(own)}</td><td>{_nats(chosen - own, '+')}</td></tr>"
         for text, chosen, own, informed in lines
     )
     return _framed(f'<div class="scroll"><table class="tokens">{head}{rows}</table></div>')
+
+
+def _nats(value: float, sign: str = "") -> str:
+    # zero has no sign
+    return f"{round(value, 2) + 0.0:{sign}.2f}"
 
 
 def _framed(content: str) -> str:

@@ -88,6 +88,8 @@ class ArbProbQuestions:
         if layout == "sigma":
             # its last given slot is told the first target, and the others would see it: each is a question of its own
             slots = [lay_out(one, layout) for one in question.one_by_one()]
+            # the target's own slot, which nobody sees, holds some token: -1 would be none
+            input_ids = input_ids.masked_fill(question.target.to(input_ids.device), 0)
         else:
             slots = [lay_out(question, layout, torch.zeros(input_ids.shape[0], dtype=torch.long))]
         rows, positions, hidden = (torch.cat(parts) for parts in zip(*self._read(slots, input_ids), strict=True))

@@ -82,6 +82,14 @@ def test_unseen_tokens_change_nothing_not_even_a_bit(layout: str) -> None:
         assert torch.equal(model.marginals(ids, ask), model.marginals(other, ask))
 
 
+@pytest.mark.parametrize("layout", [*CHAINED, "masked"])
+def test_marginals_need_no_tokens_at_the_targets(layout: str) -> None:
+    model, ask, ids = network(layout), Conditional([0, 3], [2, 4]), tokens(1)
+    missing = ids.clone()
+    missing[:, [2, 4]] = -1
+    assert torch.equal(model.marginals(missing, ask), model.marginals(ids, ask))
+
+
 @pytest.mark.parametrize("layers", [2, 3, 4])
 @pytest.mark.parametrize("layout", CHAINED)
 def test_targets_asked_later_change_nothing_not_even_a_bit(layout: str, layers: int) -> None:
