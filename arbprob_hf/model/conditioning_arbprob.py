@@ -209,21 +209,23 @@ def _mask(name: str, value: Any, batch: int, length: int) -> Tensor:
     # -> bool (B, T)
     if isinstance(value, Tensor):
         return _rows(name, value, batch, length)
-    mask = torch.zeros(batch, length, dtype=torch.bool)
-    for row, positions in enumerate(_per_row(name, value, batch)):
+    lists = _lists(name, value, batch)
+    mask = torch.zeros(len(lists), length, dtype=torch.bool)
+    for row, positions in enumerate(lists):
         outside = next((one for one in positions if not 0 <= one < length), None)
         if outside is not None:
             raise ValueError(f"{name}: expected positions 0 to {length - 1}, got {outside}")
         mask[row, positions] = True
-    return mask
+    return mask.expand(batch, length)
 
 
-def _per_row(name: str, value: list[Any], batch: int) -> list[list[int]]:
+def _lists(name: str, value: list[Any], batch: int) -> list[list[int]]:
+    # one for each row, or a single one for all of them
     if not value or not isinstance(value[0], list):
-        return [value] * batch
+        return [value]
     if len(value) not in (1, batch):
         raise ValueError(f"{name}: expected a list of positions for each of {batch} rows, got {len(value)} lists")
-    return value if len(value) == batch else value * batch
+    return value
 
 
 def _rows(name: str, value: Tensor, batch: int, length: int) -> Tensor:
@@ -234,16 +236,19 @@ def _rows(name: str, value: Tensor, batch: int, length: int) -> Tensor:
 
 
 def _from_lists(order: list[Any], target: Tensor) -> Tensor:
-    values = torch.zeros(target.shape, dtype=torch.long)
-    for row, positions in enumerate(_per_row("order", order, target.shape[0])):
-        asked = target[row].nonzero().squeeze(1).tolist()
+    lists = _lists("order", order, target.shape[0])
+    # a large batch often asks the same of every row
+    rows = target[:1] if len(lists) == 1 and bool((target == target[:1]).all()) else target
+    values = torch.zeros(rows.shape, dtype=torch.long)
+    for row, positions in enumerate(lists if len(lists) == len(rows) else lists * len(rows)):
+        asked = rows[row].nonzero().squeeze(1).tolist()
         if sorted(positions) != asked:
             where = f" of row {row}" if target.shape[0] > 1 else ""
             raise ValueError(
                 f"order: expected the target positions{where}, {asked!s:.60}, each once, got {positions!s:.60}"
             )
         values[row, positions] = torch.arange(len(positions))
-    return values
+    return values.expand(target.shape)
 
 
 def _repeated(values: Tensor, target: Tensor) -> Tensor:

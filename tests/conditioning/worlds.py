@@ -45,9 +45,11 @@ def fillings(ids: Tensor, target: list[int], vocabulary: int) -> Tensor:
 
 
 def orders(layout: str, target: list[int]) -> list[Any]:
-    """Temporal order, and backwards and shuffled where the layout can."""
-    shuffled = target[1::2] + target[::2]
-    return ["temporal", target[::-1], shuffled] if layout in ANY_ORDER else ["temporal"]
+    """Temporal order, and backwards and, of more than two targets, shuffled where the layout can."""
+    if layout not in ANY_ORDER:
+        return ["temporal"]
+    backwards, shuffled = target[::-1], target[1::2] + target[::2]
+    return ["temporal", backwards] if shuffled == backwards else ["temporal", backwards, shuffled]
 
 
 def questions(layout: str, length: int) -> Iterator[Conditional]:

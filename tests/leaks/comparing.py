@@ -42,7 +42,7 @@ def _judged(
                 if _agrees(CASES[name], package, right[name]):
                     continue
                 differing += 1
-                if not CASES[name].expose(package).passed:
+                if CASES[name].is_exposed(package):
                     telling[name] += 1
                     return "caught"
             return "missed" if differing else "equivalent"

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from finding import is_found
 from torch import Tensor
 
-from arbprob_hf import Mask, audit, documents, order, padding, tree
-from arbprob_hf.evaluation.reports import AuditReport
+from arbprob_hf import Mask, documents, order, padding, tree
 from arbprob_hf.evaluation.settings import write
 from arbprob_hf.model.resolving_arbprob import MaskArguments, Sizes, resolve_mask
 from arbprob_hf.model.tiling_arbprob import Grid
@@ -65,15 +65,15 @@ class Case:
             return {"mask": self.make(package)}
         return {name: _part(value, name, grid) for name, value in self.arguments.items()}
 
-    def expose(self, package: types.SimpleNamespace) -> AuditReport:
-        """The shipped audit of a package's network."""
+    def is_exposed(self, package: types.SimpleNamespace) -> bool:
+        """Whether the shipped audit finds something in a package's network."""
         truth = self.truth()
 
         def give(mask: Mask, grid: Grid) -> dict[str, Any]:
             is_part = self.make is not None and len(grid.queries) < LENGTH and not self.goes_on
             return {"mask": write(mask, grid)} if mask is not truth or is_part else self.given(package, grid)
 
-        return audit(self.model(package), truth, lengths=(LENGTH,), give=give)
+        return is_found(self.model(package), truth, lengths=(LENGTH,), give=give)
 
     @property
     def goes_on(self) -> bool:

@@ -4,7 +4,6 @@ The change is made to the syntax tree of a copy of one file; the rest of the mut
 """
 
 import ast
-import copy
 import importlib
 import shutil
 import sys
@@ -28,13 +27,23 @@ OTHER = {a: b for pair in PAIRS for a, b in (pair.split(), pair.split()[::-1])}
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change to one function of one file."""
+    """One change to one function of one file: the `number`th of those to its `index`th deciding node."""
 
     file: str
     function: str
     line: int
     change: str
-    source: str
+    index: int
+    number: int
+
+    @property
+    def source(self) -> str:
+        """The whole file with the change made."""
+        tree = _parsed(self.file)
+        place = list(_deciding(find_function(tree, self.function)))[self.index]
+        _, apply = list(_changes(place))[self.number]
+        apply()
+        return ast.unparse(ast.fix_missing_locations(tree))
 
     def __str__(self) -> str:
         return f"{self.file}.py:{self.line} {self.function}: {self.change}"
@@ -42,16 +51,16 @@ class Mutant:
 
 def mutants_of(file: str, function: str) -> list[Mutant]:
     """Every small change to one function, `name` or `Class.name`."""
-    tree = ast.parse((MODEL / f"{file}.py").read_text(encoding="utf-8"))
-    found = []
-    for index, node in enumerate(_deciding(find_function(tree, function))):
-        for number in range(len(list(_changes(node)))):
-            twin = copy.deepcopy(tree)
-            place = list(_deciding(find_function(twin, function)))[index]
-            change, apply = list(_changes(place))[number]
-            apply()
-            found.append(Mutant(file, function, place.lineno, change, ast.unparse(ast.fix_missing_locations(twin))))
-    return found
+    # listed without being made: of the many that there are, most runs seed a few
+    return [
+        Mutant(file, function, node.lineno, change, index, number)
+        for index, node in enumerate(_deciding(find_function(_parsed(file), function)))
+        for number, (change, _) in enumerate(_changes(node))
+    ]
+
+
+def _parsed(file: str) -> ast.Module:
+    return ast.parse((MODEL / f"{file}.py").read_text(encoding="utf-8"))
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from finding import is_found
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, order
+from arbprob_hf.evaluation.settings import make_settings
 from arbprob_hf.model import structure_arbprob
 from arbprob_hf.model.plans_arbprob import Kernel
 from arbprob_hf.model.tiling_arbprob import Grid
@@ -56,6 +58,10 @@ def test_the_path_that_sorts_slots_is_audited(monkeypatch: pytest.MonkeyPatch) -
 
     sizes = dict(vocab_size=31, n_embd=16, n_layer=2, n_head=2, n_positions=700, bos_token_id=0, eos_token_id=0)
     model = ArbProbForCausalLM(ArbProbConfig(**sizes)).eval()
-    assert audit(model, shuffled)
-    monkeypatch.setattr(structure_arbprob, "_sorted", lambda *given: Kernel(causal=False))
-    assert not audit(model, shuffled)
+    longest = max(setting.length for setting in make_settings(model, shuffled, None))
+    # the shorter ones of an audit do not sort
+    assert audit(model, shuffled, lengths=(longest,))
+    sort = structure_arbprob._sorted
+    # broken only where slots are sorted
+    monkeypatch.setattr(structure_arbprob, "_sorted", lambda *given: sort(*given) and Kernel(causal=False))
+    assert is_found(model, shuffled, lengths=(longest,))

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 import torch
 from comparing import judge
+from finding import is_found
 from mutating import MODEL, find_function, mutants_of
 from targets import TARGETS
 from torch import Tensor
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, certify, check_leakage, order
+from arbprob_hf.evaluation import auditing
 from arbprob_hf.evaluation.settings import write
 from arbprob_hf.model import modeling_arbprob, structure_arbprob
 from arbprob_hf.model.plans_arbprob import Additive, Kernel, Plan
@@ -122,8 +124,8 @@ def bug_in_a_mask(pattern: str, change: Callable[[Tensor], Tensor]) -> str:
         changed.append(not wrong.equal(right))
         return {"mask": wrong[:, :, grid.queries.start :]}
 
-    passed = audit(model(), pattern, lengths=(17,), give=give).passed
-    return "caught" if not passed else "missed" if any(changed) else "equivalent"
+    found = is_found(model(), pattern, lengths=(17,), give=give)
+    return "caught" if found else "missed" if any(changed) else "equivalent"
 
 
 @functools.cache
@@ -292,7 +294,7 @@ MODEL_BUGS: dict[str, tuple[Callable[[Patched], None], dict[str, Any], str | Non
 def bug_in_a_model(seed: Callable[[Patched], None], fields: dict[str, Any], mask: str | None) -> str:
     with pytest.MonkeyPatch.context() as patch:
         seed(patch)
-        return "missed" if audit(model(**fields), mask, lengths=LENGTHS).passed else "caught"
+        return "caught" if is_found(model(**fields), mask, lengths=LENGTHS) else "missed"
 
 
 @functools.cache
@@ -323,6 +325,22 @@ def test_a_target_that_is_gone_is_named() -> None:
 def test_the_unbroken_model_raises_no_alarm(fields: dict[str, Any]) -> None:
     report = audit(model(**fields), None if fields else "causal & window(4)", lengths=LENGTHS)
     assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("bug", [None, "unmasked in training only", "the cache one too long", "rows of the batch meet"])
+def test_an_audit_that_stops_at_its_first_finding_fails_where_the_whole_one_does(bug: str | None) -> None:
+    seed, fields, mask = (lambda patch: None, {}, "causal & window(4)") if bug is None else MODEL_BUGS[bug]
+    shipped = auditing.PROBES
+    with pytest.MonkeyPatch.context() as patch:
+        seed(patch)
+        report = audit(model(**fields), mask, lengths=(16,))
+        assert is_found(model(**fields), mask, lengths=(16,)) is not report.passed
+    assert report.passed is (bug is None)
+    assert auditing.PROBES is shipped
+
+
+def test_a_forward_that_raises_is_found() -> None:
+    assert is_found(model(), "causal", lengths=(16,), give=lambda mask, grid: {"mask": "nonsense"})
 
 
 @pytest.mark.parametrize("bug", MODEL_BUGS)
