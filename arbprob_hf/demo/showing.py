@@ -90,7 +90,8 @@ def tokens_html(found: Comparison) -> str:
     head = '<tr><th class="token">token</th><th>this mask</th><th>own mask</th><th>difference</th></tr>'
     lines = zip(found.tokens, found.chosen.log_probs, found.own.log_probs, found.chosen.is_informed, strict=True)
     rows = "".join(
-        f'<tr><td class="token">{escape(piece(text))}</td><td class="chosen{" informed" * informed}">{_nats(chosen)}</td>'
+        f'<tr><td class="token">{escape(piece(text))}</td>'
+        f'<td class="chosen{" informed" * informed}">{_nats(chosen)}</td>'
         f"<td>{_nats(own)}</td><td>{_nats(chosen - own, '+')}</td></tr>"
         for text, chosen, own, informed in lines
     )
