@@ -63,7 +63,9 @@ def _candidates(arguments: DataArguments) -> list[DataArguments]:
     first = _completed(arguments)
     if not arguments.fallback or Path(arguments.source).expanduser().exists():
         return [first]
-    plain: dict[str, Any] = dict(source_config=None, text_column="text", train_split="train", validation_split=None)
+    plain: dict[str, Any] = dict(
+        source_config=None, source_revision=None, text_column="text", train_split="train", validation_split=None
+    )
     return [first, *(_completed(replace(arguments, source=name, **plain)) for name in INSTEAD.get(first.source, ()))]
 
 

@@ -31,8 +31,9 @@ class CardFacts:
     """What a card says.
 
     `figures` and `training` are the rows of its two tables, name to text; `results` the numbers of its
-    model-index, by metric type. `dataset` is a Hub name, None for any other text. `repository` is the model's
-    Hub name, None while it has none. `base_model` is set when the run started from published weights.
+    model-index, by metric type. `dataset` is a Hub name, None for any other text, and `dataset_commit` the state of
+    it that was read, None where it is not known. `repository` is the model's Hub name, None while it has none.
+    `base_model` is set when the run started from published weights.
     `task`, `layout` and `given_sees` are those of a model trained on questions, with `modes`, the rows of its
     evaluation, `gains`, the look-ahead gains, and `mode_results`, the numbers of each mode by metric type.
     `picture` is that of the mask, a path from the card's folder; `footprint` a sentence on hardware and energy.
@@ -52,6 +53,7 @@ class CardFacts:
     training: Mapping[str, str] = field(default_factory=dict)
     samples: str = ""
     dataset: str | None = None
+    dataset_commit: str | None = None
     repository: str | None = None
     base_model: str | None = None
     language: str | None = None
@@ -142,6 +144,7 @@ def _result(facts: CardFacts, metric: str, value: float, *, name: str | None = N
         dataset_type=facts.dataset or "local-text",
         dataset_name=facts.dataset or facts.source,
         dataset_split="validation",
+        dataset_revision=facts.dataset_commit,
         metric_type=metric,
         metric_value=round(value, 6),
         metric_name=name,

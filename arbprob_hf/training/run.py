@@ -152,6 +152,8 @@ def _trainer(
 
 
 def _described(arguments: Arguments, blocks: Blocks, more: Mapping[str, str]) -> Record:
+    if blocks.origin.commit is not None:
+        more = {**more, "source_revision": blocks.origin.commit}
     if isinstance(blocks.train, StreamedBlocks):
         workers = arguments.training.dataloader_num_workers
         return describe_stream(blocks.train, blocks.source, more, workers=workers)

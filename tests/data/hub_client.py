@@ -42,7 +42,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(found: Any) -> dict[str, Any]:
-    return {"source": found.source, "dataset": found.dataset}
+    return {"source": found.source, "dataset": found.origin.dataset, "commit": found.origin.commit}
 
 
 def main() -> None:

@@ -187,6 +187,8 @@ def test_a_configuration_is_refused_where_there_is_none(tmp_path: Path) -> None:
     for source in ("embedded", str(write(tmp_path / "corpus.jsonl", TEXTS))):
         with pytest.raises(ValueError, match=r"^source_config 'raw' is for data sets by name"):
             load(source, source_config="raw")
+        with pytest.raises(ValueError, match=r"^source_revision 'main' is for data sets by name"):
+            load(source, source_revision="main")
 
 
 @pytest.fixture
@@ -212,6 +214,14 @@ def test_a_named_data_set_is_split_by_document(named: str) -> None:
     texts = load(named, source_config="raw")
     assert everything(texts) == TEXTS[:8]
     assert texts.source == "someone/own-text raw; validation on documents held out of it"
+
+
+def test_a_commit_in_the_cache_is_had_without_the_hub_and_no_other_is_taken_for_it(named: str) -> None:
+    texts = load(named, source_config="raw", source_revision="d" * 40)
+    assert texts.origin.commit == "d" * 40
+    message = rf"^source_revision 'v1' of '{named}' \('raw'\) cannot be had, as .* the local cache has {'d' * 40};"
+    with pytest.raises(UnavailableError, match=message):
+        load(named, source_config="raw", source_revision="v1")
 
 
 def test_a_named_data_sets_own_validation_split_is_used(named: str) -> None:
@@ -255,7 +265,7 @@ def test_wikipedia_of_another_configuration_in_the_cache_is_not_taken_for_it(
             texts = load("wikipedia")
     finally:
         shutil.rmtree(top / "wikimedia___wikipedia")
-    assert texts.dataset is None
+    assert texts.origin.dataset is None
     assert sum("is used instead" in record.getMessage() for record in caplog.records) == 2
 
 
