@@ -18,7 +18,7 @@ from arbprob_hf.data.arguments import DataArguments
 from arbprob_hf.data.documents import columns_of, hold_out, streamed_texts, texts_of
 from arbprob_hf.data.embedded import embedded_documents
 from arbprob_hf.data.errors import brief, reason
-from arbprob_hf.data.fallback import UnavailableError, first_available, title
+from arbprob_hf.data.fallback import UnavailableError, first_available, known_language, title
 from arbprob_hf.data.hub import hub_answers
 from arbprob_hf.data.local_files import READERS, local_splits, read_files, stream_files
 from arbprob_hf.data.remote import is_about_content, is_connection_lost, is_revision_unknown
@@ -33,12 +33,18 @@ class Origin:
     """Where documents are from.
 
     Attributes:
+        split: that the validation documents are from. held_out: their share of it, None where all of it is for
+            validation.
         dataset: their name on the Hub, None where they are not from there. commit: the state of it that was read, 40
             hexadecimal digits, None where it is not known.
+        language: a code, such as en, None where it is not known.
     """
 
+    split: str
+    held_out: float | None = None
     dataset: str | None = None
     commit: str | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,12 @@ def _streams(arguments: DataArguments) -> Streams:
 
 
 def _origin(source: "Embedded | LocalFiles | Named", arguments: DataArguments) -> Origin:
-    return Origin(arguments.source, source.commit) if isinstance(source, Named) else Origin()
+    split, held_out = arguments.validation_split, None
+    if split is None:
+        split, held_out = arguments.train_split, arguments.validation_share
+    if isinstance(source, Named):
+        return Origin(split, held_out, arguments.source, source.commit, known_language(arguments))
+    return Origin(split, held_out, language="en" if isinstance(source, Embedded) else None)
 
 
 class Embedded:

@@ -92,7 +92,7 @@ def describe(
         dataset_commit=blocks.origin.commit,
         repository=arguments.training.hub_model_id,
         base_model=_hub_name(arguments.model.init_from),
-        language=run.language or ("en" if arguments.data.source == "embedded" else None),
+        language=run.language or blocks.origin.language,
         picture=MASK_PICTURE,
         footprint=_footprint(arguments.training, state),
     )

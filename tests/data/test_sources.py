@@ -14,7 +14,7 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 
 from arbprob_hf.data import DataArguments, corpora
 from arbprob_hf.data.corpora import Texts, load_texts
-from arbprob_hf.data.fallback import UnavailableError
+from arbprob_hf.data.fallback import UnavailableError, known_language
 
 TEXTS = [f"document {number}: caf\u00e9" for number in range(12)]
 
@@ -295,3 +295,21 @@ def test_a_name_with_capitals_is_found_in_the_cache(named: str) -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^source 'no/such' is no path, is not in the local cache, and the Hub"):
         load("no/such")
+
+
+@pytest.mark.parametrize(
+    ("config", "language"),
+    [
+        ("20231101.en", "en"),
+        ("20231101.ast", "ast"),
+        ("20231101.simple", "en"),
+        ("20231101.zh-min-nan", None),
+        (None, None),
+    ],
+)
+def test_the_language_of_a_wikipedia_is_told_by_its_name(config: str | None, language: str | None) -> None:
+    assert known_language(DataArguments(source="wikimedia/wikipedia", source_config=config)) == language
+
+
+def test_the_language_of_other_data_sets_is_not_guessed() -> None:
+    assert known_language(DataArguments(source="some/texts", source_config="20231101.en")) is None
