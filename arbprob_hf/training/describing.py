@@ -90,6 +90,8 @@ def describe(
         mode_results=_mode_results(evaluation) if asking else {},
         dataset=blocks.origin.dataset,
         dataset_commit=blocks.origin.commit,
+        split=blocks.origin.split,
+        held_out=blocks.origin.held_out,
         repository=arguments.training.hub_model_id,
         base_model=_hub_name(arguments.model.init_from),
         language=run.language or blocks.origin.language,
