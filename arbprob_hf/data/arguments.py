@@ -22,6 +22,9 @@ class DataArguments:
     source_config: str | None = field(
         default=None, metadata={"help": "Configuration of a `datasets` name, as wikitext-2-raw-v1."}
     )
+    source_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a `datasets` name on the Hub; none: the newest."}
+    )
     fallback: bool = field(
         default=True,
         metadata={"help": "Where Wikipedia cannot be had, take WikiText-2, then the embedded text; false: an error."},
@@ -66,6 +69,11 @@ class DataArguments:
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise ValueError(f"{name} must be a non-empty text, got {brief(value)}")
+        if self.source_revision is not None and (not isinstance(self.source_revision, str) or not self.source_revision):
+            raise ValueError(
+                "source_revision must be a branch, a tag or a commit of a data set, or none for the newest, got "
+                f"{brief(self.source_revision)}"
+            )
         share = self.validation_share
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
             raise ValueError(f"validation_share must lie between 0 and 1, both excluded, got {brief(share)}")

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf.data.arguments import DataArguments
 from arbprob_hf.data.collating import LENGTH
-from arbprob_hf.data.corpora import load_streams, load_texts
+from arbprob_hf.data.corpora import Origin, load_streams, load_texts
 from arbprob_hf.data.documents import pieces
 from arbprob_hf.data.errors import brief
 from arbprob_hf.data.packing import PackedBlocks, TokenDocuments, one_a_block, pack
@@ -31,15 +31,14 @@ class Blocks:
     `train` and `validation` have rows of `input_ids` and `document_ids`, integers (block_size,), and, where blocks are
     not packed, `length`, behind which there is padding. `train` may be a stream. `validation_bytes_per_token` is bytes
     of validation text per scored token (every one but a block's first): bits per byte = mean loss in nats / ln 2 /
-    `validation_bytes_per_token`. `source` says in one line what text it is; `dataset` is its name on the Hub, None
-    where it is not from there.
+    `validation_bytes_per_token`. `source` says in one line what text it is; `origin` where it is from.
     """
 
     train: Dataset | StreamedBlocks
     validation: Dataset
     validation_bytes_per_token: float
     source: str
-    dataset: str | None = None
+    origin: Origin
 
     @property
     def block_size(self) -> int:
@@ -90,7 +89,7 @@ def load_blocks(
         len(validation.input_ids),
         block_size,
     )
-    return Blocks(_dataset(train), _dataset(validation), validation.bytes_per_token, texts.source, texts.dataset)
+    return Blocks(_dataset(train), _dataset(validation), validation.bytes_per_token, texts.source, texts.origin)
 
 
 def _streamed(
@@ -123,7 +122,7 @@ def _streamed(
         process=process,
     )
     logger.info("text: %s; %s validation blocks of %s tokens", streams.source, len(validation.input_ids), block_size)
-    return Blocks(train, _dataset(validation), validation.bytes_per_token, streams.source, streams.dataset)
+    return Blocks(train, _dataset(validation), validation.bytes_per_token, streams.source, streams.origin)
 
 
 def _packed(

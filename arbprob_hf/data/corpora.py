@@ -2,10 +2,12 @@
 
 import hashlib
 import platform
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets import Dataset, DatasetBuilder, load_dataset, load_dataset_builder
@@ -16,24 +18,43 @@ from arbprob_hf.data.arguments import DataArguments
 from arbprob_hf.data.documents import columns_of, hold_out, streamed_texts, texts_of
 from arbprob_hf.data.embedded import embedded_documents
 from arbprob_hf.data.errors import brief, reason
-from arbprob_hf.data.fallback import UnavailableError, first_available, title
+from arbprob_hf.data.fallback import UnavailableError, first_available, known_language, title
 from arbprob_hf.data.hub import hub_answers
 from arbprob_hf.data.local_files import READERS, local_splits, read_files, stream_files
-from arbprob_hf.data.remote import is_about_content, is_connection_lost
+from arbprob_hf.data.remote import is_about_content, is_connection_lost, is_revision_unknown
 from arbprob_hf.data.streaming import Streamed
+
+# as git names a commit
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where documents are from.
+
+    Attributes:
+        split: that the validation documents are from. held_out: their share of it, None where all of it is for
+            validation.
+        dataset: their name on the Hub, None where they are not from there. commit: the state of it that was read, 40
+            hexadecimal digits, None where it is not known.
+        language: a code, such as en, None where it is not known.
+    """
+
+    split: str
+    held_out: float | None = None
+    dataset: str | None = None
+    commit: str | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Training and validation documents, one a row in column "text", and one line on what they are.
-
-    `dataset` is their name on the Hub, None where they are not from there.
-    """
+    """Training and validation documents, one a row in column "text", one line on what they are, and where from."""
 
     train: Dataset
     validation: Dataset
     source: str
-    dataset: str | None = None
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -42,13 +63,13 @@ class Streams:
 
     Attributes:
         train: the documents for training. validation: gives the texts for validation, from their beginning.
-        source, dataset: as in `Texts`.
+        source, origin: as in `Texts`.
     """
 
     train: Streamed
     validation: Callable[[], Iterator[str]]
     source: str
-    dataset: str | None
+    origin: Origin
 
 
 def load_texts(arguments: DataArguments) -> Texts:
@@ -71,8 +92,7 @@ def _texts(arguments: DataArguments) -> Texts:
     else:
         validation = source.split(arguments.validation_split)
         held = f"its split {arguments.validation_split}"
-    name = arguments.source if isinstance(source, Named) else None
-    return Texts(train, validation, f"{source.title}; validation on {held}", name)
+    return Texts(train, validation, f"{source.title}; validation on {held}", _origin(source, arguments))
 
 
 def load_streams(arguments: DataArguments) -> Streams:
@@ -85,14 +105,22 @@ def _streams(arguments: DataArguments) -> Streams:
     source = find_source(arguments)
     train, split = source.stream(arguments.train_split), arguments.validation_split
     train = replace(train, least=arguments.min_document_length, revision=source.revision)
-    name = arguments.source if isinstance(source, Named) else None
     if split is None:
         train = replace(train, held_out=arguments.validation_share)
         validation, held = partial(train.texts, validation=True), "documents held out of it"
     else:
         others = replace(source.stream(split), least=arguments.min_document_length)
         validation, held = partial(others.texts), f"its split {split}"
-    return Streams(train, validation, f"{source.title}, streamed; validation on {held}", name)
+    return Streams(train, validation, f"{source.title}, streamed; validation on {held}", _origin(source, arguments))
+
+
+def _origin(source: "Embedded | LocalFiles | Named", arguments: DataArguments) -> Origin:
+    split, held_out = arguments.validation_split, None
+    if split is None:
+        split, held_out = arguments.train_split, arguments.validation_share
+    if isinstance(source, Named):
+        return Origin(split, held_out, arguments.source, source.commit, known_language(arguments))
+    return Origin(split, held_out, language="en" if isinstance(source, Embedded) else None)
 
 
 class Embedded:
@@ -169,9 +197,14 @@ class Named:
         """What tells one state of the data set from another."""
         return str(self._builder.hash)
 
+    @property
+    def commit(self) -> str | None:
+        """The commit that is read, as `source_revision` takes it; None where `datasets` does not tell."""
+        return self.revision if _COMMIT.fullmatch(self.revision) else None
+
     def split(self, name: str) -> Dataset:
         try:
-            rows = load_dataset(self._arguments.source, self._arguments.source_config, split=name)
+            rows = load_dataset(**self._named(), split=name)
         except Exception as error:
             if isinstance(error, DatasetGenerationError) and is_about_content(error):
                 self._name_damaged_file(name)
@@ -181,7 +214,7 @@ class Named:
     def stream(self, name: str) -> Streamed:
         """The documents of a split, read as they are asked for."""
         try:
-            rows = load_dataset(self._arguments.source, self._arguments.source_config, split=name, streaming=True)
+            rows = load_dataset(**self._named(), split=name, streaming=True)
             columns = columns_of(rows)
         except Exception as error:
             raise self._refusal(error, name) from error
@@ -196,9 +229,12 @@ class Named:
         files = (self._builder.config.data_files or {}).get(name, ())
         return Streamed(documents, self._where, list(map(str, files)))
 
+    def _named(self) -> dict[str, Any]:
+        given = self._arguments
+        return {"path": given.source, "name": given.source_config, "revision": given.source_revision}
+
     def _found(self) -> DatasetBuilder:
-        source, config = self._arguments.source, self._arguments.source_config
-        owner, _, name = source.rpartition("/")
+        owner, _, name = self._arguments.source.rpartition("/")
         # as `datasets` names the folder of what it prepared
         known = "___".join(filter(None, (owner, camelcase_to_snakecase(name))))
         answers = hub_answers()
@@ -206,15 +242,34 @@ class Named:
             message = f"source {self._where} is no path, is not in the local cache, and the Hub does not answer"
             raise UnavailableError(message, "the Hub does not answer")
         try:
-            return load_dataset_builder(source, config)
+            builder = load_dataset_builder(**self._named())
         except ValueError as error:
             message = f"source {self._where}: {reason(error, 200)}"
             # what is cached may be another configuration
             raise (ValueError(message) if answers else UnavailableError(message, reason(error))) from error
         except Exception as error:
+            if is_revision_unknown(error):
+                wanted = brief(self._arguments.source_revision, 60)
+                raise ValueError(
+                    f"source_revision {wanted} is no branch, tag or commit of {self._where}; give one, or leave it out "
+                    "for the newest"
+                ) from error
             message = f"source {self._where} is no path, and `datasets` could not load it: {reason(error)}"
             is_missing = isinstance(error, DatasetNotFoundError) or is_connection_lost(error)
             raise (UnavailableError(message, reason(error)) if is_missing else ValueError(message)) from error
+        self._refuse_cached(builder)
+        return builder
+
+    def _refuse_cached(self, builder: DatasetBuilder) -> None:
+        # where the Hub does not answer, `datasets` takes what it prepared last, whatever revision is asked for
+        wanted, kept = self._arguments.source_revision, str(builder.hash)
+        if wanted is None or builder.hash == wanted or builder.name != "cache":
+            return
+        message = (
+            f"source_revision {brief(wanted, 60)} of {self._where} cannot be had, as the Hub does not answer, and the "
+            f"local cache has {kept:.40}; try again, or give that"
+        )
+        raise UnavailableError(message, f"the local cache has the revision {kept:.8}")
 
     def _name_damaged_file(self, split: str) -> None:
         # `datasets` does not say which of the files it was: read them one by one
@@ -231,11 +286,12 @@ def find_source(arguments: DataArguments) -> Embedded | LocalFiles | Named:
     """The kind of source that `arguments` name. Raises ValueError where there is none, or it cannot be had."""
     name, path = arguments.source, Path(arguments.source).expanduser()
     local = name == "embedded" or path.exists()
-    if local and arguments.source_config is not None:
-        raise ValueError(
-            f"source_config {brief(arguments.source_config, 40)} is for data sets by name; source "
-            f"{brief(name)} has none, leave it out"
-        )
+    for option in ("source_config", "source_revision"):
+        value = getattr(arguments, option)
+        if local and value is not None:
+            raise ValueError(
+                f"{option} {brief(value, 40)} is for data sets by name; source {brief(name)} has none, leave it out"
+            )
     if name == "embedded":
         return Embedded(arguments)
     if path.exists():

@@ -1,6 +1,7 @@
 """Well-known data sets by a short name, and what is used in place of one that cannot be had."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ CONFIGS = {WIKIPEDIA: "20231101.en", WIKITEXT: "wikitext-2-raw-v1"}
 VALIDATION = {WIKITEXT: "validation"}
 # only these: whoever names another data set means no other text
 INSTEAD = {WIKIPEDIA: (WIKITEXT, EMBEDDED), WIKITEXT: (EMBEDDED,)}
+# ISO 639; longer names of Wikipedias, as zh-min-nan, are no codes of the kind
+_CODE = re.compile(r"[a-z]{2,3}")
 
 
 class UnavailableError(ValueError):
@@ -59,11 +62,24 @@ def title(arguments: DataArguments) -> str:
     return " ".join(filter(None, (arguments.source, arguments.source_config)))
 
 
+def known_language(arguments: DataArguments) -> str | None:
+    """The language, as a code, of a well-known data set by its full name; None where it is not known."""
+    if arguments.source == WIKITEXT:
+        return "en"
+    if arguments.source != WIKIPEDIA or arguments.source_config is None:
+        return None
+    # a date and the name of a Wikipedia, which is mostly a language's code
+    name = arguments.source_config.rpartition(".")[2]
+    return "en" if name == "simple" else name if _CODE.fullmatch(name) else None
+
+
 def _candidates(arguments: DataArguments) -> list[DataArguments]:
     first = _completed(arguments)
     if not arguments.fallback or Path(arguments.source).expanduser().exists():
         return [first]
-    plain: dict[str, Any] = dict(source_config=None, text_column="text", train_split="train", validation_split=None)
+    plain: dict[str, Any] = dict(
+        source_config=None, source_revision=None, text_column="text", train_split="train", validation_split=None
+    )
     return [first, *(_completed(replace(arguments, source=name, **plain)) for name in INSTEAD.get(first.source, ()))]
 
 

@@ -1,4 +1,4 @@
-"""Whether an error of reading was the connection, what was read, or something else, such as a full disk."""
+"""Whether an error of reading was the connection, the revision, what was read, or something else, as a full disk."""
 
 from collections.abc import Iterator
 
@@ -16,6 +16,11 @@ def is_about_content(error: BaseException) -> bool:
     # pyarrow raises OSError, too, but without the number that the system gives
     is_of_the_machine = any(isinstance(one, OSError) and one.errno is not None for one in _causes(error))
     return not is_connection_lost(error) and not is_of_the_machine
+
+
+def is_revision_unknown(error: BaseException) -> bool:
+    """Whether an error comes down to a repository that has no such branch, tag or commit."""
+    return any(kind.__name__ == "RevisionNotFoundError" for one in _causes(error) for kind in type(one).__mro__)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

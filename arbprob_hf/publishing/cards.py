@@ -31,8 +31,10 @@ class CardFacts:
     """What a card says.
 
     `figures` and `training` are the rows of its two tables, name to text; `results` the numbers of its
-    model-index, by metric type. `dataset` is a Hub name, None for any other text. `repository` is the model's
-    Hub name, None while it has none. `base_model` is set when the run started from published weights.
+    model-index, by metric type. `dataset` is a Hub name, None for any other text, and `dataset_commit` the state of
+    it that was read, None where it is not known. The figures are of `split`, and `held_out` says its share
+    where it is not all of it. `repository` is the model's Hub name, None while it has none.
+    `base_model` is set when the run started from published weights.
     `task`, `layout` and `given_sees` are those of a model trained on questions, with `modes`, the rows of its
     evaluation, `gains`, the look-ahead gains, and `mode_results`, the numbers of each mode by metric type.
     `picture` is that of the mask, a path from the card's folder; `footprint` a sentence on hardware and energy.
@@ -52,6 +54,9 @@ class CardFacts:
     training: Mapping[str, str] = field(default_factory=dict)
     samples: str = ""
     dataset: str | None = None
+    dataset_commit: str | None = None
+    split: str = "validation"
+    held_out: float | None = None
     repository: str | None = None
     base_model: str | None = None
     language: str | None = None
@@ -79,6 +84,7 @@ def write_card(folder: Path, facts: CardFacts) -> Path:
         start=facts.start,
         # a literal of Python too: the prompt stands in a code block
         prompt=json.dumps(facts.prompt, ensure_ascii=False),
+        measured_on=_measured_on(facts),
         figures=facts.figures,
         training=facts.training,
         # a fence inside the samples would end theirs
@@ -114,6 +120,12 @@ def pinned(card: str) -> str | None:
     return found["revision"] if found and _COMMIT.fullmatch(found["revision"]) else None
 
 
+def _measured_on(facts: CardFacts) -> str:
+    if facts.held_out is None:
+        return f"the split {facts.split}"
+    return f"documents held out of the split {facts.split} ({100 * facts.held_out:g}% of them)"
+
+
 def _metadata(facts: CardFacts) -> ModelCardData:
     # `results` are those of one of the modes, where there are some
     named = facts.mode_results
@@ -141,7 +153,8 @@ def _result(facts: CardFacts, metric: str, value: float, *, name: str | None = N
         task_name="Text generation",
         dataset_type=facts.dataset or "local-text",
         dataset_name=facts.dataset or facts.source,
-        dataset_split="validation",
+        dataset_split=facts.split,
+        dataset_revision=facts.dataset_commit,
         metric_type=metric,
         metric_value=round(value, 6),
         metric_name=name,

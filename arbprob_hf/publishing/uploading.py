@@ -15,6 +15,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
 from arbprob_hf.publishing.cards import addressed, pinned
 from arbprob_hf.publishing.contents import CARD, is_of_a_model, refuse_foreign_code, refuse_secrets, run_files
@@ -63,18 +64,15 @@ def publish(
         api: the client; its token, else the user's own.
 
     Raises:
-        ValueError: nothing to publish; a token or a path of this machine in it; code of another repository; a card
-            that the Hub does not take; a folder that does not load without this package; a Hub that refuses. One line.
+        ValueError: nothing to publish; no token, or a name that cannot be; a token or a path of this machine in it; code
+            of another repository; a card that the Hub does not take; a folder that does not load without this package;
+            a Hub that refuses. One line.
     """
     folder, api = Path(folder), api or HfApi()
     if not folder.is_dir():
         raise ValueError(f"{folder}: is no folder; name the output folder of a finished run")
     files = run_files(folder, also)
-    token = api.token if isinstance(api.token, str) else get_token()
-    if not token:
-        raise ValueError(
-            f"{repository}: not published: no Hub token here; log in with `hf auth login`, or set HF_TOKEN"
-        )
+    token = check_destination(repository, api)
     plain = run_files(folder)
     refuse_secrets(files, folder=folder, token=token, asked=[name for name in files if name not in plain])
     refuse_foreign_code(files["config.json"])
@@ -82,6 +80,25 @@ def publish(
         _validate(files[CARD])
     prove(folder)
     return upload(files, repository, revision=revision, message=message, private=private, api=api)
+
+
+def check_destination(repository: str, api: HfApi) -> str:
+    """The token that `api` sends to `repository` with.
+
+    Raises ValueError, one line, where there is none, or the repository cannot have that name; the Hub is not asked.
+    """
+    token = api.token if isinstance(api.token, str) else get_token()
+    if not token:
+        raise ValueError(
+            f"{repository}: not published: no Hub token here; log in with `hf auth login`, or set HF_TOKEN"
+        )
+    try:
+        validate_repo_id(repository)
+    except ValueError as error:
+        raise ValueError(
+            f"{repository:.100}: not published: {reason(error):.200}; give a name such as somebody/my-model"
+        ) from error
+    return token
 
 
 def upload(

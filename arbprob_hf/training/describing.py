@@ -88,10 +88,13 @@ def describe(
         modes=_mode_rows(evaluation) if asking and figures else (),
         gains=_gain_rows(evaluation) if asking else {},
         mode_results=_mode_results(evaluation) if asking else {},
-        dataset=blocks.dataset,
+        dataset=blocks.origin.dataset,
+        dataset_commit=blocks.origin.commit,
+        split=blocks.origin.split,
+        held_out=blocks.origin.held_out,
         repository=arguments.training.hub_model_id,
         base_model=_hub_name(arguments.model.init_from),
-        language=run.language or ("en" if arguments.data.source == "embedded" else None),
+        language=run.language or blocks.origin.language,
         picture=MASK_PICTURE,
         footprint=_footprint(arguments.training, state),
     )
@@ -157,6 +160,7 @@ def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) ->
     best = f"; these weights are of step {kept:,}, the best evaluation" if kept != state.global_step else ""
     return {
         "text": blocks.source,
+        **({"commit of the text": blocks.origin.commit} if blocks.origin.commit else {}),
         **({"weights at the start": origin} if origin else {}),
         **({"positions at the start": "sinusoids"} if arguments.model.position_init == "sinusoidal" else {}),
         "blocks": f"{blocks.amount} of {blocks.block_size} tokens",

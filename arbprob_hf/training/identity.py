@@ -40,7 +40,15 @@ _FREE = (
 # of a run that trains on questions
 _ASKING = ("task", "layout", "given_sees")
 # the text comes last: another seed or block size makes it another text, too
-_REFUSED = ("mask", "patterns", *_ASKING, *_SIZES, "position_init", "seed", "data_seed", "block_size", "text")
+_BEFORE_TEXT = ("mask", "patterns", *_ASKING, *_SIZES, "position_init", "seed", "data_seed", "block_size")
+_REFUSED = (*_BEFORE_TEXT, "text")
+_OTHERWISE = "or start from its weights with --init_from in another output_dir"
+_ADVICE = f"give the same to resume it, {_OTHERWISE}"
+# what a refusal says of parts of a stream that are no numbers
+_SHOWN = {
+    "tokenizer": "one of the tokens and rules {:.8}",
+    "state of the text": "files of the names, sizes and times of change {:.8}",
+}
 
 Record = dict[str, Any]
 
@@ -49,7 +57,8 @@ def describe_text(blocks: Dataset, source: str, more: Mapping[str, str] | None =
     """What `blocks` (rows of `input_ids` and `document_ids`, all of one length) are, with a SHA-256 of all of them.
 
     `more`: what neither the network nor the trainer's options tell of the run: `task`, `layout` and `given_sees` where
-    it trains on questions, and `position_init` where positions do not start as GPT-2's.
+    it trains on questions, `position_init` where positions do not start as GPT-2's, and `source_revision`, the commit
+    of a data set of the Hub.
     """
     digest = hashlib.sha256()
     for batch in blocks.with_format("numpy").iter(batch_size=1000):
@@ -67,15 +76,33 @@ def describe_text(blocks: Dataset, source: str, more: Mapping[str, str] | None =
 def describe_stream(
     blocks: StreamedBlocks, source: str, more: Mapping[str, str] | None = None, *, workers: int
 ) -> Record:
-    """What `describe_text` says, of a stream: nobody reads all of it, so what decides on its blocks stands for them."""
-    text, tokenizer = blocks.text, blocks.tokenizer
-    decides = [
-        *(source, text.revision, text.documents.num_shards, text.held_out, text.least),
-        *(blocks.buffer, blocks.packing, blocks.process[1], max(1, workers)),
-        *(tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id),
-    ]
-    digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-    return {"block_size": blocks.block_size, "blocks": None, "text": digest, "source": source, **(more or {})}
+    """What `describe_text` says, of a stream: nobody reads all of it, so what decides on its blocks stands for them.
+
+    `stream` holds these by name, so that a refusal can name what differs.
+    """
+    text = blocks.text
+    tokenizer = [blocks.tokenizer.backend_tokenizer.to_str(), blocks.tokenizer.eos_token_id]
+    decides = {
+        "source": source,
+        "state of the text": text.revision,
+        "files": text.documents.num_shards,
+        "validation_share": text.held_out,
+        "min_document_length": text.least,
+        "shuffle_buffer": blocks.buffer,
+        "packing": blocks.packing,
+        "processes": blocks.process[1],
+        "dataloader_num_workers": max(1, workers),
+    }
+    # the names are left out: checkpoints from before they were noted have this digest, too
+    digest = _digest([*decides.values(), *tokenizer])
+    return {
+        "block_size": blocks.block_size,
+        "blocks": None,
+        "text": digest,
+        "source": source,
+        "stream": {**decides, "tokenizer": _digest(tokenizer)},
+        **(more or {}),
+    }
 
 
 def describe_run(model: nn.Module, args: TrainingArguments, text: Mapping[str, Any] | None = None) -> Record:
@@ -115,15 +142,17 @@ def compare(checkpoint: Path, record: Record) -> None:
     if "text" not in saved or "text" not in record:
         # a trainer that was not told what its text is cannot compare it, nor what it asks about it
         changed -= {"text", "block_size", "position_init", *_ASKING}
-    advice = "give the same to resume it, or start from its weights with --init_from in another output_dir"
+    if "text" in changed and changed.isdisjoint(_BEFORE_TEXT):
+        _refuse_commit(checkpoint, saved, record)
+        _refuse_stream(checkpoint, saved, record)
     for name in [name for name in _REFUSED if name in changed]:
         before, now = _shown(saved, name), _shown(record, name)
         if name == "task":
             before, now = _from_where_they_part(before, now)
-        raise ValueError(f"{name}: {checkpoint.name} was trained with {before}, this run has {now}: {advice}")
+        raise ValueError(f"{name}: {checkpoint.name} was trained with {before}, this run has {now}: {_ADVICE}")
     for name in [name for name in _RESTORED if name in changed]:
         before, now = _shown(saved, name), _shown(record, name)
-        raise ValueError(f"{name}: {checkpoint.name} holds {before}, which it would go on with, not {now}: {advice}")
+        raise ValueError(f"{name}: {checkpoint.name} holds {before}, which it would go on with, not {now}: {_ADVICE}")
     free = [f"{name} {saved.get(name)} -> {record.get(name)}" for name in _FREE if name in changed]
     if free:
         logger.warning(
@@ -131,6 +160,27 @@ def compare(checkpoint: Path, record: Record) -> None:
             checkpoint.name,
             ", ".join(free),
         )
+
+
+def _refuse_commit(checkpoint: Path, saved: Record, record: Record) -> None:
+    before, now = saved.get("source_revision"), record.get("source_revision")
+    # of another data set, commits say nothing
+    if before and now and before != now and saved["source"] == record["source"]:
+        raise ValueError(
+            f"source_revision: {checkpoint.name} was trained with commit {before} of the data set, this run would read "
+            f"{now:.8}, a new commit: add --source_revision {before} to resume it, {_OTHERWISE}"
+        )
+
+
+def _refuse_stream(checkpoint: Path, saved: Record, record: Record) -> None:
+    before, now = saved.get("stream") or {}, record.get("stream") or {}
+    for name in [name for name in now if name in before and before[name] != now[name]]:
+        first, second = (f"{_SHOWN.get(name, '{}').format(parts[name]):.80}" for parts in (before, now))
+        raise ValueError(f"{name}: {checkpoint.name} was trained with {first}, this run has {second}: {_ADVICE}")
+
+
+def _digest(values: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

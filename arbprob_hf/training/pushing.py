@@ -18,9 +18,10 @@ from transformers.utils import PushInProgress
 
 from arbprob_hf.publishing import publish
 from arbprob_hf.publishing.contents import CARD, about_files, model_files, refuse_secrets
-from arbprob_hf.publishing.uploading import CLIENT_ERRORS, reason
+from arbprob_hf.publishing.uploading import CLIENT_ERRORS, check_destination, reason
 
 from .checkpoints import PRIVATE_NAME
+from .flags import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,21 @@ def refuse_hub_options(args: TrainingArguments) -> None:
         )
 
 
+def refuse_destination(args: TrainingArguments) -> None:
+    """Raise UsageError where a run is to be pushed without a token, or to a name that cannot be. Nobody is asked."""
+    if not args.push_to_hub:
+        return
+    try:
+        check_destination(_repository(args), HfApi(token=args.hub_token))
+    except ValueError as error:
+        raise UsageError(f"push_to_hub: {error}") from error
+
+
+def _repository(args: TrainingArguments) -> str:
+    # as transformers names it
+    return str(args.hub_model_id or Path(str(args.output_dir)).absolute().name)
+
+
 class PublishingTrainer(Trainer):
     """A Trainer that sends models with their cards and logs to the Hub, and nothing else unless asked to.
 
@@ -46,6 +62,16 @@ class PublishingTrainer(Trainer):
 
     push_in_progress: Any = None
     _client: HfApi | None = None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As Trainer's; a Hub that refuses is told of in one line, a ValueError."""
+        try:
+            super().init_hf_repo(token=token, private=private)
+        except CLIENT_ERRORS as error:
+            raise ValueError(
+                f"{_repository(self.args)}: cannot be pushed to: {reason(error):.400}; give another hub_model_id or "
+                "token, or push_to_hub: false"
+            ) from error
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write transformers' draft of a card, unless a card is there: it is asked for with every push."""

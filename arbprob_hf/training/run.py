@@ -20,6 +20,7 @@ from arbprob_hf.training.flags import UsageError
 from arbprob_hf.training.identity import Record, describe_stream, describe_text
 from arbprob_hf.training.logbook import LogbookCallback
 from arbprob_hf.training.modes import summary
+from arbprob_hf.training.pushing import refuse_destination
 from arbprob_hf.training.resuming import refuse_missing, resume_choice
 from arbprob_hf.training.safety import hold_run_folder
 from arbprob_hf.training.samples import check_sample_length, write_samples
@@ -64,6 +65,7 @@ def train(
     arguments = Arguments(model_args, data_args, training_args, run_args)
     resume = resume_choice(training_args.resume_from_checkpoint)
     refuse_missing(resume)
+    refuse_destination(training_args)
     # held to the end: the model, the card and the logs are written after training
     with hold_run_folder(arguments.folder, resume=resume is not False, is_main=training_args.process_index == 0):
         set_seed(training_args.seed)
@@ -152,6 +154,8 @@ def _trainer(
 
 
 def _described(arguments: Arguments, blocks: Blocks, more: Mapping[str, str]) -> Record:
+    if blocks.origin.commit is not None:
+        more = {**more, "source_revision": blocks.origin.commit}
     if isinstance(blocks.train, StreamedBlocks):
         workers = arguments.training.dataloader_num_workers
         return describe_stream(blocks.train, blocks.source, more, workers=workers)

@@ -397,7 +397,13 @@ class ArbProbTrainer(PublishingTrainer):
         size, index = self.args.world_size, self.args.process_index
         wanted = "rng_state.pth" if size <= 1 else f"rng_state_{index}.pth"
         if wanted not in sealed_names(source):
-            logger.warning("%s was saved by another number of processes: the run goes on, but not bit for bit", source)
+            batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * size
+            logger.warning(
+                "%s was saved by another number of processes: the run goes on, but not bit for bit: blocks of this "
+                "epoch may come again or be left out; the global batch is now %s",
+                source.name,
+                batch,
+            )
 
     def _from_main(self, work: Callable[[], T]) -> T:
         """Let the main process `work`; every process returns the result, or raises the error."""

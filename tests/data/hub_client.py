@@ -4,6 +4,7 @@ Reads orders, a JSON object a line: `stream`, and fields of DataArguments. Answe
 error.
 """
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -42,7 +43,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(found: Any) -> dict[str, Any]:
-    return {"source": found.source, "dataset": found.dataset}
+    return {"source": found.source, "dataset": found.origin.dataset, "origin": dataclasses.asdict(found.origin)}
 
 
 def main() -> None:

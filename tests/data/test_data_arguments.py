@@ -19,6 +19,8 @@ from arbprob_hf.data import DataArguments
             float("nan"),
             "validation_share must lie between 0 and 1, both excluded, got nan",
         ),
+        ("source_revision", "", "source_revision must be a branch, a tag or a commit of a data set, or none for the"),
+        ("source_revision", 3, "source_revision must be a branch, .*, or none for the newest, got 3"),
         ("block_size", 1, "block_size must be a whole number of at least 2, got 1"),
         ("block_size", 12.5, r"block_size must be a whole number of at least 2, got 12\.5"),
         ("num_train_samples", 0, "num_train_samples must be a whole number of at least 1, got 0"),

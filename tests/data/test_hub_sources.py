@@ -143,6 +143,7 @@ def test_what_cannot_be_had_is_replaced_step_by_step_and_said(ask: Ask, stream: 
         "(wikimedia/wikipedia 20231101.en could not be had; Salesforce/wikitext wikitext-2-raw-v1 could not be had)"
     )
     assert nothing["dataset"] is None
+    assert nothing["origin"]["language"] == "en"
 
     Moody.absent = {"wikimedia/wikipedia"}
     wikitext = ask(source="wikipedia", stream=stream)
@@ -162,6 +163,9 @@ def test_wikipedia_and_wikitext_are_had_by_their_short_names(ask: Ask, stream: b
     wikipedia, wikitext = (ask(source=name, stream=stream) for name in ("wikipedia", "wikitext"))
     assert both(wikipedia) == sorted(ARTICLES)
     assert (wikipedia["dataset"], wikipedia["log"]) == ("wikimedia/wikipedia", [])
+    assert [found["origin"]["language"] for found in (wikipedia, wikitext)] == ["en", "en"]
+    assert (wikipedia["origin"]["split"], wikipedia["origin"]["held_out"]) == ("train", 0.05)
+    assert (wikitext["origin"]["split"], wikitext["origin"]["held_out"]) == ("validation", None)
     assert [line for line in wikitext["train"] if line] == LINES[1:]
 
 

@@ -14,7 +14,7 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 
 from arbprob_hf.data import DataArguments, corpora
 from arbprob_hf.data.corpora import Texts, load_texts
-from arbprob_hf.data.fallback import UnavailableError
+from arbprob_hf.data.fallback import UnavailableError, known_language
 
 TEXTS = [f"document {number}: caf\u00e9" for number in range(12)]
 
@@ -187,6 +187,8 @@ def test_a_configuration_is_refused_where_there_is_none(tmp_path: Path) -> None:
     for source in ("embedded", str(write(tmp_path / "corpus.jsonl", TEXTS))):
         with pytest.raises(ValueError, match=r"^source_config 'raw' is for data sets by name"):
             load(source, source_config="raw")
+        with pytest.raises(ValueError, match=r"^source_revision 'main' is for data sets by name"):
+            load(source, source_revision="main")
 
 
 @pytest.fixture
@@ -212,6 +214,14 @@ def test_a_named_data_set_is_split_by_document(named: str) -> None:
     texts = load(named, source_config="raw")
     assert everything(texts) == TEXTS[:8]
     assert texts.source == "someone/own-text raw; validation on documents held out of it"
+
+
+def test_a_commit_in_the_cache_is_had_without_the_hub_and_no_other_is_taken_for_it(named: str) -> None:
+    texts = load(named, source_config="raw", source_revision="d" * 40)
+    assert texts.origin.commit == "d" * 40
+    message = rf"^source_revision 'v1' of '{named}' \('raw'\) cannot be had, as .* the local cache has {'d' * 40};"
+    with pytest.raises(UnavailableError, match=message):
+        load(named, source_config="raw", source_revision="v1")
 
 
 def test_a_named_data_sets_own_validation_split_is_used(named: str) -> None:
@@ -255,7 +265,7 @@ def test_wikipedia_of_another_configuration_in_the_cache_is_not_taken_for_it(
             texts = load("wikipedia")
     finally:
         shutil.rmtree(top / "wikimedia___wikipedia")
-    assert texts.dataset is None
+    assert texts.origin.dataset is None
     assert sum("is used instead" in record.getMessage() for record in caplog.records) == 2
 
 
@@ -285,3 +295,21 @@ def test_a_name_with_capitals_is_found_in_the_cache(named: str) -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^source 'no/such' is no path, is not in the local cache, and the Hub"):
         load("no/such")
+
+
+@pytest.mark.parametrize(
+    ("config", "language"),
+    [
+        ("20231101.en", "en"),
+        ("20231101.ast", "ast"),
+        ("20231101.simple", "en"),
+        ("20231101.zh-min-nan", None),
+        (None, None),
+    ],
+)
+def test_the_language_of_a_wikipedia_is_told_by_its_name(config: str | None, language: str | None) -> None:
+    assert known_language(DataArguments(source="wikimedia/wikipedia", source_config=config)) == language
+
+
+def test_the_language_of_other_data_sets_is_not_guessed() -> None:
+    assert known_language(DataArguments(source="some/texts", source_config="20231101.en")) is None

@@ -310,6 +310,17 @@ def test_without_a_token_nothing_is_published(hub: HubHere, finished: Path, monk
         publish(finished, "tester/no")
 
 
+def test_a_name_that_cannot_be_is_refused_before_the_folder_is_proven(
+    hub: HubHere, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what would come first
+    monkeypatch.setattr("arbprob_hf.publishing.uploading.refuse_secrets", None)
+    with pytest.raises(
+        ValueError, match=r"^a/b/c: not published: Repo id must .*; give a name such as somebody/my-model$"
+    ):
+        publish(finished, "a/b/c")
+
+
 def test_a_path_is_no_secret_in_a_file_that_was_asked_for(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text(f"in {tmp_path}")
     files = {"notes.txt": tmp_path / "notes.txt"}

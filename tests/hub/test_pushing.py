@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard, snapshot_download
@@ -143,3 +144,43 @@ def test_a_push_that_fails_is_warned_of_and_training_goes_on(
 def test_a_state_without_a_checkpoint_to_push_is_refused() -> None:
     with pytest.raises(UsageError, match="^hub_training_state: true has no effect with hub_strategy every_save, which"):
         parse(["--hub_training_state=true"])
+
+
+@pytest.mark.parametrize(
+    ("repository", "message"),
+    [
+        ("a/b/c", "^push_to_hub: a/b/c: not published: Repo id must .*; give a name such as somebody/my-model$"),
+        ("-run-", "^push_to_hub: -run-: not published: Repo id must .*; give a name such as somebody/my-model$"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_before_the_text_is_prepared(
+    hub: HubHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: str, message: str
+) -> None:
+    monkeypatch.setattr("arbprob_hf.training.run.load_blocks", _unprepared)
+    with pytest.raises(UsageError, match=message):
+        train_micro(tmp_path, tmp_path / "run", push_to_hub="true", hub_model_id=repository)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_token_is_told_before_the_text_is_prepared(
+    hub: HubHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("arbprob_hf.training.run.load_blocks", _unprepared)
+    with pytest.raises(UsageError, match="^push_to_hub: run: not published: no Hub token here; log in with `hf auth"):
+        train_micro(tmp_path, tmp_path / "run", push_to_hub="true")
+
+
+def test_a_hub_that_refuses_is_told_of_in_one_line(
+    hub: HubHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*about: Any, **options: Any) -> None:
+        raise OSError("403 Forbidden\nyou may not")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+    with pytest.raises(ValueError, match="^other/x: cannot be pushed to: 403 Forbidden you may not; give another hub_"):
+        micro_trainer(tmp_path / "out", hub_model_id="other/x")
+
+
+def _unprepared(*about: Any, **options: Any) -> None:
+    raise AssertionError("the text was prepared")

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import load_tokenizer
-from arbprob_hf.publishing import template
+from arbprob_hf.publishing import CardFacts, template, write_card
 from arbprob_hf.run_logs import COLUMNS, read_log
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.building import build_model, fill_with_sinusoids, refuse_flex, warn_of_visible_answers
@@ -351,12 +351,24 @@ def test_the_card_is_valid_and_complete(done: Outcome) -> None:
     metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert metrics["loss"] == pytest.approx(done.eval_loss, abs=1e-6)
     assert metrics["perplexity"] == pytest.approx(done.perplexity, abs=1e-6)
+    # without a split of its own, validation is on a share of the training split
+    assert {result.dataset_split for result in card.data.eval_results} == {"train"}
+    assert "| measured on documents held out of the split train (20% of them) | |" in card.text
     assert "model-index" in yaml.safe_load(card.content.split("---")[1])
     pictures = ("(logs/training_curves.png)", "(logs/mask.png)")
     for said in ("causal & window(8)", "trust_remote_code=True", "revision", *pictures):
         assert said in card.text
     for unsaid in ("More Information Needed", "{{", "{%", "None", str(done.folder.parent)):
         assert unsaid not in card.content
+
+
+def test_a_split_of_its_own_is_named_in_the_card(tmp_path: Path) -> None:
+    told = dict(title="t", mask="causal", parameters="1", shape="1 layer", n_positions=8, source="x", start="")
+    facts = CardFacts(**told, prompt="The", license="mit", results={"loss": 1.0}, split="dev", dataset_commit="a" * 40)
+    card = ModelCard.load(write_card(tmp_path, facts))
+    assert "| measured on the split dev | |" in card.text
+    (result,) = card.data.eval_results
+    assert (result.dataset_split, result.dataset_revision) == ("dev", "a" * 40)
 
 
 def test_the_cards_code_runs_without_the_package(done: Outcome, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from arbprob_hf.data.streaming import Streamed
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.failing import told_in_one_line
 from arbprob_hf.training.flags import UsageError
-from arbprob_hf.training.identity import describe_stream
+from arbprob_hf.training.identity import compare, describe_stream, write_record
 from arbprob_hf.training.run import Outcome, train
 
 PROSE = "a mask says which key a query may see and no other so that nothing leaks from what comes later"
@@ -89,23 +90,96 @@ def test_a_resumed_run_has_the_blocks_and_questions_that_would_have_come(
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"),
+    ("changes", "values"),
     [
-        ({"dataloader_num_workers": 1}, "workers"),
-        ({"shuffle_buffer": 9}, "buffer"),
-        ({"min_document_length": 3}, "documents"),
-        ({"validation_share": 0.3}, "held out"),
+        ({"dataloader_num_workers": 1}, "2, this run has 1"),
+        ({"shuffle_buffer": 9}, "8, this run has 9"),
+        ({"min_document_length": 3}, "1, this run has 3"),
+        ({"validation_share": 0.3}, "0.2, this run has 0.3"),
     ],
-    ids=["workers", "buffer", "documents", "held out"],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_stream_in_another_order_is_not_resumed(
-    text: Path, done: Outcome, tmp_path: Path, changes: dict[str, Any], what: str
+def test_a_stream_in_another_order_is_refused_naming_the_option_and_both_values(
+    text: Path, done: Outcome, tmp_path: Path, changes: dict[str, Any], values: str
 ) -> None:
-    folder = interrupted(done, tmp_path / what)
-    with pytest.raises(
-        ValueError, match=r"^text: checkpoint-6 was trained with a stream of local text .*this run has a"
-    ):
+    folder = interrupted(done, tmp_path / "run")
+    (name,) = changes
+    message = f"^{name}: checkpoint-6 was trained with {re.escape(values)}: give the same to resume it, or start from"
+    with pytest.raises(ValueError, match=message) as refused:
         run(text, folder, task="uniform", layout="two_stream", resume="true", **changes)
+    assert len(str(refused.value)) <= 300
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "message"),
+    [
+        ("processes", 2, "processes: checkpoint-6 was trained with 2, this run has 1: give the same to resume it"),
+        ("packing", False, "packing: checkpoint-6 was trained with False, this run has True: give the same"),
+        ("source", "x", "source: checkpoint-6 was trained with x, this run has here: give the same to resume"),
+        ("files", 3, "files: checkpoint-6 was trained with 3, this run has 2: give the same to resume it"),
+        ("tokenizer", "0" * 64, r"tokenizer: .* with one of the tokens and rules 00000000, this run has one of the"),
+        ("state of the text", "1" * 64, "state of the text: .* with files of the names, sizes and times of change 111"),
+    ],
+)
+def test_each_part_of_a_stream_is_named(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str, before: Any, message: str
+) -> None:
+    record = record_of(tokenizer)
+    saved = {**record, "text": "0" * 64, "stream": {**record["stream"], name: before}}
+    write_record(saved, folder := checkpoint(tmp_path))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        compare(folder, record)
+
+
+def test_a_stream_that_was_noted_without_its_parts_is_told_by_its_digest(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    record = record_of(tokenizer)
+    saved = {name: value for name, value in record.items() if name != "stream"}
+    write_record(saved, folder := checkpoint(tmp_path))
+    compare(folder, record)
+    write_record({**saved, "text": "0" * 64}, folder)
+    with pytest.raises(
+        ValueError, match=r"^text: checkpoint-6 was trained with a stream of here \(00000000\), this run"
+    ):
+        compare(folder, record)
+
+
+def test_a_mask_that_differs_is_named_before_a_part_of_the_stream(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    record = {**record_of(tokenizer), "mask": "causal"}
+    saved = {**record, "mask": "full", "text": "0" * 64, "stream": {**record["stream"], "packing": False}}
+    write_record(saved, folder := checkpoint(tmp_path))
+    with pytest.raises(ValueError, match="^mask: checkpoint-6 was trained with full, this run has causal: give"):
+        compare(folder, record)
+
+
+@pytest.mark.parametrize("blocks", [None, 3], ids=["stream", "packed"])
+def test_a_new_commit_of_the_data_set_is_named_with_the_option_that_goes_on_with_the_old_one(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, blocks: int | None
+) -> None:
+    record = {**record_of(tokenizer), "blocks": blocks, "source_revision": "b" * 40}
+    write_record({**record, "text": "0" * 64, "source_revision": "a" * 40}, folder := checkpoint(tmp_path))
+    message = f"^source_revision: checkpoint-6 was trained with commit {'a' * 40} of the data set, this run would read "
+    with pytest.raises(
+        ValueError, match=f"{message}bbbbbbbb, a new commit: add --source_revision {'a' * 40} to"
+    ) as told:
+        compare(folder, record)
+    assert len(str(told.value)) <= 300
+
+
+def checkpoint(folder: Path) -> Path:
+    """An empty folder of a checkpoint's name."""
+    (folder / "checkpoint-6").mkdir()
+    return folder / "checkpoint-6"
+
+
+def record_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The record of a small stream."""
+    documents = Dataset.from_dict({"text": ["a", "b"]}).to_iterable_dataset(num_shards=2)
+    blocks = StreamedBlocks(Streamed(documents, "here", revision="f" * 64), tokenizer, block_size=8, seed=0)
+    return {**describe_stream(blocks, "here", workers=0), "initializer_range": 0.02}
 
 
 def test_another_tokenizer_or_split_is_another_stream(tokenizer: PreTrainedTokenizerFast) -> None:
