@@ -64,9 +64,9 @@ def publish(
         api: the client; its token, else the user's own.
 
     Raises:
-        ValueError: nothing to publish; no token, or a name that cannot be; a token or a path of this machine in it; code
-            of another repository; a card that the Hub does not take; a folder that does not load without this package;
-            a Hub that refuses. One line.
+        ValueError: nothing to publish; no token, or a name that cannot be; a token or a path of this machine in it;
+            code of another repository; a card that the Hub does not take; a folder that does not load without this
+            package; a Hub that refuses. One line.
     """
     folder, api = Path(folder), api or HfApi()
     if not folder.is_dir():
