@@ -62,6 +62,11 @@ def export_gpt2(checkpoint: Path, out: Path, *, force: bool = False) -> list[str
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is not an empty folder; name another")
+    if not checkpoint.exists():
+        raise ValueError(
+            f"{checkpoint}: does not exist; name a folder here, such as a run's, or the one that "
+            "`hf download NAME --local-dir FOLDER` makes of a model on the Hub"
+        )
     config = _config_of(checkpoint)
     reason = why_not_gpt2(config)
     if reason is not None and not force:

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from arbprob_hf.data.errors import brief
 
+# documents
+SHUFFLE_BUFFER = 10_000
+
 
 @dataclass
 class DataArguments:
@@ -52,7 +55,7 @@ class DataArguments:
         metadata={"help": "Read the training text while training, again and again, instead of preparing it first."},
     )
     shuffle_buffer: int = field(
-        default=10_000, metadata={"help": "Documents of a stream that are shuffled at a time; 1: as they come."}
+        default=SHUFFLE_BUFFER, metadata={"help": "Documents of a stream that are shuffled at a time; 1: as they come."}
     )
     tokenizer: str = field(default="gpt2", metadata={"help": "Tokenizer: a name on the Hub or a folder."})
     block_size: int | None = field(
@@ -92,6 +95,11 @@ class DataArguments:
             raise ValueError(
                 f"validation_split must differ from train_split, both are {brief(self.train_split)}; "
                 "leave validation_split out to hold out documents"
+            )
+        if not self.streaming and self.shuffle_buffer != SHUFFLE_BUFFER:
+            raise ValueError(
+                f"shuffle_buffer is {self.shuffle_buffer}, but only a stream has one: a text that is prepared is "
+                "shuffled whole; give streaming: true, or leave shuffle_buffer out"
             )
         if self.streaming and self.num_train_samples is not None:
             raise ValueError(

@@ -48,7 +48,9 @@ class Blocks:
     @property
     def amount(self) -> str:
         """How many training blocks there are, in words."""
-        return "a stream of blocks" if isinstance(self.train, StreamedBlocks) else f"{len(self.train):,} blocks"
+        if isinstance(self.train, StreamedBlocks):
+            return "a stream of blocks"
+        return f"{len(self.train):,} block{'s' if len(self.train) != 1 else ''}"
 
 
 def load_blocks(
@@ -142,12 +144,20 @@ def _packed(
     found = len(blocks.input_ids)
     if not found:
         part, more = ("training", "more text") if training else ("validation", "a larger validation_share")
+        least = arguments.min_document_length
+        if least > 1 and not len(documents.lengths):
+            raise ValueError(
+                f"min_document_length is {least}, but no document of the {part} text has as many characters; give a "
+                f"smaller one, or {more}"
+            )
+        more += ", a smaller min_document_length" if least > 1 else ""
         raise ValueError(
             f"the {part} text has {len(documents.lengths)} document(s) of {len(documents.tokens)} tokens "
             f"together, less than one block of {block_size}; give {more} or a smaller block_size"
         )
     if limit is not None and found < limit:
-        logger.warning("%s is %s, but the text gives %s blocks; all are used", name, limit, found)
+        blocks_found = f"{found} block{'s' if found != 1 else ''}"
+        logger.warning("%s is %s, but the text gives %s; all are used", name, limit, blocks_found)
     return blocks
 
 

@@ -10,12 +10,18 @@ ROUNDING = 1e-3
 
 
 class Refusing:
-    """Put before evaluate.Metric: an empty batch is refused in one line, whatever its form."""
+    """Put before evaluate.Metric: a batch that is empty or has None in it is refused in one line, whatever its form."""
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """As evaluate's, which fails on an empty batch where it has to tell the form of the inputs."""
         if predictions is not None and len(predictions) == 0:
             raise ValueError("predictions: expected at least one, got none")
+        for name, given in (("predictions", predictions), ("references", references)):
+            # evaluate takes None for any type
+            rows = enumerate([] if given is None else given)
+            missing = [row for row, one in rows if one is None or (isinstance(one, list | tuple) and None in one)]
+            if missing:
+                raise ValueError(f"{name}: expected a value for each, got None at {missing[0]}; leave such out")
         super().add_batch(predictions=predictions, references=references, **kwargs)  # type: ignore[misc]
 
 

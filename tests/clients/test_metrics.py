@@ -125,6 +125,14 @@ def test_no_answers_are_refused(kind: Any) -> None:
         (ConditionalPerplexity, [-1.0], [0], "references: expected at least one target token a question, got 0"),
         (BitsPerByte, [2.0], ["a"], "predictions: expected log-probabilities, at most 0, got 2.0"),
         (BitsPerByte, [-1.0], [""], "references: expected at least one byte a question, got 0"),
+        (InfillMatch, ["a"], [None], "^references: expected a value for each, got None at 0; leave such out$"),
+        (
+            InfillOverlap,
+            ["a", "b"],
+            [["a"], ["b", None]],
+            "^references: expected a value for each, got None at 1",
+        ),
+        (BitsPerByte, [None], ["a"], "^predictions: expected a value for each, got None at 0; leave such out$"),
         (InfillMatch, ["a"], [[]], "references: expected at least one text a blank, got none for blank 0"),
         (
             InfillOverlap,

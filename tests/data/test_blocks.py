@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,28 @@ def test_more_samples_than_there_are_warn_in_one_line(
     ]
 
 
+def test_one_block_is_one_block(
+    corpus: str, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, blocks.__name__):
+        arguments = DataArguments(source=corpus, num_train_samples=1, num_val_samples=10_000, packing=False)
+        found = load_blocks(replace(arguments, validation_share=0.01), tokenizer, block_size=64, seed=0)
+    assert found.amount == "1 block"
+    assert "num_val_samples is 10000, but the text gives 1 block; all are used" in caplog.messages
+
+
+def test_documents_that_are_all_too_short_name_the_option(corpus: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    arguments = DataArguments(source=corpus, min_document_length=100_000)
+    message = "^min_document_length is 100000, but no document of the (training|validation) text has as many char"
+    for one in (arguments, replace(arguments, streaming=True)):
+        with pytest.raises(ValueError, match=message):
+            load_blocks(one, tokenizer, block_size=8, seed=0)
+    # some are left, too few
+    with pytest.raises(ValueError, match="or a smaller block_size$") as refused:
+        load_blocks(replace(arguments, min_document_length=2), tokenizer, block_size=8_000, seed=0)
+    assert ", a smaller min_document_length or a smaller block_size" in str(refused.value)
+
+
 def test_bytes_per_token_turn_a_loss_into_bits_per_byte(corpus: str, tokenizer: PreTrainedTokenizerFast) -> None:
     found = load_blocks(DataArguments(source=corpus), tokenizer, block_size=6, seed=0)
     # a model that gives each scored token ln 2 nats spends one bit on it
@@ -185,7 +208,7 @@ def test_no_block_of_the_embedded_text_is_in_both_splits(embedded: Blocks) -> No
 
 def test_short_documents_are_left_out(corpus: str, tokenizer: PreTrainedTokenizerFast) -> None:
     longest = max(map(len, TEXTS))
-    with pytest.raises(ValueError, match=r"^the training text has 0 document\(s\)"):
+    with pytest.raises(ValueError, match=r"^min_document_length is \d+, but no document of the training text"):
         load_blocks(DataArguments(source=corpus, min_document_length=longest + 1), tokenizer, block_size=8, seed=0)
     kept = load_blocks(DataArguments(source=corpus, min_document_length=longest), tokenizer, block_size=4, seed=0)
     found = re.findall(r"\d+", " ".join([*documents(kept.train, tokenizer), *documents(kept.validation, tokenizer)]))

@@ -37,3 +37,13 @@ def test_a_value_outside_its_range_is_refused(field: str, value: object, message
 def test_the_defaults_need_no_network_and_no_file() -> None:
     arguments = DataArguments()
     assert (arguments.source, arguments.tokenizer) == ("embedded", "gpt2")
+
+
+def test_a_buffer_without_a_stream_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="^shuffle_buffer is 64, but only a stream has one: .*; give streaming: true, or"
+    ):
+        DataArguments(shuffle_buffer=64)
+    # what a file says that is written for both
+    assert DataArguments(shuffle_buffer=10_000, streaming=False).shuffle_buffer == 10_000
+    assert DataArguments(shuffle_buffer=64, streaming=True).shuffle_buffer == 64

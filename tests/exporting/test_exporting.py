@@ -143,6 +143,16 @@ def test_a_window_as_long_as_the_text_is_causal() -> None:
     assert why_not_gpt2(micro(mask="causal & window(23)").config) is not None
 
 
+def test_a_name_on_the_hub_is_told_how_to_become_a_folder(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(app, ["export-gpt2", "somebody/no-such-folder", str(tmp_path / "out")])
+    assert ran.exit_code == 2
+    assert ran.stderr.startswith(
+        "arbprob export-gpt2: error: somebody/no-such-folder: does not exist; name a folder here, such as a run's, or "
+        "the one that `hf download NAME --local-dir FOLDER` makes"
+    )
+    assert len(ran.stderr.splitlines()) == 1
+
+
 def test_a_folder_that_is_taken_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "mine.txt").write_text("mine")

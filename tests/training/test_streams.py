@@ -223,8 +223,11 @@ def test_the_card_and_the_record_say_that_it_was_a_stream(done: Outcome) -> None
 @pytest.mark.parametrize("streaming", ["true", "false"])
 def test_what_was_used_in_place_of_wikipedia_is_recorded(tmp_path: Path, streaming: str) -> None:
     # the tests are offline
-    samples = None if streaming == "true" else 8
-    run(tmp_path, tmp_path / "run", source="wikipedia", streaming=streaming, num_train_samples=samples, save_steps=12)
+    samples, buffer = (None, 8) if streaming == "true" else (8, None)
+    fields = dict(
+        source="wikipedia", streaming=streaming, num_train_samples=samples, shuffle_buffer=buffer, save_steps=12
+    )
+    run(tmp_path, tmp_path / "run", **fields)
     missing = (
         "(wikimedia/wikipedia 20231101.en could not be had; Salesforce/wikitext wikitext-2-raw-v1 could not be had)"
     )
