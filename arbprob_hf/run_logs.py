@@ -36,8 +36,12 @@ def read_log(path: Path) -> list[Row]:
     A run with a task has columns of its evaluation modes behind COLUMNS.
     Raises ValueError when the file is no training log.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.reader(file))
+    except (csv.Error, UnicodeDecodeError):
+        # no text at all
+        lines = []
     if not lines or tuple(lines[0][: len(COLUMNS)]) != COLUMNS:
         raise ValueError(
             f"{path}: expected a training log whose first line is {','.join(COLUMNS[:3])},...; move it away"

@@ -138,7 +138,13 @@ def check_fits(folder: Path, config: ArbProbConfig, asked: Questions) -> None:
 def read_losses(folder: Path) -> list[Row]:
     """The rows of a run's training log, with `<mode>_loss` by the names of MODES; empty where it has no log."""
     log = find_log(folder)
-    return by_mode(read_log(log)) if log is not None else []
+    if log is None:
+        return []
+    try:
+        return by_mode(read_log(log))
+    except ValueError:
+        # a file of something else; it decides nothing but a picture
+        return []
 
 
 def _beside(folder: Path, name: str) -> Path | None:

@@ -42,7 +42,9 @@ class Answering:
     def start(self) -> Shown:
         """What the page starts with."""
         shown = self.read(TEXT, None, self.layouts[0])
-        for position in BLANKS:
+        # what only continues texts can be asked for the last token
+        blanks = BLANKS if self.layouts[0] != "causal" else [len(shown[1])]
+        for position in blanks:
             if shown[0] is not None:
                 shown = self.click(shown[0].text, shown[0], self.layouts[0], (position - 1, shown[1][position - 1][0]))
         return shown

@@ -45,7 +45,12 @@ def load_network(name: str | None) -> Network:
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(f"model: the folder {name} holds no config.json; {_newest(folder)}")
-    if not folder.is_dir() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+    if folder.is_file():
+        raise ValueError(f"model: {name} is a file; name its folder")
+    # what begins like a folder that is here is none of the Hub's
+    is_local = "/" in name and Path(name.split("/")[0]).is_dir()
+    is_local = is_local or folder.is_absolute() or name.startswith(("outputs/", ".", "~")) or name.count("/") > 1
+    if is_local and not folder.is_dir():
         raise ValueError(f"model: there is no folder {name}; {ADVICE}")
     try:
         model, found = ArbProbForCausalLM.from_pretrained(name, output_loading_info=True)

@@ -44,7 +44,7 @@ def serve(page: "gradio.Blocks", *, host: str | None = None, port: int | None = 
     """Serve a page in the background and return its address; host and port are Gradio's choice where None, 0 any port.
 
     Raises:
-        ValueError: the port is taken, or is none. OSError: no port is free.
+        ValueError: the port is taken, or is none, or the host is none of this machine. OSError: no port is free.
     """
     import gradio as gr
 
@@ -52,6 +52,9 @@ def serve(page: "gradio.Blocks", *, host: str | None = None, port: int | None = 
     theme = gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
     )
+    if host is not None:
+        # Gradio would try one port after the other
+        _check_host(host)
     _, address, _ = page.launch(
         server_name=host,
         server_port=None if port is None else _free_port(port),
@@ -64,6 +67,14 @@ def serve(page: "gradio.Blocks", *, host: str | None = None, port: int | None = 
         prevent_thread_lock=True,
     )
     return address
+
+
+def _check_host(host: str) -> None:
+    with socket.socket() as one:
+        try:
+            one.bind((host, 0))
+        except OSError as error:
+            raise ValueError(f"host: {host!r:.100} is no address of this machine ({error}); leave it out") from None
 
 
 def _free_port(wanted: int) -> int:

@@ -19,9 +19,16 @@ def main(words: Sequence[str] | None = None) -> int:
         default=os.environ.get(VARIABLE),
         help=f"a run's output folder, a checkpoint, or a name on the Hub; the environment's {VARIABLE} if left out",
     )
-    parser.add_argument("--host", help="address to listen at (default: GRADIO_SERVER_NAME, or this machine alone)")
     parser.add_argument(
-        "--port", type=int, help="port; 0 for any (default: GRADIO_SERVER_PORT, or the first free one from 7860)"
+        "--host",
+        default=os.environ.get("GRADIO_SERVER_NAME"),
+        help="address to listen at (default: GRADIO_SERVER_NAME, or this machine alone)",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=os.environ.get("GRADIO_SERVER_PORT"),
+        help="port; 0 for any (default: GRADIO_SERVER_PORT, or the first free one from 7860)",
     )
     given = parser.parse_args(words)
     try:

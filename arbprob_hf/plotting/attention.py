@@ -38,7 +38,8 @@ def plot_attention(
     """Draw the attention weights of a text under a mask: queries down, keys across, a square for each layer and head.
 
     Weights on keys up to the query are blue, those on later ones orange; what the mask hides is white. Colours follow
-    the root of the weight, so that small ones can be told apart.
+    the root of the weight, so that small ones can be told apart. Where squares are too small for texts, the axes have
+    numbers.
 
     Args:
         model: a network; it is run once, without dropout.
@@ -59,7 +60,7 @@ def plot_attention(
         check_picture_path(path)
     if isinstance(mask, list | tuple):
         raise TypeError("mask: expected one mask, got a list; a mask per layer belongs into config.mask")
-    ids, tokens = read_text(model.config, tokenizer, text)
+    ids, tokens = read_text(model, tokenizer, text)
     layers = _chosen("layer", layer, model.config.n_layer)
     heads = _chosen("head", head, model.config.n_head)
     if len(layers) * len(heads) > MOST_SHEETS:
@@ -74,7 +75,9 @@ def plot_attention(
     for at, by in itertools.product(layers, heads):
         seen = allowed[at % len(allowed)]  # (1 or H, T, T)
         squares[f"layer {at}, head {by}"] = weights[at][by], seen[by % len(seen)]
-    columns = len(heads) if len(heads) > 1 else math.ceil(math.sqrt(len(layers)))
+    # a row for each layer; one layer alone takes several
+    across = min(len(heads), 4) if len(layers) == 1 else len(heads)
+    columns = across if across > 1 else math.ceil(math.sqrt(len(squares)))
     figure = _draw(squares, tokens, columns=columns)
     title = "one mask per layer" if len(masks) > 1 else str(masks[0])
     figure.suptitle(wrapped(title, figure.get_figwidth()), fontsize=10, parse_math=False)
@@ -107,7 +110,7 @@ def _draw(squares: Mapping[str, tuple[Tensor, Tensor]], tokens: Sequence[str], *
     labels = max(text_width(shown(token), 9) for token in tokens)  # inches beside and below the squares
     side = min(5.2, 1.0 + 0.25 * length) if len(squares) == 1 else max(1.6, (WIDTH - labels) / columns)
     figure = new_figure(
-        side * columns + labels + 0.4, (side + 0.2) * rows + labels + 0.25 + 0.6 * (1 + has_later), dpi=150
+        max(4.2, side * columns + labels + 0.4), (side + 0.2) * rows + labels + 0.25 + 0.6 * (1 + has_later), dpi=150
     )
     ramps, norm = _scale()
     cell = 72 * 0.85 * side / length  # points
@@ -159,7 +162,12 @@ def _draw_scales(figure: "Figure", ramps: Sequence[Any], norm: Any) -> None:
     names = ("weight", "weight on a later key")
     # the last one made is the topmost
     for ramp, name in reversed(list(zip(ramps, names, strict=False))):
-        style: dict[str, Any] = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.02}
+        style: dict[str, Any] = {
+            "location": "bottom",
+            "shrink": 0.6 if figure.get_figwidth() > 6 else 1.0,
+            "aspect": 40,
+            "pad": 0.02,
+        }
         bar = figure.colorbar(ScalarMappable(norm, ramp), ax=squares, **style)
         bar.set_ticks(TICKS, labels=[f"{tick:g}" for tick in TICKS])
         bar.ax.tick_params(labelsize=8)

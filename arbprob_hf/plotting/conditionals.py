@@ -56,11 +56,11 @@ def plot_conditionals(
     Yellow is certain, dark blue no better than any token of the vocabulary. A white cell is unseen, a grey one given.
 
     Args:
-        model: a network that answers questions; one trained from left to right alone knows only such.
+        model: a network that answers questions; one trained from left to right alone has one strip.
         tokenizer: that of the network.
         text: of at most 255 tokens; the token that starts a text is put in front, at position 0, and not drawn.
         ask: questions about the text, by the name of their strip. When None two strips: each token given those before
-            it, and each token given all others, before and after, by itself.
+            it, and, where the layout knows more than that, each token given all others, by itself.
         layout: how to put them; None for the way the network was trained, `config.layout`.
         title: the mean of each strip when None.
         path: also write a .png or .svg there, whole or not at all; as in matplotlib, a file of that name is replaced.
@@ -73,7 +73,7 @@ def plot_conditionals(
     """
     if path is not None:
         check_picture_path(path)
-    ids, tokens = read_text(model.config, tokenizer, text, most=MOST_CONDITIONALS)
+    ids, tokens = read_text(model, tokenizer, text, most=MOST_CONDITIONALS)
     layout = model.config.layout if layout is None else layout
     strips = [
         _strip(model, ids, name, questions, layout) for name, questions in _questions(ask, len(ids), layout).items()
@@ -89,7 +89,9 @@ def plot_conditionals(
 
 def _questions(ask: Mapping[str, Conditional] | None, length: int, layout: str) -> Mapping[str, Questions]:
     if ask is not None:
-        if not isinstance(ask, Mapping) or not all(isinstance(one, Conditional) for one in ask.values()):
+        if not isinstance(ask, Mapping) or not all(
+            isinstance(name, str) and isinstance(one, Conditional) for name, one in ask.items()
+        ):
             raise TypeError(
                 "ask: expected questions by name, such as {'middle': Conditional(given=[0, 1], target=[2])}"
             )
@@ -102,6 +104,9 @@ def _questions(ask: Mapping[str, Conditional] | None, length: int, layout: str) 
         if is_chained(layout)
         else [Conditional(given=list(range(at)), target=[at]) for at in each]
     )
+    if layout == "causal":
+        # knows nothing else
+        return {"left to right": before}
     rest = [Conditional(given=[other for other in range(length) if other != at], target=[at]) for at in each]
     return {"left to right": before, "given the rest": rest}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arbprob_hf.plotting.figures import check_picture_path, new_figure, save_whole
-from arbprob_hf.run_logs import CURVES, LOSSES, Row, by_mode, find_log, has_modes, read_log, run_names
+from arbprob_hf.run_logs import CURVES, LOSSES, by_mode, find_log, has_modes, read_log, run_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,14 +47,24 @@ def plot_curves(
 
     Raises:
         ValueError: no run, one twice, one without a log, or a path that cannot be; one line.
+        TypeError: runs that are no paths.
     """
     if path is not None:
         check_picture_path(path)
+    if not isinstance(runs, str | Path) and not (
+        isinstance(runs, Sequence) and all(isinstance(run, str | Path) for run in runs)
+    ):
+        raise TypeError(f"runs: expected the folder of a run, or a list of them, got {runs!r:.60}")
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
-    names, logs = run_names(folders), [_read(folder) for folder in folders]
+    names, places = run_names(folders), [_log_of(folder) for folder in folders]
+    if len({place.resolve() for place in places}) < len(places):
+        raise ValueError(f"runs: two of {', '.join(map(str, folders))} have one log; name each run once")
+    logs = [read_log(place) for place in places]
     if len(logs) == 1:
         (rows,) = logs
-        figure = draw_training_curves(rows, title=title or names[0], modes=CURVES if has_modes(rows) else None)
+        figure = draw_training_curves(
+            rows, title=title or places[0].parents[1].resolve().name, modes=CURVES if has_modes(rows) else None
+        )
     else:
         titles = {"loss": "training", **{column: CURVES[column] for column in LOSSES}}
         figure = draw_comparison(dict(zip(names, map(by_mode, logs), strict=True)), titles=titles)
@@ -125,12 +135,17 @@ def draw_comparison(logs: Mapping[str, Rows], *, titles: Mapping[str, str]) -> "
         axes.set_title(titles[column], fontsize=10, parse_math=False)
         axes.set_ylabel("nats per target token" if number % across == 0 else "", fontsize=10)
         axes.set_xlabel("step (optimizer updates)" if number >= len(columns) - across else "", fontsize=10)
-    widest = max(map(len, lines), default=1)
+    if not lines:
+        return figure
+    widest = max(map(len, lines))
+    across = max(1, min(len(lines), int(12 * figure.get_figwidth() / (widest + 8))))
+    # room for the names, below the panels
+    figure.set_figheight(figure.get_figheight() + 0.2 * (math.ceil(len(lines) / across) - 1))
     figure.legend(
         handles=list(lines.values()),
         labels=[name.replace("$", r"\$") for name in lines],
         loc="outside lower center",
-        ncols=max(1, min(len(lines), int(12 * figure.get_figwidth() / (widest + 8)))),
+        ncols=across,
         frameon=False,
         fontsize=10,
     )
@@ -143,7 +158,9 @@ def _draw_loss(axes: "Axes", rows: Rows) -> None:
     eval_steps, eval_losses = _series(rows, "eval_loss")
     name = "validation"
     if eval_losses:
-        name += f", last {eval_losses[-1]:.2f} (perplexity {_series(rows, 'perplexity')[1][-1]:,.0f})"
+        perplexities = _series(rows, "perplexity")[1]
+        name += f", last {eval_losses[-1]:.2f}"
+        name += f" (perplexity {perplexities[-1]:,.0f})" if perplexities else ""
     axes.plot(eval_steps, eval_losses, color=ORANGE, linewidth=1.8, marker="o", markersize=6, label=name)
     if losses or eval_losses:
         axes.legend(frameon=False, fontsize=11)
@@ -189,8 +206,8 @@ def _series(rows: Rows, column: str) -> tuple[list[float], list[float]]:
     return [step for step, _ in kept], [value for _, value in kept]
 
 
-def _read(run: Path) -> list[Row]:
+def _log_of(run: Path) -> Path:
     log = find_log(run)
     if log is None:
         raise ValueError(f"runs: {str(run)!r:.100} holds no logs/training_log.csv; name the output folder of a run")
-    return read_log(log)
+    return log

@@ -30,6 +30,8 @@ def check_picture_path(path: Path | str) -> None:
     suffix, folder = Path(path).suffix, Path(path).parent
     if suffix not in SUFFIXES:
         raise ValueError(f"path: expected a name that ends in {' or '.join(SUFFIXES)}, got {str(path)!r:.100}")
+    if Path(path).is_dir():
+        raise ValueError(f"path: {str(path)!r:.100} is a folder; name a file")
     if not folder.is_dir():
         raise ValueError(f"path: the folder {str(folder)!r:.100} does not exist; make it first")
 

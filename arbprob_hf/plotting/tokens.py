@@ -17,13 +17,18 @@ MOST_TOKENS = 64
 
 
 def read_text(
-    config: ArbProbConfig, tokenizer: Any, text: str, *, most: int = MOST_TOKENS
+    model: ArbProbForCausalLM, tokenizer: Any, text: str, *, most: int = MOST_TOKENS
 ) -> tuple[list[int], list[str]]:
     """The ids of a text with the token that starts one in front, and the text of each.
 
     Raises:
-        TypeError: no text. ValueError: an empty or long one, or a tokenizer that is not the network's; one line.
+        TypeError: no text, or another kind of network.
+        ValueError: an empty or long text, or a tokenizer that is not the network's; one line.
     """
+    # a downloaded model has a configuration of the same name, but of another class
+    if getattr(getattr(model, "config", None), "model_type", None) != ArbProbConfig.model_type:
+        raise TypeError(f"model: expected an ArbProbForCausalLM, got {type(model).__name__}")
+    config = model.config
     if not hasattr(tokenizer, "eos_token_id"):
         raise TypeError(
             f"tokenizer: expected that of the network, got {type(tokenizer).__name__}; it comes before the text"
@@ -71,8 +76,13 @@ def length_of(tokens: Sequence[str], length: int | None) -> int:
 
 
 def shown(token: str, width: int = 14) -> str:
-    """A token as a label: line ends and other invisible signs escaped, a long one cut."""
-    text = repr(token)[1:-1]
+    """A token as a label: line ends and other invisible signs escaped, a long one cut.
+
+    Signs that matplotlib's font lacks are boxes, as everywhere in matplotlib; bytes that are no sign by themselves are
+    replacement characters.
+    """
+    # what is only space would be no label at all
+    text = repr(token)[1:-1] if token.strip(" ") else "\u2423" * len(token)
     return text if len(token) <= width else f"{text[: width - 2]}.."
 
 
@@ -80,6 +90,8 @@ def text_width(label: str, size: float) -> float:
     """Inches that a text takes in letters of `size` points."""
     from matplotlib.textpath import TextPath
 
+    if not label.strip():
+        return 0.0
     # dollar signs are no formula here
     return float(TextPath((0, 0), label.replace("$", r"\$"), size=size).get_extents().width) / 72
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from conftest import micro_network
+from micro_networks import micro_network
 from torch import Tensor
 
 from arbprob_hf import Conditional

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import micro_network
+from micro_networks import micro_network
 
 from arbprob_hf import Mask
 from arbprob_hf.demo.loading import Network

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from conftest import micro_network
+from micro_networks import micro_network
 
 from arbprob_hf.demo.loading import Network
 from arbprob_hf.demo.passages import Passage, current_passage, read_passage, toggled

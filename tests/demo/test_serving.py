@@ -5,7 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from conftest import micro_network
+from micro_networks import micro_network
 from safetensors.torch import load_file, save_file
 
 from arbprob_hf.demo.loading import load_network
@@ -99,3 +99,23 @@ def test_app_py_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "app.py"), run_name="__main__")
     assert "there is no folder ./missing" in capsys.readouterr().err
+
+
+def test_a_file_and_a_folder_that_is_not_there_are_not_asked_of_the_hub(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(checkpoint / "model.safetensors")
+    assert said(["--model", weights], capsys) == f"app: error: model: {weights} is a file; name its folder"
+    assert "model: there is no folder outputs/nowhere; train one" in said(["--model", "outputs/nowhere"], capsys)
+
+
+def test_a_host_that_is_none_is_told(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = said(["--model", str(checkpoint), "--host", "999.1.1.1"], capsys)
+    assert line.startswith("app: error: host: '999.1.1.1' is no address of this machine (")
+
+
+def test_the_port_of_the_environment_is_checked(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "70000")
+    assert said(["--model", str(checkpoint)], capsys).startswith("app: error: port: 70000 cannot be had (")

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import micro_network
+from micro_networks import micro_network
 
 from arbprob_hf.demo.answering import BLANK, BLANKS, GIVEN, TEXT, Answering
 from arbprob_hf.demo.loading import Network

@@ -90,9 +90,9 @@ def test_one_layer_or_one_head_is_drawn_by_itself(network: ArbProbForCausalLM, t
 
 
 def test_tokens_are_labels_and_the_title_is_the_mask(network: ArbProbForCausalLM, tokenizer: Any) -> None:
-    figure = plot_attention(network, tokenizer, "a\nb $x$", mask="causal & window(3)", layer=0, head=0)
+    figure = plot_attention(network, tokenizer, "a\nb  $x$", mask="causal & window(3)", layer=0, head=0)
     (axes,) = squares(figure).values()
-    tokens = ["<|endoftext|>", "a", "\\n", "b", " $", "x", "$"]
+    tokens = ["<|endoftext|>", "a", "\\n", "b", "\u2423", " $", "x", "$"]
     assert [label.get_text() for label in axes.get_xticklabels()] == tokens
     assert [label.get_text() for label in axes.get_yticklabels()] == tokens
     assert figure.get_suptitle() == "causal & window(3)"
@@ -142,6 +142,13 @@ def test_a_network_that_trains_is_drawn_without_dropout_and_goes_on(
         network.eval()
 
 
+def test_many_heads_of_one_layer_take_several_rows(tokenizer: Any) -> None:
+    network = ArbProbForCausalLM(ArbProbConfig(n_embd=12, n_layer=1, n_head=12))
+    figure = plot_attention(network, tokenizer, "a", layer=0)
+    assert figure.get_figwidth() < 10
+    assert len({round(axes.get_position().y0, 3) for axes in squares(figure).values()}) == 3
+
+
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_it_is_written_whole(suffix: str, network: ArbProbForCausalLM, tokenizer: Any, tmp_path: Path) -> None:
     plot_attention(network, tokenizer, TEXT, layer=0, head=0, path=tmp_path / f"x{suffix}")
@@ -177,6 +184,8 @@ def test_wrong_texts_and_tokenizers_are_told(network: ArbProbForCausalLM, tokeni
         plot_attention(network, tokenizer, ["a"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"tokenizer: expected that of the network, got str; it comes before the text"):
         plot_attention(network, TEXT, tokenizer)
+    with pytest.raises(TypeError, match=r"model: expected an ArbProbForCausalLM, got Linear"):
+        plot_attention(torch.nn.Linear(1, 1), tokenizer, TEXT)  # type: ignore[arg-type]
     small = ArbProbForCausalLM(ArbProbConfig(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
     with pytest.raises(ValueError, match=r"tokenizer: gives ids up to 50256, the network knows 10 tokens; use the tok"):
         plot_attention(small, tokenizer, TEXT)

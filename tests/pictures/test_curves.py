@@ -85,6 +85,22 @@ def test_several_runs_lie_over_one_another_mode_by_mode(plain: Path, asked: Path
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["plain", "asked"]
 
 
+def test_runs_that_have_logged_nothing_yet_are_drawn_empty(tmp_path: Path) -> None:
+    runs = [write_log(tmp_path / name, []) for name in "ab"]
+    assert plot_curves(runs).axes == []
+    assert lines(plot_curves(runs[0]).axes[0]) == {}
+
+
+def test_long_names_take_no_room_from_the_panels(tmp_path: Path) -> None:
+    runs = [
+        write_log(tmp_path / f"run_with_a_long_name_{number}_lr3e-4_wd0.1", [{"step": 1, "loss": 2}])
+        for number in range(10)
+    ]
+    figure = plot_curves(runs)
+    figure.canvas.draw()
+    assert figure.axes[0].get_position().height * figure.get_figheight() > 1.8
+
+
 def test_it_is_written_whole(plain: Path, tmp_path: Path) -> None:
     plot_curves(plain, path=tmp_path / "x.svg")
     assert (tmp_path / "x.svg").read_bytes().startswith(b"<?xml")
@@ -99,6 +115,18 @@ def test_what_is_no_run_is_told(plain: Path, tmp_path: Path) -> None:
         plot_curves([])
     with pytest.raises(ValueError, match=r"path: expected a name that ends in .png or .svg, got 'x'"):
         plot_curves(plain, path="x")
+    (plain / "checkpoint-3").mkdir()
+    with pytest.raises(ValueError, match=r"runs: two of .*plain/checkpoint-3 have one log; name each run once"):
+        plot_curves([plain, plain / "checkpoint-3"])
+    for wrong in (None, [None], 3):
+        with pytest.raises(TypeError, match=r"runs: expected the folder of a run, or a list of them, got"):
+            plot_curves(wrong)  # type: ignore[arg-type]
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(ValueError, match=r"path: '.*x.png' is a folder; name a file"):
+        plot_curves(plain, path=tmp_path / "x.png")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"binary.csv: expected a training log whose first line is step,epoch,loss,"):
+        plot_curves(tmp_path / "binary.csv")
     (tmp_path / "notes.csv").write_text("a,b\n")
     with pytest.raises(ValueError, match=r"notes.csv: expected a training log whose first line is step,epoch,loss,"):
         plot_curves(tmp_path / "notes.csv")
