@@ -51,6 +51,8 @@ def page(browser: Browser, address: str, asked: list[str]) -> Iterator[Page]:
     opened.on("pageerror", lambda error: failures.append(str(error)))
     opened.on("request", lambda request: asked.append(request.url))
     opened.goto(address)
+    # a colour that fades in is another one each time it is looked at
+    opened.add_style_tag(content="* { transition: none !important; animation: none !important; }")
     expect(opened.locator("#answer table.blank")).to_have_count(2, timeout=PATIENCE)
     yield opened
     context.close()
