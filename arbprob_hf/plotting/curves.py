@@ -62,9 +62,9 @@ def plot_curves(
     logs = [read_log(place) for place in places]
     if len(logs) == 1:
         (rows,) = logs
-        figure = draw_training_curves(
-            rows, title=title or places[0].parents[1].resolve().name, modes=CURVES if has_modes(rows) else None
-        )
+        # RUN/logs/training_log.csv, also where it was named from inside
+        name = places[0].resolve().parent.parent.name
+        figure = draw_training_curves(rows, title=title or name, modes=CURVES if has_modes(rows) else None)
     else:
         titles = {"loss": "training", **{column: CURVES[column] for column in LOSSES}}
         figure = draw_comparison(dict(zip(names, map(by_mode, logs), strict=True)), titles=titles)

@@ -71,6 +71,11 @@ def test_a_checkpoint_and_the_log_itself_are_as_good(plain: Path) -> None:
         assert lines(plot_curves(run).axes[0]) == wanted
 
 
+def test_a_log_named_from_inside_its_folder_is_titled_by_its_run(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(plain / "logs")
+    assert plot_curves("training_log.csv").get_suptitle() == "plain"
+
+
 def test_several_runs_lie_over_one_another_mode_by_mode(plain: Path, asked: Path) -> None:
     figure = plot_curves([plain, asked], title="two")
     assert figure.get_suptitle() == "two"
