@@ -2,7 +2,7 @@
 
 import sys
 
-from arbprob_hf.demo.serving import main
+from arbprob_hf.demo.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,22 +1,22 @@
 """Language models under arbitrary attention masks: the public names."""
 
-from .evaluation.auditing import audit
-from .evaluation.leaking import certify, check_leakage
+from .analysis.audit.audit import audit
+from .analysis.leakage import certify, check_leakage
 from .model.blocks_arbprob import block_diffusion, blocks
-from .model.conditioning_arbprob import Conditional
 from .model.configuration_arbprob import ArbProbConfig
 from .model.heads_arbprob import heads
-from .model.masking_arbprob import Mask
+from .model.masks.custom import pattern
+from .model.masks.mask import Mask
+from .model.masks.patterns import causal, dilated, full, prefix, sinks, strided, window
+from .model.masks.tensors import HIDDEN, documents, order, padding, tree
 from .model.modeling_arbprob import (
     ArbProbForCausalLM,
     ArbProbForSequenceClassification,
     ArbProbForTokenClassification,
     ArbProbModel,
 )
-from .model.patterns_arbprob import causal, dilated, full, prefix, sinks, strided, window
-from .model.querying_arbprob import score_text
-from .model.registering_arbprob import pattern
-from .model.tables_arbprob import HIDDEN, documents, order, padding, tree
+from .model.questions.conditional import Conditional
+from .model.questions.mixin import score_text
 from .plotting import plot_attention, plot_conditionals, plot_curves, plot_mask
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """`python -m arbprob_hf ...` is `arbprob ...`."""
 
-from arbprob_hf.cli import main
+from .cli import main
 
 if __name__ == "__main__":
     main()

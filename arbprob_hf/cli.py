@@ -14,7 +14,7 @@ app = typer.Typer(help="Language models under arbitrary attention masks.", no_ar
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
     if version:
         # imported here, as in every command: `arbprob --help` need not wait for torch
-        from arbprob_hf import __version__
+        from . import __version__
 
         typer.echo(f"arbprob-hf {__version__}")
         raise typer.Exit
@@ -23,7 +23,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 @app.command()
 def sanity() -> None:
     """Check model, masks, text and a short training run; one line each, about a minute."""
-    from arbprob_hf.sanity import run_checks
+    from .training.selfcheck import run_checks
 
     passed = []
     for result in run_checks():
@@ -54,9 +54,9 @@ def mask(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON instead.")] = False,
 ) -> None:
     """Say what a mask lets through, layer by layer, and whether later tokens leak; draw it."""
-    from arbprob_hf.describing_masks import describe, lines
-    from arbprob_hf.own_patterns import read_patterns
-    from arbprob_hf.plotting import check_picture_path, plot_mask
+    from .analysis.describe import describe, lines
+    from .pattern_file import read_patterns
+    from .plotting import check_picture_path, plot_mask
 
     try:
         if patterns is not None:
@@ -94,9 +94,9 @@ def compare(
     ] = None,
 ) -> None:
     """Put the same questions to trained models of any layout: the five modes side by side."""
-    from arbprob_hf.comparing.figures import compare as compare_runs
-    from arbprob_hf.comparing.reports import check_out, markdown, write
-    from arbprob_hf.own_patterns import read_patterns
+    from .comparison.compare import compare as compare_runs
+    from .comparison.report import check_out, markdown, write
+    from .pattern_file import read_patterns
 
     try:
         if patterns is not None:
@@ -132,7 +132,7 @@ def oracles(
     out: Annotated[Path | None, typer.Option(help="Append each line to this CSV as it is found.")] = None,
 ) -> None:
     """Train from scratch on sources whose every conditional is known; print how far off the answers are."""
-    from arbprob_hf.evaluation.tables import oracle_rows
+    from .oracles.table import oracle_rows
 
     try:
         for line in oracle_rows(
@@ -151,7 +151,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Also where GPT-2 would misread the weights.")] = False,
 ) -> None:
     """Write a model as a stock GPT-2, for tools that know no other."""
-    from arbprob_hf.exporting import export_gpt2
+    from .publishing.gpt2 import export_gpt2
 
     try:
         remarks = export_gpt2(checkpoint, out, force=force)
@@ -178,7 +178,7 @@ def publish(
     ] = None,
 ) -> None:
     """Upload a run's model, card and curves to the Hub, once they were seen to load without this package."""
-    from arbprob_hf.publishing import publish as publish_run
+    from .publishing import publish as publish_run
 
     try:
         done = publish_run(

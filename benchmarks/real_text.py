@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf import ArbProbForCausalLM, Conditional
-from arbprob_hf.data.questions import load_modes
+from arbprob_hf.data.eval_sets import load_modes
 
 START = "<|endoftext|>"
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from arbprob_hf import Mask, causal, documents, order, padding, tree
-from arbprob_hf.depths import Sheet, sheets
+from arbprob_hf.analysis.layer_reach import Sheet, sheets
 from arbprob_hf.plotting import draw_sheets
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-from arbprob_hf.demo.loading import load_network
+from arbprob_hf.demo.network import load_network
 from arbprob_hf.demo.page import build_page, serve
 
 HERE = Path(__file__).parent

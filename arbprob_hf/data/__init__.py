@@ -1,9 +1,9 @@
 """Text to batches: sources, tokenizers, packing, collating."""
 
-from arbprob_hf.data.arguments import DataArguments
-from arbprob_hf.data.blocks import Blocks, load_blocks
-from arbprob_hf.data.collating import BlockCollator
-from arbprob_hf.data.streaming import StreamedBlocks
-from arbprob_hf.data.tokenizing import load_tokenizer
+from .arguments import DataArguments
+from .collating import BlockCollator
+from .dataset import Blocks, load_blocks
+from .streaming import StreamedBlocks
+from .tokenizer import load_tokenizer
 
 __all__ = ["BlockCollator", "Blocks", "DataArguments", "StreamedBlocks", "load_blocks", "load_tokenizer"]

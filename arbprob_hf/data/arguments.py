@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from arbprob_hf.data.errors import brief
+from ..errors import brief
 
 # documents
 SHUFFLE_BUFFER = 10_000

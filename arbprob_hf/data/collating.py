@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from arbprob_hf.data.errors import brief
-from arbprob_hf.model.layouts_arbprob import IGNORED
+from ..errors import brief
+from ..model.questions.layouts import IGNORED
 
 COLUMNS = ("input_ids", "document_ids")
 # of blocks that are not packed: how many of its tokens are not padding

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset, IterableDataset, Value
 
-from arbprob_hf.data.errors import brief, reason
+from ..errors import brief, reason
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arbprob_hf.data.arguments import DataArguments
+from .arguments import DataArguments
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import torch
 from datasets import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
-from arbprob_hf.data.collating import LENGTH
-from arbprob_hf.data.documents import is_held_out, pieces
-from arbprob_hf.data.errors import brief, reason
-from arbprob_hf.data.packing import Integers
+from ..errors import brief, reason
+from .collating import LENGTH
+from .documents import is_held_out, pieces
+from .packing import Integers
 
 # documents tokenised at a time
 _TOGETHER = 64

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random.bit_generator import ISeedSequence
 
-from arbprob_hf.data.errors import brief
-from arbprob_hf.data.task_text import (
+from ..errors import brief
+from .task_parser import (
     MAX_TEXT,
     Range,
     describe,

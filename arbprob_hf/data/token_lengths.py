@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders
 
-from arbprob_hf.data.questions import Columns
+from .eval_sets import Columns
 
 Integers = npt.NDArray[np.int64]
 

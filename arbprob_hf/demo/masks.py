@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from arbprob_hf.demo.loading import Network
-from arbprob_hf.demo.passages import Passage, read_passage
-from arbprob_hf.depths import AnyMask
-from arbprob_hf.describing_masks import describe
-from arbprob_hf.model.masking_arbprob import Mask
-from arbprob_hf.model.scoring_arbprob import token_log_probs
-from arbprob_hf.plotting import plot_mask
+from ..analysis.describe import describe
+from ..analysis.layer_reach import AnyMask
+from ..model.masks.mask import Mask
+from ..model.questions.log_probs import token_log_probs
+from ..plotting import plot_mask
+from .network import Network
+from .passage import Passage, read_passage
 
 # more texts do not fit on the axes of a picture
 MOST_NAMED = 64

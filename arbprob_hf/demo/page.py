@@ -3,12 +3,12 @@
 import socket
 from typing import TYPE_CHECKING, Any
 
-from arbprob_hf.demo.answering import BLANK, GIVEN, TEXT, Answering
-from arbprob_hf.demo.loading import Network
-from arbprob_hf.demo.masks import own_mask
-from arbprob_hf.demo.passages import Passage
-from arbprob_hf.demo.questions import METHODS, MOST_SAMPLES
-from arbprob_hf.demo.showing import CSS
+from .handlers import BLANK, GIVEN, TEXT, Answering
+from .html import CSS
+from .masks import own_mask
+from .network import Network
+from .passage import Passage
+from .questions import METHODS, MOST_SAMPLES
 
 if TYPE_CHECKING:
     import gradio

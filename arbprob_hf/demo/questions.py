@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arbprob_hf.demo.loading import Network
-from arbprob_hf.demo.passages import Passage, spoken
-from arbprob_hf.model.conditioning_arbprob import Conditional
-from arbprob_hf.model.configuration_arbprob import ArbProbConfig
-from arbprob_hf.model.layouts_arbprob import LAYOUTS
+from ..model.configuration_arbprob import ArbProbConfig
+from ..model.questions.conditional import Conditional
+from ..model.questions.layouts import LAYOUTS
+from .network import Network
+from .passage import Passage, spoken
 
 METHODS = ("sequential", "speculative", "fused")
 MOST_SAMPLES = 16

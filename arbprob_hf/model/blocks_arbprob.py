@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .masking_arbprob import Mask
-from .patterns_arbprob import check_count, registered
-from .tiling_arbprob import Tiles, Tiling
+from .masks.mask import Mask
+from .masks.patterns import check_count, registered
+from .masks.tiles import Tiles, Tiling
 
 
 @registered("blocks")

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from .parsing_arbprob import fits_call, usage
+from .masks.text import fits_call, usage
 
 
 class MaskClass(ABCMeta):

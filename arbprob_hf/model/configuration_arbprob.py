@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 # transformers tells copies of this code apart by this file and what it imports: rules of one's own are part of it
-from .custom_arbprob import RULES  # noqa: F401
 
 # the sizes of DESIGN.md; every other field keeps its default
 PRESETS: dict[str, dict[str, Any]] = {

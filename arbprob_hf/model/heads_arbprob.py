@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .adopting_arbprob import adopted
 from .classes_arbprob import kind_of
-from .masking_arbprob import Mask, Shifted, TensorMask
-from .patterns_arbprob import registered
-from .tiling_arbprob import Grid, Tiles, Tiling
+from .masks.foreign import adopted
+from .masks.mask import Mask, Shifted, TensorMask
+from .masks.patterns import registered
+from .masks.tiles import Grid, Tiles, Tiling
 
 
 @registered("heads")

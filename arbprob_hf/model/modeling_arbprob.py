@@ -21,9 +21,21 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_arbprob import prepare_attention
-from .carrying_arbprob import carried_code, check_saved, write_code
-from .checking_arbprob import (
+from .attention.backends import prepare_attention
+from .attention.plan import Plan
+from .configuration_arbprob import ArbProbConfig, check_mask
+from .custom_code import carried_code, check_saved, write_code
+from .generation import ArbProbGenerationMixin
+from .labelling_arbprob import TextLabels, TokenLabels
+from .lm_head import causal_loss
+from .masks.arguments import MaskArguments, Sizes, resolve_mask
+from .masks.custom import Custom
+from .masks.lookahead import check_past
+from .masks.mask import Mask
+from .products_arbprob import head_logits
+from .questions.layouts import MASK_ID
+from .questions.mixin import ArbProbQuestions
+from .validation import (
     check_bias,
     check_cache,
     check_inputs,
@@ -33,18 +45,6 @@ from .checking_arbprob import (
     check_options,
     check_positions,
 )
-from .configuration_arbprob import ArbProbConfig, check_mask
-from .foreseeing_arbprob import check_past
-from .generating_arbprob import ArbProbGenerationMixin
-from .labelling_arbprob import TextLabels, TokenLabels
-from .layouts_arbprob import MASK_ID
-from .losses_arbprob import causal_loss
-from .masking_arbprob import Mask
-from .plans_arbprob import Plan
-from .products_arbprob import head_logits
-from .querying_arbprob import ArbProbQuestions
-from .registering_arbprob import Custom
-from .resolving_arbprob import MaskArguments, Sizes, resolve_mask
 
 
 class ArbProbAttention(nn.Module):

@@ -5,7 +5,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from .plans_arbprob import may_look
+from .attention.plan import may_look
 
 # what one or several sequences need at a step, not whole texts
 _FEW_ROWS = 128

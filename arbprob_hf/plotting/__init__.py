@@ -1,10 +1,10 @@
 """Pictures of masks, attention, conditionals and curves; the only place that knows matplotlib."""
 
-from arbprob_hf.plotting.attention import plot_attention
-from arbprob_hf.plotting.conditionals import plot_conditionals
-from arbprob_hf.plotting.curves import draw_comparison, draw_training_curves, plot_curves
-from arbprob_hf.plotting.figures import check_picture_path
-from arbprob_hf.plotting.masks import draw_sheets, plot_mask
+from .attention import plot_attention
+from .conditionals import plot_conditionals
+from .curves import draw_comparison, draw_training_curves, plot_curves
+from .figures import check_picture_path
+from .masks import draw_sheets, plot_mask
 
 __all__ = [
     "check_picture_path",

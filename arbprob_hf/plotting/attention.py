@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from arbprob_hf.depths import AnyMask, allowed_pairs, read_masks
-from arbprob_hf.model.masking_arbprob import Mask
-from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
-from arbprob_hf.plotting.figures import check_picture_path, new_figure, save_whole, wrapped
-from arbprob_hf.plotting.masks import BORDER, EARLIER, LATER, MOST_SHEETS, NOTHING
-from arbprob_hf.plotting.tokens import evaluating, read_text, shown, text_width, write_tokens
+from ..analysis.layer_reach import AnyMask, allowed_pairs, read_masks
+from ..model.masks.mask import Mask
+from ..model.modeling_arbprob import ArbProbForCausalLM
+from .figures import check_picture_path, new_figure, save_whole, wrapped
+from .masks import BORDER, EARLIER, LATER, MOST_SHEETS, NOTHING
+from .tokens import evaluating, read_text, shown, text_width, write_tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

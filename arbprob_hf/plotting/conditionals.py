@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from arbprob_hf.model.conditioning_arbprob import Conditional
-from arbprob_hf.model.layouts_arbprob import is_chained
-from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
-from arbprob_hf.plotting.figures import check_picture_path, new_figure, save_whole, wrapped
-from arbprob_hf.plotting.tokens import evaluating, read_text, shown, text_width
+from ..model.modeling_arbprob import ArbProbForCausalLM
+from ..model.questions.conditional import Conditional
+from ..model.questions.layouts import is_chained
+from .figures import check_picture_path, new_figure, save_whole, wrapped
+from .tokens import evaluating, read_text, shown, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arbprob_hf.plotting.figures import check_picture_path, new_figure, save_whole
-from arbprob_hf.run_logs import CURVES, LOSSES, by_mode, find_log, has_modes, read_log, run_names
+from ..runs.log import CURVES, LOSSES, by_mode, find_log, has_modes, read_log, run_names
+from .figures import check_picture_path, new_figure, save_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

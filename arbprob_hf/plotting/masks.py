@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from arbprob_hf.depths import OWN, AnyMask, Sheet, layers_text, read_masks, sheets
-from arbprob_hf.plotting.figures import check_picture_path, new_figure, save_whole, wrapped
-from arbprob_hf.plotting.tokens import length_of, write_tokens
+from ..analysis.layer_reach import OWN, AnyMask, Sheet, layers_text, read_masks, sheets
+from .figures import check_picture_path, new_figure, save_whole, wrapped
+from .tokens import length_of, write_tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from arbprob_hf.model.configuration_arbprob import ArbProbConfig
-from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
+from ..model.configuration_arbprob import ArbProbConfig
+from ..model.modeling_arbprob import ArbProbForCausalLM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,13 +13,13 @@ import torch
 import transformers
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
-from arbprob_hf.data.arguments import DataArguments
-from arbprob_hf.training.asking import read_asking, refuse_beside_task
-from arbprob_hf.training.coercion import coerce
-from arbprob_hf.training.flags import COMMAND_LINE, Option, UsageError, read_options
-from arbprob_hf.training.helping import help_text
-from arbprob_hf.training.pushing import refuse_hub_options
-from arbprob_hf.training.refusing import refuse_integrations, refuse_numbers, refuse_options
+from ..data.arguments import DataArguments
+from .coercion import coerce
+from .helping import help_text
+from .hub import refuse_hub_options
+from .options import COMMAND_LINE, Option, UsageError, read_options
+from .question_options import read_asking, refuse_beside_task
+from .validation import refuse_integrations, refuse_numbers, refuse_options
 
 
 @dataclass

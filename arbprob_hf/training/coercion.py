@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
-from arbprob_hf.training.flags import UsageError, parse_yaml
+from .options import UsageError, parse_yaml
 
 _NULLS = ("", "null", "none", "~")
 TRUE = ("true", "yes", "on", "1")

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from arbprob_hf.training.checkpoints import CheckpointError
-from arbprob_hf.training.flags import UsageError
-from arbprob_hf.training.trainer import NonFiniteError
+from ..runs.checkpoints import CheckpointError
+from .options import UsageError
+from .trainer import NonFiniteError
 
 _IN_WORKER = "in DataLoader worker process"
 

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from arbprob_hf.training.flags import ALIASES
+from .options import ALIASES
 
 _INTRODUCTION = """\
 usage: python train_hf.py --config configs/nano.yaml [--field value ...]

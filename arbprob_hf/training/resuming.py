@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from .checkpoints import MANIFEST_NAME, newest, numbered, sealed_names, set_aside, verify
+from ..runs.checkpoints import MANIFEST_NAME, newest, numbered, sealed_names, set_aside, verify
 from .coercion import FALSE, TRUE
-from .flags import UsageError
+from .options import UsageError
 
 logger = logging.getLogger(__name__)
 

@@ -7,24 +7,24 @@ from pathlib import Path
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerFast, set_seed
 
-from arbprob_hf.data import Blocks, DataArguments, StreamedBlocks, load_blocks, load_tokenizer
-from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
-from arbprob_hf.publishing import write_card
-from arbprob_hf.run_logs import Row, read_log
-from arbprob_hf.training.arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
-from arbprob_hf.training.asking import continues_text
-from arbprob_hf.training.building import build_model, refuse_flex, warn_of_visible_answers
-from arbprob_hf.training.describing import MASK_PICTURE, describe, draw_mask, kept_step, short_title
-from arbprob_hf.training.feeding import asked, feed
-from arbprob_hf.training.flags import UsageError
-from arbprob_hf.training.identity import Record, describe_stream, describe_text
-from arbprob_hf.training.logbook import LogbookCallback
-from arbprob_hf.training.modes import summary
-from arbprob_hf.training.pushing import refuse_destination
-from arbprob_hf.training.resuming import refuse_missing, resume_choice
-from arbprob_hf.training.safety import hold_run_folder
-from arbprob_hf.training.samples import check_sample_length, write_samples
-from arbprob_hf.training.trainer import ArbProbTrainer
+from ..data import Blocks, DataArguments, StreamedBlocks, load_blocks, load_tokenizer
+from ..model.modeling_arbprob import ArbProbForCausalLM
+from ..publishing import write_card
+from ..runs.lock import hold_run_folder
+from ..runs.log import Row, read_log
+from ..runs.record import Record, describe_stream, describe_text
+from .arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
+from .callbacks import LogbookCallback
+from .card_facts import MASK_PICTURE, describe, draw_mask, kept_step, short_title
+from .data_setup import asked, feed
+from .eval_modes import summary
+from .hub import refuse_destination
+from .model_setup import build_model, refuse_flex, warn_of_visible_answers
+from .options import UsageError
+from .question_options import continues_text
+from .resuming import refuse_missing, resume_choice
+from .samples import check_sample_length, write_samples
+from .trainer import ArbProbTrainer
 
 _SEPARATOR = "\n\n---\n\n"
 _FIGURES = ("eval_loss", "perplexity", "bits_per_byte")

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
-from arbprob_hf.training.arguments import RunArguments
-from arbprob_hf.training.flags import UsageError
+from ..model.modeling_arbprob import ArbProbForCausalLM
+from .arguments import RunArguments
+from .options import UsageError
 
 
 def check_sample_length(run_args: RunArguments, tokenizer: PreTrainedTokenizerBase, n_positions: int) -> None:

@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from arbprob_hf.data import StreamedBlocks
-
-from .checkpoints import (
+from ..data import StreamedBlocks
+from ..runs.checkpoints import (
     PRIVATE_NAME,
     CheckpointError,
     clear_staging,
@@ -31,12 +30,12 @@ from .checkpoints import (
     staging,
     verify,
 )
-from .identity import compare, describe_run, write_record
-from .loaders import epoch_seed, isolate, stream_loader
-from .pushing import PublishingTrainer, refuse_hub_options
-from .refusing import refuse_numbers, refuse_options, refuse_parts
+from ..runs.lock import Stopped, StopSignal, hold_run_folder
+from ..runs.record import compare, describe_run, write_record
+from .dataloaders import epoch_seed, isolate, stream_loader
+from .hub import PublishingTrainer, refuse_hub_options
 from .resuming import choose_checkpoint, leave_later_ones, resume_choice
-from .safety import Stopped, StopSignal, hold_run_folder
+from .validation import refuse_numbers, refuse_options, refuse_parts
 
 logger = logging.getLogger(__name__)
 

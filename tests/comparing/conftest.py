@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 from transformers import set_seed
 
-from arbprob_hf.data.questions import draw_modes, save_modes
+from arbprob_hf.data.eval_sets import draw_modes, save_modes
 from arbprob_hf.data.tasks import Task
 from arbprob_hf.model.configuration_arbprob import ArbProbConfig
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM

@@ -14,11 +14,11 @@ from transformers import GPT2Tokenizer
 from typer.testing import CliRunner, Result
 
 from arbprob_hf.cli import app
-from arbprob_hf.comparing import reports
-from arbprob_hf.comparing.runs import read_losses
-from arbprob_hf.data.questions import GAINS, MODES, load_modes, save_modes
+from arbprob_hf.comparison import report as reports
+from arbprob_hf.comparison.inputs import read_losses
+from arbprob_hf.data.eval_sets import GAINS, MODES, load_modes, save_modes
 from arbprob_hf.plotting import draw_comparison
-from arbprob_hf.run_logs import COLUMNS
+from arbprob_hf.runs.log import COLUMNS
 
 Save = Callable[..., Path]
 CONDITIONAL = [f"{mode}_loss" for mode in MODES]

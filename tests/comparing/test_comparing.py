@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import GPT2Tokenizer
 
-from arbprob_hf.comparing.answering import UnanswerableError, block_nats
-from arbprob_hf.comparing.figures import compare, mean_and_error
-from arbprob_hf.comparing.runs import load_model
+from arbprob_hf.comparison.compare import compare, mean_and_error
+from arbprob_hf.comparison.inputs import load_model
+from arbprob_hf.comparison.score import UnanswerableError, block_nats
 from arbprob_hf.data.collating import BlockCollator
-from arbprob_hf.data.questions import GAINS, MODES, load_modes
-from arbprob_hf.model.conditioning_arbprob import Conditional
+from arbprob_hf.data.eval_sets import GAINS, MODES, load_modes
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
+from arbprob_hf.model.questions.conditional import Conditional
 
 Save = Callable[..., Path]
 CPU = torch.device("cpu")

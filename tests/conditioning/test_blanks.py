@@ -7,7 +7,7 @@ import torch
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Conditional, score_text
 from arbprob_hf.data import load_tokenizer
-from arbprob_hf.model.blanks_arbprob import read_blanks
+from arbprob_hf.model.questions.blanks import read_blanks
 
 
 @pytest.fixture(scope="module")

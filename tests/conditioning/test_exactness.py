@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from worlds import CHAINED, SEES, fillings, network, orders, questions, subset_pairs
 
 from arbprob_hf import ArbProbForCausalLM, Conditional
-from arbprob_hf.model import querying_arbprob
+from arbprob_hf.model.questions import mixin as querying_arbprob
 
 LENGTH, VOCABULARY = 5, 3
 EXACT = dict(atol=1e-10, rtol=0)

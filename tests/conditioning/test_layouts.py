@@ -5,8 +5,8 @@ import torch
 from worlds import ANY_ORDER, CHAINED, SEES, questions, subset_pairs
 
 from arbprob_hf import HIDDEN, Conditional, certify
-from arbprob_hf.evaluation.secrets import check_question, secrets
-from arbprob_hf.model.layouts_arbprob import Slots, lay_out
+from arbprob_hf.analysis.question_leakage import check_question, secrets
+from arbprob_hf.model.questions.layouts import Slots, lay_out
 
 LENGTH = 5
 

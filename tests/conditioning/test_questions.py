@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from arbprob_hf import Conditional
-from arbprob_hf.model.conditioning_arbprob import dense_steps
+from arbprob_hf.model.questions.conditional import dense_steps
 
 
 def settled(batch: int = 1, length: int = 5, **fields: object) -> tuple[list, list, list]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from worlds import CHAINED, network, questions
 
 from arbprob_hf import Conditional
-from arbprob_hf.model.sampling_arbprob import Sampler
+from arbprob_hf.model.questions.sampling import Sampler
 
 METHODS = {"two_stream": ["sequential", "speculative", "fused"], "prefix": ["sequential", "speculative"]}
 METHODS["sigma"] = METHODS["prefix"]

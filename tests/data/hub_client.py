@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 
 from arbprob_hf.data import DataArguments
-from arbprob_hf.data.corpora import load_streams, load_texts
+from arbprob_hf.data.sources import load_streams, load_texts
 
 # a connection that is lost is tried again; the tests need not wait as long
 datasets.config.STREAMING_READ_RETRY_INTERVAL = 0.01

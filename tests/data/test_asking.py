@@ -8,11 +8,11 @@ import torch
 from datasets import Dataset
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
-from arbprob_hf.data.asking import QuestionCollator, number_blocks
-from arbprob_hf.data.questions import BlockQuestion, draw_question, left_to_right
+from arbprob_hf.data.collators import QuestionCollator, number_blocks
+from arbprob_hf.data.eval_sets import BlockQuestion, draw_question, left_to_right
 from arbprob_hf.data.tasks import Task, question_random
-from arbprob_hf.model.conditioning_arbprob import Conditional
-from arbprob_hf.model.layouts_arbprob import LAYOUTS
+from arbprob_hf.model.questions.conditional import Conditional
+from arbprob_hf.model.questions.layouts import LAYOUTS
 
 TASK = Task.parse("uniform(given=0..0.6, asked=0.3..1)")
 LENGTH = 12

@@ -12,8 +12,9 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from arbprob_hf.data import BlockCollator, Blocks, DataArguments, blocks, load_blocks
-from arbprob_hf.data.corpora import load_texts
+from arbprob_hf.data import BlockCollator, Blocks, DataArguments, load_blocks
+from arbprob_hf.data import dataset as blocks
+from arbprob_hf.data.sources import load_texts
 
 END = 50256
 # every word is one token of its own behind a space

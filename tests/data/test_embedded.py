@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arbprob_hf.data.embedded import embedded_documents
+from arbprob_hf.data.python_docs import embedded_documents
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ import datasets
 import pytest
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 
-from arbprob_hf.data import DataArguments, corpora
-from arbprob_hf.data.corpora import Texts, load_texts
+from arbprob_hf.data import DataArguments
+from arbprob_hf.data import sources as corpora
 from arbprob_hf.data.fallback import UnavailableError, known_language
+from arbprob_hf.data.sources import Texts, load_texts
 
 TEXTS = [f"document {number}: caf\u00e9" for number in range(12)]
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf.data import Blocks, DataArguments, StreamedBlocks, load_blocks
-from arbprob_hf.data.corpora import load_streams
 from arbprob_hf.data.packing import TokenDocuments, pack
+from arbprob_hf.data.sources import load_streams
 from arbprob_hf.data.streaming import Packer, Streamed
 
 DOCUMENTS, FILES = 60, 4

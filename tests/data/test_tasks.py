@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from arbprob_hf.data.task_text import MAX_NUMBER, MAX_TEXT, Range
+from arbprob_hf.data.task_parser import MAX_NUMBER, MAX_TEXT, Range
 from arbprob_hf.data.tasks import (
     TASKS,
     Drawn,

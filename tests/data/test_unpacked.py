@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import BlockCollator, Blocks, DataArguments, load_blocks
-from arbprob_hf.data.asking import QuestionCollator, number_blocks
+from arbprob_hf.data.collators import QuestionCollator, number_blocks
+from arbprob_hf.data.eval_sets import MODES, draw_modes
 from arbprob_hf.data.packing import TokenDocuments, one_a_block
-from arbprob_hf.data.questions import MODES, draw_modes
 from arbprob_hf.data.streaming import Packer
 from arbprob_hf.data.tasks import Task
 

@@ -9,7 +9,7 @@ from filelock import FileLock
 from micro_networks import micro_network
 from space_here import Space, served_space, upload_and_download
 
-from arbprob_hf.demo.loading import Network
+from arbprob_hf.demo.network import Network
 
 
 @pytest.fixture(scope="session")

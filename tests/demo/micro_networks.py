@@ -6,7 +6,7 @@ from transformers import set_seed
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import load_tokenizer
-from arbprob_hf.demo.loading import Network
+from arbprob_hf.demo.network import Network
 
 SIZES: dict[str, Any] = dict(
     n_layer=2, n_head=2, n_embd=16, n_positions=40, initializer_range=0.4, mask_token=True, given_sees="all"

@@ -8,8 +8,8 @@ from micro_networks import micro_network
 from torch import Tensor
 
 from arbprob_hf import Conditional
-from arbprob_hf.demo.loading import Network
-from arbprob_hf.demo.passages import Passage, read_passage, toggled
+from arbprob_hf.demo.network import Network
+from arbprob_hf.demo.passage import Passage, read_passage, toggled
 from arbprob_hf.demo.questions import Distribution, ask, infills, layouts
 
 TEXT = "Return the number of items in the list."

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arbprob_hf.demo.loading import Network
+from arbprob_hf.demo.network import Network
 from arbprob_hf.demo.page import build_page, serve
 
 

@@ -5,8 +5,8 @@ import itertools
 import pytest
 from micro_networks import micro_network
 
-from arbprob_hf.demo.loading import Network
-from arbprob_hf.demo.passages import Passage, current_passage, read_passage, toggled
+from arbprob_hf.demo.network import Network
+from arbprob_hf.demo.passage import Passage, current_passage, read_passage, toggled
 
 TEXTS = [
     "Return the number of items in the list.",

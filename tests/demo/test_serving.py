@@ -8,8 +8,8 @@ import pytest
 from micro_networks import micro_network
 from safetensors.torch import load_file, save_file
 
-from arbprob_hf.demo.loading import load_network
-from arbprob_hf.demo.serving import main
+from arbprob_hf.demo.main import main
+from arbprob_hf.demo.network import load_network
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,7 +90,7 @@ def test_without_gradio_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr("arbprob_hf.demo.serving.find_spec", lambda name: None if name == "gradio" else found(name))
+    monkeypatch.setattr("arbprob_hf.demo.main.find_spec", lambda name: None if name == "gradio" else found(name))
     assert said(["--model", "./any"], capsys).endswith("it is not installed; run pip install 'gradio>=6.18'")
 
 

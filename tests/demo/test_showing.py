@@ -5,10 +5,10 @@ import re
 import pytest
 from micro_networks import micro_network
 
-from arbprob_hf.demo.answering import BLANK, BLANKS, GIVEN, TEXT, Answering
-from arbprob_hf.demo.loading import Network
+from arbprob_hf.demo.handlers import BLANK, BLANKS, GIVEN, TEXT, Answering
+from arbprob_hf.demo.html import answer_html, infills_html, piece, said_html
+from arbprob_hf.demo.network import Network
 from arbprob_hf.demo.questions import Answer, Distribution, Infill, Likely
-from arbprob_hf.demo.showing import answer_html, infills_html, piece, said_html
 
 EVIL = "<img src=x onerror=alert(1)>"
 

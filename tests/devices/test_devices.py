@@ -23,7 +23,7 @@ from arbprob_hf import (
     prefix,
     window,
 )
-from arbprob_hf.model.layouts_arbprob import lay_out
+from arbprob_hf.model.questions.layouts import lay_out
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 BACKENDS = ["eager", "sdpa", "flex_attention"]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.cli import app
 from arbprob_hf.data import load_tokenizer
-from arbprob_hf.exporting import export_gpt2, why_not_gpt2
+from arbprob_hf.publishing.gpt2 import export_gpt2, why_not_gpt2
 
 SIZES: dict[str, Any] = dict(vocab_size=90, n_positions=24, n_embd=8, n_layer=2, n_head=2, initializer_range=0.5)
 

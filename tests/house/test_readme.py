@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.cli import app
-from arbprob_hf.model.masking_arbprob import PATTERNS
-from arbprob_hf.model.registering_arbprob import BUILT_IN
+from arbprob_hf.model.masks.custom import BUILT_IN
+from arbprob_hf.model.masks.mask import PATTERNS
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.flags import ALIASES
+from arbprob_hf.training.options import ALIASES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

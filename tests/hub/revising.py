@@ -14,7 +14,7 @@ import datasets
 from huggingface_hub import HfApi
 
 from arbprob_hf.data import DataArguments
-from arbprob_hf.data.corpora import load_texts
+from arbprob_hf.data.sources import load_texts
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.run import train
 

@@ -19,11 +19,11 @@ from typer.testing import CliRunner, Result
 
 from arbprob_hf import ArbProbForCausalLM
 from arbprob_hf.cli import app
-from arbprob_hf.data.questions import MODES
+from arbprob_hf.data.eval_sets import MODES
 from arbprob_hf.publishing import publish
-from arbprob_hf.publishing.contents import refuse_secrets, run_files
-from arbprob_hf.publishing.proving import prove
-from arbprob_hf.publishing.uploading import upload
+from arbprob_hf.publishing.files import refuse_secrets, run_files
+from arbprob_hf.publishing.hub import upload
+from arbprob_hf.publishing.load_test import prove
 from hub.conftest import HubHere, train_micro
 from hub.hub import TOKEN, client_environment
 
@@ -314,7 +314,7 @@ def test_a_name_that_cannot_be_is_refused_before_the_folder_is_proven(
     hub: HubHere, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # what would come first
-    monkeypatch.setattr("arbprob_hf.publishing.uploading.refuse_secrets", None)
+    monkeypatch.setattr("arbprob_hf.publishing.hub.refuse_secrets", None)
     with pytest.raises(
         ValueError, match=r"^a/b/c: not published: Repo id must .*; give a name such as somebody/my-model$"
     ):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.training.arguments import TrainingArguments, parse
-from arbprob_hf.training.flags import UsageError
+from arbprob_hf.training.options import UsageError
 from arbprob_hf.training.run import Outcome
 from arbprob_hf.training.trainer import ArbProbTrainer
 from hub.conftest import HubHere, train_micro
@@ -131,10 +131,10 @@ def test_a_push_that_fails_is_warned_of_and_training_goes_on(
     hub: HubHere, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub.handler, "breaks", True)
-    with caplog.at_level(logging.WARNING, logger="arbprob_hf.training.pushing"):
+    with caplog.at_level(logging.WARNING, logger="arbprob_hf.training.hub"):
         trainer = micro_trainer(tmp_path / "out", hub_model_id="tester/broken")
         trainer.train()
-    told = [record.getMessage() for record in caplog.records if record.name == "arbprob_hf.training.pushing"]
+    told = [record.getMessage() for record in caplog.records if record.name == "arbprob_hf.training.hub"]
     assert [line.split()[0] for line in told] == ["checkpoint-1", "checkpoint-2"]
     assert all(line.endswith("; training goes on") for line in told)
     assert trainer.state.global_step == 2

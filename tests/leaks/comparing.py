@@ -11,7 +11,7 @@ from exposing import CASES, LENGTH, PROMPT, Case
 from mutating import Mutant, loaded
 from torch import Tensor
 
-from arbprob_hf.model.tiling_arbprob import Grid
+from arbprob_hf.model.masks.tiles import Grid
 
 # another path may add up in another order; a pair more or less changes far more than this
 ROUNDING = 1e-12

@@ -10,9 +10,9 @@ from finding import is_found
 from torch import Tensor
 
 from arbprob_hf import Mask, documents, order, padding, tree
-from arbprob_hf.evaluation.settings import write
-from arbprob_hf.model.resolving_arbprob import MaskArguments, Sizes, resolve_mask
-from arbprob_hf.model.tiling_arbprob import Grid
+from arbprob_hf.analysis.audit.cases import write
+from arbprob_hf.model.masks.arguments import MaskArguments, Sizes, resolve_mask
+from arbprob_hf.model.masks.tiles import Grid
 
 LENGTH = 17
 PROMPT = 9

@@ -5,11 +5,11 @@ from typing import Any
 from torch import nn
 
 from arbprob_hf import audit
-from arbprob_hf.evaluation import auditing
-from arbprob_hf.evaluation.auditing import Probe
-from arbprob_hf.evaluation.probing import Subject
-from arbprob_hf.evaluation.reports import PASSED, Outcome
-from arbprob_hf.evaluation.settings import Masks, Setting
+from arbprob_hf.analysis.audit import audit as auditing
+from arbprob_hf.analysis.audit.audit import Probe
+from arbprob_hf.analysis.audit.cases import Masks, Setting
+from arbprob_hf.analysis.audit.checks import Subject
+from arbprob_hf.analysis.audit.report import PASSED, Outcome
 
 
 class _FoundError(BaseException):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, documents, order, padding, tree
-from arbprob_hf.evaluation.reference import Reference
-from arbprob_hf.evaluation.settings import LENGTHS, give_by_name, write
-from arbprob_hf.model.masking_arbprob import PATTERNS
-from arbprob_hf.model.tiling_arbprob import Grid
+from arbprob_hf.analysis.audit.cases import LENGTHS, give_by_name, write
+from arbprob_hf.analysis.audit.reference_gpt2 import Reference
+from arbprob_hf.model.masks.mask import PATTERNS
+from arbprob_hf.model.masks.tiles import Grid
 
 SIZES = dict(vocab_size=31, n_positions=300, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
 SHORT = (16, 17)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, causal, heads, window
-from arbprob_hf.model.tiling_arbprob import Grid
+from arbprob_hf.model.masks.tiles import Grid
 
 SIZES: dict[str, Any] = dict(vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2)
 SIZES |= dict(num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=32, initializer_range=0.3)

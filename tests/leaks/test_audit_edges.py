@@ -7,10 +7,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, order
-from arbprob_hf.evaluation.settings import make_settings
-from arbprob_hf.model import structure_arbprob
-from arbprob_hf.model.plans_arbprob import Kernel
-from arbprob_hf.model.tiling_arbprob import Grid
+from arbprob_hf.analysis.audit.cases import make_settings
+from arbprob_hf.model.attention import sdpa as structure_arbprob
+from arbprob_hf.model.attention.plan import Kernel
+from arbprob_hf.model.masks.tiles import Grid
 
 LENGTH = 272
 

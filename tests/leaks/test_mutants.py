@@ -21,12 +21,13 @@ from targets import TARGETS
 from torch import Tensor
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, certify, check_leakage, order
-from arbprob_hf.evaluation import auditing
-from arbprob_hf.evaluation.settings import write
-from arbprob_hf.model import modeling_arbprob, structure_arbprob
-from arbprob_hf.model.plans_arbprob import Additive, Kernel, Plan
-from arbprob_hf.model.resolving_arbprob import Sizes, write_out
-from arbprob_hf.model.tiling_arbprob import Grid
+from arbprob_hf.analysis.audit import audit as auditing
+from arbprob_hf.analysis.audit.cases import write
+from arbprob_hf.model import modeling_arbprob
+from arbprob_hf.model.attention import sdpa as structure_arbprob
+from arbprob_hf.model.attention.plan import Additive, Kernel, Plan
+from arbprob_hf.model.masks.arguments import Sizes, write_out
+from arbprob_hf.model.masks.tiles import Grid
 
 # of the changes to the code every so many are seeded; benchmarks/mutants.py seeds all
 EVERY = 32

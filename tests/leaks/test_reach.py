@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from arbprob_hf import Mask, causal, full, heads, window
-from arbprob_hf.model.reaching_arbprob import reach_of, reach_through
+from arbprob_hf.model.masks.reach import reach_of, reach_through
 
 
 def walked(tables: list[list[list[bool]]]) -> list[list[bool]]:

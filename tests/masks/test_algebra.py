@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arbprob_hf import Mask, causal, full, prefix, window
-from arbprob_hf.model.masking_arbprob import PATTERNS
+from arbprob_hf.model.masks.mask import PATTERNS
 
 from .expressions import ANY, BATCH, HEADS, LEAVES, MASKS, WRITABLE, Pair, Rule, T, brute_force, dense, expressions
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from arbprob_hf import HIDDEN, ArbProbForCausalLM, Mask
-from arbprob_hf.model.attention_arbprob import BACKENDS, prepare_attention
-from arbprob_hf.model.resolving_arbprob import Sizes
+from arbprob_hf.model.attention.backends import BACKENDS, prepare_attention
+from arbprob_hf.model.masks.arguments import Sizes
 
 from .oracles import masked_attention, micro, random_ids, reference_hidden, reference_logits, whole
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from arbprob_hf import ArbProbForCausalLM, Mask, pattern
-from arbprob_hf.model.masking_arbprob import PATTERNS
+from arbprob_hf.model.masks.mask import PATTERNS
 
 from .expressions import LEAVES, WRITABLE, T
 from .oracles import micro, random_ids

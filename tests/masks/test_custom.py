@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
 from arbprob_hf import Mask, causal, full, heads, pattern, window
-from arbprob_hf.model.masking_arbprob import PATTERNS
-from arbprob_hf.model.registering_arbprob import BUILT_IN
+from arbprob_hf.model.masks.custom import BUILT_IN
+from arbprob_hf.model.masks.mask import PATTERNS
 
 from .oracles import micro, random_ids, reference_logits, whole
 

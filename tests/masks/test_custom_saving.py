@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
-from arbprob_hf.model.carrying_arbprob import carried_code, check_travels
-from arbprob_hf.model.masking_arbprob import PATTERNS
+from arbprob_hf.model.custom_code import carried_code, check_travels
+from arbprob_hf.model.masks.mask import PATTERNS
 
 from .oracles import micro, random_ids
 

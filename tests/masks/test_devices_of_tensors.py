@@ -3,7 +3,7 @@
 import torch
 
 from arbprob_hf import causal, documents, heads, order, padding, tree, window
-from arbprob_hf.model.masking_arbprob import Dense, Shifted, on_device
+from arbprob_hf.model.masks.mask import Dense, Shifted, on_device
 
 # a device that every machine has, beside the one tensors are made on
 ELSEWHERE = torch.device("meta")

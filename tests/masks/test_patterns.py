@@ -27,8 +27,8 @@ from arbprob_hf import (
     tree,
     window,
 )
-from arbprob_hf.model.masking_arbprob import PATTERNS
-from arbprob_hf.model.patterns_arbprob import registered
+from arbprob_hf.model.masks.mask import PATTERNS
+from arbprob_hf.model.masks.patterns import registered
 
 from .oracles import micro, random_ids
 

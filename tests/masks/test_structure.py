@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import HIDDEN, Mask, causal, documents, full, heads, order, padding, prefix, sinks, window
-from arbprob_hf.model.attention_arbprob import prepare_attention
-from arbprob_hf.model.resolving_arbprob import Sizes
-from arbprob_hf.model.structure_arbprob import SHORTEST
+from arbprob_hf.model.attention.backends import prepare_attention
+from arbprob_hf.model.attention.sdpa import SHORTEST
+from arbprob_hf.model.masks.arguments import Sizes
 
 from .oracles import micro, random_ids
 

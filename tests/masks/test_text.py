@@ -32,8 +32,8 @@ from arbprob_hf import (
     tree,
     window,
 )
-from arbprob_hf.model.masking_arbprob import PATTERNS
-from arbprob_hf.model.parsing_arbprob import MAX_DEPTH, MAX_INTEGER, MAX_OPERATORS
+from arbprob_hf.model.masks.mask import PATTERNS
+from arbprob_hf.model.masks.text import MAX_DEPTH, MAX_INTEGER, MAX_OPERATORS
 
 READ = {
     "causal": causal(),

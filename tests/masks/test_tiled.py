@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from arbprob_hf.model import tiled_arbprob
-from arbprob_hf.model.tiled_arbprob import Piece, tiled_attention
+from arbprob_hf.model.attention import tiled as tiled_arbprob
+from arbprob_hf.model.attention.tiled import Piece, tiled_attention
 
 from .oracles import masked_attention
 

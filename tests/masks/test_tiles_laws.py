@@ -24,7 +24,7 @@ from arbprob_hf import (
     tree,
     window,
 )
-from arbprob_hf.model.tiling_arbprob import Tiling
+from arbprob_hf.model.masks.tiles import Tiling
 
 from .expressions import BATCH, HEADS, LEAVES, MASKS, T
 

@@ -5,7 +5,7 @@ import torch
 from twins import far, ours_alone, tokens, twins
 
 from arbprob_hf import ArbProbForCausalLM
-from arbprob_hf.model.losses_arbprob import linear_cross_entropy
+from arbprob_hf.model.lm_head import linear_cross_entropy
 
 backends = pytest.mark.parametrize("backend", ["eager", "sdpa"])
 IDS = tokens(4, 24)

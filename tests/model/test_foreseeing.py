@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import Mask, causal, padding, pattern, window
-from arbprob_hf.model import foreseeing_arbprob
-from arbprob_hf.model.continuing_arbprob import Continued
-from arbprob_hf.model.foreseeing_arbprob import crosses, foreseen, holds_rules, is_settled, looks_ahead
-from arbprob_hf.model.masking_arbprob import PATTERNS, And
-from arbprob_hf.model.tiling_arbprob import Grid
+from arbprob_hf.model.masks import lookahead as foreseeing_arbprob
+from arbprob_hf.model.masks.continuation import Continued
+from arbprob_hf.model.masks.lookahead import crosses, foreseen, holds_rules, is_settled, looks_ahead
+from arbprob_hf.model.masks.mask import PATTERNS, And
+from arbprob_hf.model.masks.tiles import Grid
 
 TEXTS = [
     "causal & window(9) | sinks(4)",

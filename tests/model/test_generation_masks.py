@@ -10,8 +10,9 @@ from transformers import DynamicCache, GenerationConfig
 from twins import far, left_padded, ours_alone, tokens
 
 from arbprob_hf import ArbProbForCausalLM, Mask, causal, documents, padding, prefix
-from arbprob_hf.model import foreseeing_arbprob, generating_arbprob
-from arbprob_hf.model.continuing_arbprob import Continued
+from arbprob_hf.model import generation as generating_arbprob
+from arbprob_hf.model.masks import lookahead as foreseeing_arbprob
+from arbprob_hf.model.masks.continuation import Continued
 
 NEW = 7
 # generate rounds the logits it reports to fp32

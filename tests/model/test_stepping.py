@@ -5,10 +5,10 @@ import torch
 from twins import far, ours_alone, tokens
 
 from arbprob_hf import Mask
-from arbprob_hf.model.attention_arbprob import prepare_attention
-from arbprob_hf.model.plans_arbprob import written_plan
-from arbprob_hf.model.resolving_arbprob import Sizes
-from arbprob_hf.model.stepping_arbprob import Stepped, step_plan
+from arbprob_hf.model.attention.backends import prepare_attention
+from arbprob_hf.model.attention.decode import Stepped, step_plan
+from arbprob_hf.model.attention.plan import written_plan
+from arbprob_hf.model.masks.arguments import Sizes
 
 TEXTS = [
     "causal & window(5)",

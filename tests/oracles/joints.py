@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arbprob_hf.evaluation.chain_sources import HiddenMarkovSource, MarkovSource
-from arbprob_hf.evaluation.code_sources import ParityCheckSource
-from arbprob_hf.evaluation.grammar_sources import GrammarSource
-from arbprob_hf.evaluation.graph_sources import IsingSource, TreeSource
-from arbprob_hf.evaluation.sources import Source
+from arbprob_hf.oracles.chains import HiddenMarkovSource, MarkovSource
+from arbprob_hf.oracles.codes import ParityCheckSource
+from arbprob_hf.oracles.grammars import GrammarSource
+from arbprob_hf.oracles.graphs import IsingSource, TreeSource
+from arbprob_hf.oracles.registry import Source
 
 Tokens = tuple[int, ...]
 # the probability of a sequence, up to a factor

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from arbprob_hf.evaluation.learning import Recipe, Workers, build, draw, train_on
-from arbprob_hf.evaluation.muon import Muon, orthogonalise
-from arbprob_hf.evaluation.sources import load_source
+from arbprob_hf.oracles.muon import Muon, orthogonalise
+from arbprob_hf.oracles.registry import load_source
+from arbprob_hf.oracles.train import Recipe, Workers, build, draw, train_on
 
 SHAPES = [(16, 16), (16, 64), (64, 16), (3, 12, 8)]
 

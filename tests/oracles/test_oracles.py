@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from arbprob_hf import Conditional
 from arbprob_hf.cli import app
-from arbprob_hf.evaluation.consistency import chain_gap, gap_of, marginalisation_gap, order_gap
-from arbprob_hf.evaluation.learning import Recipe, draw, train_on
-from arbprob_hf.evaluation.oracles import excess, judge
-from arbprob_hf.evaluation.sources import load_source
-from arbprob_hf.evaluation.tables import COLUMNS, oracle_rows
+from arbprob_hf.oracles.consistency import chain_gap, gap_of, marginalisation_gap, order_gap
+from arbprob_hf.oracles.registry import load_source
+from arbprob_hf.oracles.score import excess, judge
+from arbprob_hf.oracles.table import COLUMNS, oracle_rows
+from arbprob_hf.oracles.train import Recipe, draw, train_on
 
 
 class Truth:

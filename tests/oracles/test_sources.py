@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from arbprob_hf.evaluation.chain_sources import ChainSource, HiddenMarkovSource, MarkovSource
-from arbprob_hf.evaluation.code_sources import ParityCheckSource
-from arbprob_hf.evaluation.source_base import RowDraws, WeightedSource
-from arbprob_hf.evaluation.sources import SOURCES, Source, load_source
+from arbprob_hf.oracles.chains import ChainSource, HiddenMarkovSource, MarkovSource
+from arbprob_hf.oracles.codes import ParityCheckSource
+from arbprob_hf.oracles.registry import SOURCES, Source, load_source
+from arbprob_hf.oracles.source import RowDraws, WeightedSource
 
 from .joints import condition, look_up, spell_out
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arbprob_hf import plot_curves
-from arbprob_hf.run_logs import COLUMNS, CURVES, LOSSES
+from arbprob_hf.runs.log import COLUMNS, CURVES, LOSSES
 
 
 def write_log(run: Path, rows: list[dict[str, float]]) -> Path:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arbprob_hf import Mask, causal, documents, full, heads, prefix, window
-from arbprob_hf.depths import OWN, allowed_pairs, first_layers, ranges, read_masks, sheets
+from arbprob_hf.analysis.layer_reach import OWN, allowed_pairs, first_layers, ranges, read_masks, sheets
 
 TEXTS = ["causal", "full", "window(2)", "causal & window(3)", "prefix(3)", "causal & ~window(2) | sinks(1)"]
 

@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from arbprob_hf.model.masking_arbprob import PATTERNS
-from arbprob_hf.model.registering_arbprob import BUILT_IN
+from arbprob_hf.model.masks.custom import BUILT_IN
+from arbprob_hf.model.masks.mask import PATTERNS
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["heads.png", "masks.png", "reach.png"]

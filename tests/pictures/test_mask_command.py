@@ -9,8 +9,8 @@ from matplotlib.image import imread
 from typer.testing import CliRunner, Result
 
 from arbprob_hf import order
+from arbprob_hf.analysis.describe import describe, lines
 from arbprob_hf.cli import app
-from arbprob_hf.describing_masks import describe, lines
 
 
 def command(*words: str) -> Result:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arbprob_hf.training.checkpoints import (
+from arbprob_hf.runs.checkpoints import (
     ASIDE_NAME,
     MANIFEST_NAME,
     PRIVATE_NAME,
@@ -21,7 +21,7 @@ from arbprob_hf.training.checkpoints import (
     sweep,
     verify,
 )
-from arbprob_hf.training.identity import RECORD_NAME
+from arbprob_hf.runs.record import RECORD_NAME
 
 FILES = (
     "model.safetensors",

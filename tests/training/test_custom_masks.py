@@ -9,9 +9,9 @@ import torch
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
 from arbprob_hf.data import load_tokenizer
-from arbprob_hf.model.masking_arbprob import PATTERNS
+from arbprob_hf.model.masks.mask import PATTERNS
 from arbprob_hf.training.arguments import ModelArguments
-from arbprob_hf.training.building import build_model
+from arbprob_hf.training.model_setup import build_model
 
 STEP = 3
 SIZES: dict[str, Any] = dict(n_layer=1, n_head=1, n_embd=4, n_positions=8)

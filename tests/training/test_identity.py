@@ -12,8 +12,8 @@ from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
-from arbprob_hf.training.checkpoints import MANIFEST_NAME, verify
-from arbprob_hf.training.identity import RECORD_NAME, compare, describe_run, describe_text
+from arbprob_hf.runs.checkpoints import MANIFEST_NAME, verify
+from arbprob_hf.runs.record import RECORD_NAME, compare, describe_run, describe_text
 
 SMALL = dict(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arbprob_hf.run_logs import COLUMNS, read_log
-from arbprob_hf.training.logbook import Logbook
+from arbprob_hf.runs.log import COLUMNS, read_log
+from arbprob_hf.training.callbacks import Logbook
 from arbprob_hf.training.metrics import bits_per_byte, perplexity
 
 

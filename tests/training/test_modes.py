@@ -16,16 +16,15 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import load_tokenizer
-from arbprob_hf.data.asking import QuestionCollator, number_blocks
-from arbprob_hf.data.questions import GAINS, MODES, load_modes
+from arbprob_hf.data.collators import QuestionCollator, number_blocks
+from arbprob_hf.data.eval_sets import GAINS, MODES, load_modes
 from arbprob_hf.data.tasks import Task
 from arbprob_hf.plotting.curves import MODE_STYLES, draw_training_curves
 from arbprob_hf.plotting.figures import save_whole
-from arbprob_hf.run_logs import COLUMNS, CURVES, LOSSES, read_log
-from arbprob_hf.training.asking import EpochOfQuestions
-from arbprob_hf.training.logbook import Logbook
-from arbprob_hf.training.modes import COLUMNS as MODE_COLUMNS
-from arbprob_hf.training.modes import (
+from arbprob_hf.runs.log import COLUMNS, CURVES, LOSSES, read_log
+from arbprob_hf.training.callbacks import Logbook
+from arbprob_hf.training.eval_modes import COLUMNS as MODE_COLUMNS
+from arbprob_hf.training.eval_modes import (
     answered,
     bytes_per_scored_token,
     bytes_per_text_token,
@@ -33,6 +32,7 @@ from arbprob_hf.training.modes import (
     keep_modes,
     summary,
 )
+from arbprob_hf.training.question_options import EpochOfQuestions
 
 TASK = Task.parse("0.5 * uniform(given=0..0.9) + 0.5 * causal(random=1)")
 

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from arbprob_hf.plotting import draw_training_curves
 from arbprob_hf.plotting.figures import save_whole
-from arbprob_hf.run_logs import COLUMNS
+from arbprob_hf.runs.log import COLUMNS
 
 EMPTY = dict.fromkeys(COLUMNS)
 ROWS = [

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from arbprob_hf.training.checkpoints import MANIFEST_NAME, newest
+from arbprob_hf.runs.checkpoints import MANIFEST_NAME, newest
 
 HERE = Path(__file__).parent
 LAUNCH = [

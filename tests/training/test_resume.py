@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
-from arbprob_hf.training.checkpoints import ASIDE_NAME
+from arbprob_hf.runs.checkpoints import ASIDE_NAME
 from arbprob_hf.training.resuming import choose_checkpoint, resume_choice
 
 

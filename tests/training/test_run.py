@@ -16,10 +16,10 @@ from transformers import AutoTokenizer
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import load_tokenizer
 from arbprob_hf.publishing import CardFacts, template, write_card
-from arbprob_hf.run_logs import COLUMNS, read_log
+from arbprob_hf.runs.log import COLUMNS, read_log
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.building import build_model, fill_with_sinusoids, refuse_flex, warn_of_visible_answers
-from arbprob_hf.training.flags import UsageError
+from arbprob_hf.training.model_setup import build_model, fill_with_sinusoids, refuse_flex, warn_of_visible_answers
+from arbprob_hf.training.options import UsageError
 from arbprob_hf.training.run import Outcome, train
 
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
-from arbprob_hf.training.checkpoints import PRIVATE_NAME, newest
-from arbprob_hf.training.loaders import _start_worker
-from arbprob_hf.training.safety import IDLE, STOPPING, Stopped, StopSignal, hold_run_folder
+from arbprob_hf.runs.checkpoints import PRIVATE_NAME, newest
+from arbprob_hf.runs.lock import IDLE, STOPPING, Stopped, StopSignal, hold_run_folder
+from arbprob_hf.training.dataloaders import _start_worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ import os, sys, time, types
 for name in ("arbprob_hf", "arbprob_hf.training"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [os.path.join(sys.argv[3], *name.split("."))]
-from arbprob_hf.training.safety import hold_run_folder
+from arbprob_hf.runs.lock import hold_run_folder
 with hold_run_folder(sys.argv[1], resume=True):
     if sys.argv[2] == "fork" and os.fork() == 0:
         print(os.getpid(), flush=True)

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
-from arbprob_hf.training import checkpoints
-from arbprob_hf.training.checkpoints import PRIVATE_NAME, CheckpointError, newest, verify
-from arbprob_hf.training.refusing import refuse_options
+from arbprob_hf.runs import checkpoints
+from arbprob_hf.runs.checkpoints import PRIVATE_NAME, CheckpointError, newest, verify
 from arbprob_hf.training.trainer import NonFiniteError
+from arbprob_hf.training.validation import refuse_options
 
 
 class _At(TrainerCallback):

@@ -32,8 +32,8 @@ from arbprob_hf import (
     tree,
     window,
 )
-from arbprob_hf.model.adopting_arbprob import adopted
-from arbprob_hf.model.masking_arbprob import PATTERNS
+from arbprob_hf.model.masks.foreign import adopted
+from arbprob_hf.model.masks.mask import PATTERNS
 
 T = 9
 IDS = torch.arange(2 * T).view(2, T)

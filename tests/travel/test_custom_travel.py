@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
 from arbprob_hf.data import load_tokenizer
-from arbprob_hf.model.masking_arbprob import PATTERNS
+from arbprob_hf.model.masks.mask import PATTERNS
 
 MASKS = ["causal & (window(2) | travelled(3))", "heads(causal, causal & ~striped(4, 1) | window(1))"]
 PASSES = ["logits", "padded logits", "causal logits", "3-D logits", "rank logits", "loss"]

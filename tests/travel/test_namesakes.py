@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
-from arbprob_hf.model.masking_arbprob import PATTERNS
+from arbprob_hf.model.masks.mask import PATTERNS
 
 SIZES = dict(n_layer=2, n_head=2, n_embd=16, n_positions=16, vocab_size=31, initializer_range=0.3)
 

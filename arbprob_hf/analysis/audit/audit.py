@@ -1,0 +1,173 @@
+"""A numeric audit of a live model: does every output depend on what its mask allows, and on nothing else?
+
+No single check finds every bug (a test with one layer cannot see a relay, one in evaluation mode a mask
+that is left out in training, one of leaks alone a mask that is too strict), so the audit is a set of them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from . import checks as probing
+from .cases import Give, Masks, Setting, default_give, make_settings
+from .checks import Subject
+from .report import PASSED, AuditReport, Check, Outcome
+
+ROWS = "rows with masks of their own"
+
+
+class Probe(NamedTuple):
+    """A probe by its name; `summary` tells what was measured over all settings, of those that passed."""
+
+    name: str
+    run: Callable[[Subject, Setting], Outcome]
+    summary: Callable[[list[float]], str]
+    in_double: bool = False
+
+
+def audit(
+    model: nn.Module,
+    mask: Masks = None,
+    *,
+    lengths: tuple[int, ...] | None = None,
+    give: Give | None = None,
+    seed: int = 0,
+) -> AuditReport:
+    """Check a live causal language model of transformers, ours or not, against the reach of its mask.
+
+    Inputs are disturbed and outputs compared bit by bit, in evaluation and in training; gradients of forbidden inputs
+    must be exactly zero and those of allowed ones not; rows of a batch must not meet; cached decoding must equal one
+    pass; a network of GPT-2's shape must equal a second one, written for this. Weights, modes, gradients, dtype and
+    random state are as before afterwards; a float64 copy is made on the way.
+
+    Args:
+        model: with `config.num_hidden_layers`, `num_attention_heads`, `vocab_size`; outputs `logits`.
+        mask: what is given to the model and must hold in every layer: a `Mask`, its text, a keep-mask tensor, or a
+            function from a length to a `Mask`. None gives nothing: `config.mask` must hold, layer by layer, and any
+            other network is taken to be causal in every layer. For one with windows of its own say what holds, and
+            that nothing is to be handed over: `audit(model, "causal & window(4)", give=lambda mask, grid: {})`.
+        lengths: a tuple of numbers of slots; 16, 17 and 272 by default, or what the mask's tensors cover.
+        give: from the mask and the grid of a pass (`grid.queries`, `grid.keys`, ...) to keyword arguments of forward.
+            By default `mask=` where forward names it, else `attention_mask=` as a bool tensor (B, T_q, T_kv). What
+            models of transformers understand on sdpa is a bool tensor of four dimensions:
+            `give=lambda mask, grid: {"attention_mask": mask.written(grid)}`.
+
+    Returns:
+        A report, truthy when everything passed; it prints as a table. A forward that raises is a finding.
+
+    Raises:
+        ValueError, TypeError: a mask or lengths that cannot be, or do not fit the model; what is no model.
+    """
+    settings = make_settings(model, mask, lengths)
+    with _as_before(model), torch.random.fork_rng(devices=_cuda_devices(model)):
+        subject = Subject(model, default_give(model) if give is None else give, seed)
+        settings = [setting for setting in settings if not setting.with_rows or subject.is_told(setting)]
+        twin = subject.in_double() if probing.runs_in_double(subject, settings[0]) else None
+        outcomes = {setting: _probe_all(subject, twin, setting) for setting in settings}
+        notes = list(_notes(model, subject, settings))
+        if twin is None:
+            notes.append(f"{type(model).__name__} does not run in float64: checks in float64 do not apply")
+    return AuditReport(_describe(model, mask), tuple(_checks(outcomes)), tuple(notes))
+
+
+PROBES = (
+    Probe("forward, finite outputs", probing.runs, lambda counts: f"{sum(counts):.0f} passes"),
+    Probe("embeddings, evaluation", probing.embeddings_in_evaluation, lambda counts: _pairs(counts, "changed")),
+    Probe("embeddings, training", probing.embeddings_in_training, lambda counts: _pairs(counts, "changed")),
+    Probe("token ids", probing.token_ids, lambda counts: _pairs(counts, "changed")),
+    Probe("batch rows apart", probing.batch_rows, lambda counts: f"{sum(counts):.0f} pairs of rows, none changed"),
+    Probe("gradients, training", probing.gradients, lambda counts: _pairs(counts, "with a gradient")),
+    Probe("must depend, float64", probing.must_depend, lambda counts: f"all of {sum(counts):.0f} allowed pairs", True),
+    Probe("slopes, float64", probing.slopes, lambda sizes: f"within {max(sizes):.0e} of small steps", True),
+    Probe("prefill and decode, float64", probing.decoding, lambda sizes: f"within {max(sizes):.0e} of one pass", True),
+    Probe("reference, float64", probing.reference, lambda sizes: f"within {max(sizes):.0e}", True),
+)
+
+
+def _probe_all(subject: Subject, twin: Subject | None, setting: Setting) -> dict[str, Outcome]:
+    found: dict[str, Outcome] = {}
+    for probe in PROBES:
+        asked = twin if probe.in_double else subject
+        if asked is None or (probe.run is probing.decoding and setting.looks_ahead):
+            continue
+        if probe.run is probing.reference and asked.reference is None:
+            continue
+        try:
+            found[probe.name] = probe.run(asked, setting)
+        except Exception as error:
+            text = str(error).strip().splitlines() or [""]
+            found[probe.name] = Outcome("raised", f"{setting}: {type(error).__name__}: {text[0]:.70}")
+            if probe is PROBES[0]:
+                break
+    return found
+
+
+def _checks(outcomes: dict[Setting, dict[str, Outcome]]) -> Iterator[Check]:
+    plain = [found for setting, found in outcomes.items() if not setting.with_rows]
+    for probe in PROBES:
+        results = [found[probe.name] for found in plain if probe.name in found]
+        if results:
+            yield _check(probe.name, results, probe.summary)
+    with_rows = [found for setting, found in outcomes.items() if setting.with_rows]
+    if with_rows:
+        results = [
+            Outcome(outcome.verdict, f"{name}, {outcome.figure}")
+            for found in with_rows
+            for name, outcome in found.items()
+        ]
+        yield _check(ROWS, results, lambda sizes: f"{len(sizes)} checks of batches of 3")
+
+
+def _check(name: str, results: list[Outcome], summary: Callable[[list[float]], str]) -> Check:
+    failed = [outcome for outcome in results if outcome.verdict != PASSED]
+    if failed:
+        return Check(name, failed[0].verdict, failed[0].figure)
+    return Check(name, PASSED, summary([outcome.measured for outcome in results]))
+
+
+def _notes(model: nn.Module, subject: Subject, settings: list[Setting]) -> Iterator[str]:
+    yield f"at {', '.join(str(length) for length in sorted({setting.length for setting in settings}))} slots"
+    if len(settings[0].masks) == 1:
+        yield "the model has one layer: relays cannot be seen"
+    if all(setting.looks_ahead for setting in settings if not setting.with_rows):
+        yield "the mask looks ahead: nothing to decode from a cache"
+    if settings[0].given is None:
+        yield "no mask is given: rows with masks of their own cannot be checked"
+    elif not any(setting.with_rows for setting in settings):
+        yield f"no mask is handed over: {ROWS} do not apply"
+    if subject.reference is None:
+        yield f"{type(model).__name__} is not shaped as GPT-2: no reference to compare with"
+
+
+def _pairs(counts: list[float], what: str) -> str:
+    return f"of {sum(counts):.0f} forbidden pairs none {what}"
+
+
+def _describe(model: nn.Module, mask: Masks) -> str:
+    config: Any = model.config
+    backend = getattr(config, "_attn_implementation", None)
+    if mask is None:
+        texts = getattr(config, "mask_texts", ["causal"])
+        shown = " / ".join(dict.fromkeys(texts))
+    else:
+        shown = f"a mask {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else str(mask)
+        shown = getattr(mask, "__name__", "a function") if callable(mask) else shown
+    return f"{type(model).__name__} ({backend}) under {shown[:80]}"
+
+
+@contextmanager
+def _as_before(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    devices = {parameter.device for parameter in model.parameters()}
+    return [device.index or 0 for device in devices if device.type == "cuda"]

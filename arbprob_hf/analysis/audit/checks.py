@@ -1,0 +1,380 @@
+"""The probes of an audit: each puts questions to a live model under one setting and says what it found.
+
+Inputs are disturbed by large finite values and outputs compared bit by bit: a tolerance would hide a leak, and infinite
+values poison sound kernels.
+"""
+
+import copy
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...model.masks.mask import Mask
+from ...model.masks.tiles import Grid
+from .cases import Give, Setting
+from .reference_gpt2 import Reference
+from .report import PASSED, Outcome
+
+LARGE = 1e3
+# beyond so many slots some are disturbed one by one: a few anywhere, and those at the edges that kernels work by
+MOST_PROBED = 24
+PROBES_OF_MANY = 8
+EDGE = 64
+# how far apart the slots are for which all that they must not depend on is disturbed together
+STRIDE = 8
+# both are multiplied by the number of times the slots go into this
+MANY = 512
+EXACT = 1e-9
+# what a model may add that computes parts in float32 whatever its dtype, in multiples of what it shows without a cache
+ROUNDING = 100.0
+SLOPE = 1e-3
+STEPS = (1e-3, 1e-6)
+
+
+class Subject:
+    """A model under audit and how it is spoken to; every pass starts from the same seed, dropout included."""
+
+    def __init__(self, model: nn.Module, give: Give, seed: int) -> None:
+        self.model: Any = model
+        self.give, self.seed = give, seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.reference = Reference(model) if Reference.knows(model) else None
+
+    def in_double(self) -> "Subject":
+        """The same on a copy of the model in float64, without dropout."""
+        twin = copy.deepcopy(self.model).double()
+        for module in twin.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        return Subject(twin, self.give, self.seed)
+
+    def train(self, mode: bool) -> "Subject":
+        """Switch the model's mode."""
+        self.model.train(mode)
+        return self
+
+    def ids(self, setting: Setting) -> Tensor:
+        """Random token ids, long (B, T)."""
+        generator = torch.Generator().manual_seed(self.seed + setting.length)
+        shape = (setting.batch, setting.length)
+        return torch.randint(self._vocabulary, shape, generator=generator).to(self.device)
+
+    def other_ids(self, ids: Tensor) -> Tensor:
+        """For each token another one."""
+        step = torch.randint(1, self._vocabulary, ids.shape, generator=self.generator).to(ids.device)
+        return (ids + step) % self._vocabulary
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings, (B, T, D)."""
+        embeds: Tensor = self.model.get_input_embeddings()(ids).detach()
+        return embeds
+
+    def noise(self, like: Tensor, scale: float) -> Tensor:
+        """Gaussian noise in the shape of another tensor."""
+        return scale * torch.randn(like.shape, generator=self.generator).to(like)
+
+    def outputs(self, setting: Setting, **inputs: Any) -> Tensor:
+        """Logits (B, T, V) of one pass over all slots, or hidden states where the model has no head."""
+        return _tensor(self.run(setting, range(setting.length), **inputs))
+
+    def run(self, setting: Setting, queries: range, **inputs: Any) -> Any:
+        """One pass over some slots, those before them cached."""
+        grid = Grid(range(setting.batch), range(self.heads), queries, range(queries.stop), self.device)
+        given = {} if setting.given is None else self.give(setting.given, grid)
+        # torch.manual_seed would look for every kind of device, at half the cost of a small model's pass
+        torch.default_generator.manual_seed(self.seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(self.seed)
+        return self.model(**inputs, **given)
+
+    def is_told(self, setting: Setting) -> bool:
+        """Whether a pass is given a mask: a model with one of its own may be told nothing, or which tokens exist."""
+        slots = range(setting.length)
+        grid = Grid(range(setting.batch), range(self.heads), slots, slots, self.device)
+        assert setting.given is not None
+        try:
+            one = self.give(setting.given, grid)
+            # a mask that is always the same is a finding
+            if any(map(_is_mask, one.values())):
+                return True
+            other = self.give(~setting.given, grid)
+            return one.keys() != other.keys() or not all(_alike(one[name], other[name]) for name in one)
+        except Exception:
+            return True  # the passes will raise it too, and that is a finding
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        first: Tensor = next(self.model.parameters())
+        return first.device
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer."""
+        return int(self.model.config.num_attention_heads)
+
+    @property
+    def _vocabulary(self) -> int:
+        return int(self.model.config.vocab_size)
+
+
+def runs(subject: Subject, setting: Setting) -> Outcome:
+    """A plain pass raises nothing and its outputs are finite, in evaluation and in training."""
+    for mode in (False, True):
+        with torch.no_grad():
+            out = subject.train(mode).outputs(setting, input_ids=subject.ids(setting))
+        if not bool(out.isfinite().all()):
+            row, slot = (~out.isfinite()).any(-1).nonzero()[0].tolist()
+            return Outcome("not finite", f"row {row}, slot {slot}{' in training' if mode else ''}")
+    return Outcome(PASSED, measured=2)
+
+
+@torch.no_grad()
+def runs_in_double(subject: Subject, setting: Setting) -> bool:
+    """Whether the model computes in float64 at all; True where it raises in its own dtype too, which `runs` finds."""
+    for one in (subject.in_double(), subject):
+        try:
+            one.train(False).outputs(setting, input_ids=one.ids(setting))
+        except Exception:
+            continue
+        return one is not subject
+    return True
+
+
+def embeddings_in_evaluation(subject: Subject, setting: Setting) -> Outcome:
+    """No output changes by a bit where the embedding of a slot it must not depend on becomes large noise."""
+    return _disturbed_embeddings(subject.train(False), setting)
+
+
+def embeddings_in_training(subject: Subject, setting: Setting) -> Outcome:
+    """The same in training mode, under the same dropout."""
+    return _disturbed_embeddings(subject.train(True), setting)
+
+
+@torch.no_grad()
+def token_ids(subject: Subject, setting: Setting) -> Outcome:
+    """No output changes by a bit where a token it must not depend on is another one."""
+    subject.train(False)
+    ids = subject.ids(setting)
+    before, others, count = subject.outputs(setting, input_ids=ids), subject.other_ids(ids), 0
+    for k in _probes(setting):
+        changed = ids.clone()
+        changed[:, k] = others[:, k]
+        forbidden = ~setting.reach[:, :, k]
+        found = _difference(before, subject.outputs(setting, input_ids=changed), forbidden)
+        if found is not None:
+            return _leak(setting, (*found[:2], k), found[2])
+        count += int(forbidden.sum())
+    return Outcome(PASSED, measured=count)
+
+
+@torch.no_grad()
+def batch_rows(subject: Subject, setting: Setting) -> Outcome:
+    """No row of a batch changes by a bit where another becomes large noise."""
+    for mode in (False, True):
+        subject.train(mode)
+        embeds = subject.embed(subject.ids(setting))
+        before = subject.outputs(setting, inputs_embeds=embeds)
+        for row in range(setting.batch):
+            changed = embeds.clone()
+            changed[row] = subject.noise(embeds[row], LARGE)
+            others = torch.ones(setting.reach.shape[:2], dtype=torch.bool)
+            others[row] = False
+            found = _difference(before, subject.outputs(setting, inputs_embeds=changed), others)
+            if found is not None:
+                return Outcome("leaks", f"row {found[0]} saw row {row}: changed by {found[2]:.2g}")
+    return Outcome(PASSED, measured=setting.batch * (setting.batch - 1))
+
+
+def gradients(subject: Subject, setting: Setting) -> Outcome:
+    """The gradient of an output is exactly zero for every input it must not depend on, in training."""
+    influence = _influence(subject.train(True), setting)
+    forbidden = ~setting.reach[:, _probes(setting)]
+    if bool((influence[forbidden] != 0).any()):
+        row, probe, k = ((influence != 0) & forbidden).nonzero()[0].tolist()
+        return _leak(setting, (row, _probes(setting)[probe], k), float(influence[row, probe, k]), "gradient")
+    return Outcome(PASSED, measured=int(forbidden.sum()))
+
+
+def must_depend(twin: Subject, setting: Setting) -> Outcome:
+    """Every allowed input has an influence: by its gradient, and, where that is not tiny, by the output itself."""
+    influence, probes = _influence(twin.train(False), setting), _probes(setting)
+    reach = setting.reach[:, probes]
+    if bool((influence[reach] == 0).any()):
+        row, probe, k = ((influence == 0) & reach).nonzero()[0].tolist()
+        return Outcome("too strict", _where(setting, row, f"slot {probes[probe]} does not depend on slot {k}"))
+    embeds = twin.embed(twin.ids(setting))
+    with torch.no_grad():
+        before = twin.outputs(setting, inputs_embeds=embeds)
+        strong = reach & (influence * float(embeds.std()) > EXACT * float(before.abs().max()))
+        for k in probes:
+            other = embeds.clone()
+            other[:, k] += twin.noise(embeds[:, k], float(embeds.std()))
+            same = (twin.outputs(setting, inputs_embeds=other) == before).all(-1)[:, probes].cpu()
+            if bool((same & strong[:, :, k]).any()):
+                row, probe = (same & strong[:, :, k]).nonzero()[0].tolist()
+                text = f"slot {probes[probe]} stays the same whatever slot {k} is"
+                return Outcome("too strict", _where(setting, row, text))
+    return Outcome(PASSED, measured=int(reach.sum()))
+
+
+def slopes(twin: Subject, setting: Setting) -> Outcome:
+    """Gradients are what the outputs do: the slope along a random direction, by autograd and by small steps."""
+    embeds = twin.train(False).embed(twin.ids(setting))
+    step = twin.noise(embeds, float(embeds.std()))
+    followed = embeds.clone().requires_grad_()
+    with torch.enable_grad():
+        out = twin.outputs(setting, inputs_embeds=followed)
+        direction = twin.noise(out, 1.0)
+        (gradient,) = torch.autograd.grad((out * direction).sum(), followed)
+    claimed, best = float((gradient * step).sum()), (torch.inf, 0.0)
+    # a curved network asks for small steps, one that computes parts in float32 whatever its dtype for larger ones
+    for size in STEPS:
+        with torch.no_grad():
+            ends = [twin.outputs(setting, inputs_embeds=embeds + sign * size * step) for sign in (1, -1)]
+        measured = float(((ends[0] - ends[1]) * direction).sum()) / (2 * size)
+        scale = max(float((gradient * step).norm()), abs(measured), 1e-30)
+        best = min(best, (abs(claimed - measured) / scale, measured))
+    if best[0] <= SLOPE:
+        return Outcome(PASSED, measured=best[0])
+    text = f"{setting}: gradients promise a slope of {claimed:.2g}, the outputs have one of {best[1]:.2g}"
+    return Outcome("differs", text, best[0])
+
+
+@torch.no_grad()
+def decoding(twin: Subject, setting: Setting) -> Outcome:
+    """A prompt, a few tokens together, then one at a time, cached: as in one pass."""
+    twin.train(False)
+    ids, length = twin.ids(setting), setting.length
+    whole = twin.outputs(setting, input_ids=ids, use_cache=False)
+    first = max(length // 2, length - 11)
+    cuts = [0, first, *([first + 3] if first + 3 < length else []), *range(first + 4, length + 1)]
+    cache, parts = None, []
+    for start, stop in itertools.pairwise(cuts):
+        inputs = {"input_ids": ids[:, start:stop], "use_cache": True, "past_key_values": cache}
+        out = twin.run(setting, range(start, stop), **inputs)
+        cache = out.past_key_values
+        parts.append(out.logits)
+    # what kernels of other sizes make of the same sums
+    alone = _tensor(twin.run(setting, range(first), input_ids=ids[:, :first], use_cache=False))
+    rounding = ROUNDING * float((alone - whole[:, :first]).abs().max())
+    return _compared(setting, torch.cat(parts, dim=1), whole, "cached and in one pass", rounding=rounding)
+
+
+@torch.no_grad()
+def reference(twin: Subject, setting: Setting) -> Outcome:
+    """The logits are those of GPT-2 written a second time, in evaluation and, without dropout, in training."""
+    assert twin.reference is not None
+    ids = twin.ids(setting)
+    right = twin.reference.logits(ids, setting.keeps(twin.heads))
+    outcomes = [
+        _compared(setting, twin.train(mode).outputs(setting, input_ids=ids).cpu(), right, "model and reference")
+        for mode in (False, True)
+    ]
+    return max(outcomes, key=lambda outcome: (outcome.verdict != PASSED, outcome.measured))
+
+
+def _disturbed_embeddings(subject: Subject, setting: Setting) -> Outcome:
+    embeds, count = subject.embed(subject.ids(setting)), 0
+    with torch.no_grad():
+        before = subject.outputs(setting, inputs_embeds=embeds)
+        for k in _probes(setting):
+            # in every row at once: what goes from row to row has a check of its own
+            changed = embeds.clone()
+            changed[:, k] = subject.noise(embeds[:, k], LARGE)
+            forbidden = ~setting.reach[:, :, k]
+            found = _difference(before, subject.outputs(setting, inputs_embeds=changed), forbidden)
+            if found is not None:
+                return _leak(setting, (*found[:2], k), found[2])
+            count += int(forbidden.sum())
+        if setting.length > MOST_PROBED:
+            return _disturbed_together(subject, setting, count)
+    return Outcome(PASSED, measured=count)
+
+
+def _disturbed_together(subject: Subject, setting: Setting, count: int) -> Outcome:
+    # what one slot must not depend on, all at once, tells of every slot that must depend on none of it
+    stride = STRIDE * -(-setting.length // MANY)
+    embeds = subject.embed(subject.ids(setting))
+    before = subject.outputs(setting, inputs_embeds=embeds)
+    for q in sorted({*_probes(setting), *range(stride - 1, setting.length, stride)}):
+        disturbed = ~setting.reach[:, q]  # (B, T)
+        noise = subject.noise(embeds, LARGE)
+        changed = torch.where(disturbed[..., None].to(embeds.device), noise, embeds)
+        unaware = ~(setting.reach & disturbed[:, None, :]).any(-1)  # (B, T)
+        found = _difference(before, subject.outputs(setting, inputs_embeds=changed), unaware)
+        if found is not None:
+            row, slot, change = found
+            text = (
+                f"slot {slot} saw one of {int(disturbed[row].sum())} slots disturbed together: changed by {change:.2g}"
+            )
+            return Outcome("leaks", _where(setting, row, text), change)
+        count += int(unaware.sum())
+    return Outcome(PASSED, measured=count)
+
+
+def _influence(subject: Subject, setting: Setting) -> Tensor:
+    # float (B, probes, T): the norm of the gradient of each probed output with respect to each input
+    embeds = subject.embed(subject.ids(setting)).requires_grad_()
+    with torch.enable_grad():
+        out = subject.outputs(setting, inputs_embeds=embeds)
+        direction = subject.noise(out[:, 0], 1.0)
+        rows = [
+            torch.autograd.grad((out[:, q] * direction).sum(), embeds, retain_graph=True)[0] for q in _probes(setting)
+        ]
+    # the largest entry, not the norm: squares of tiny numbers are zero
+    return torch.stack([row.abs().amax(-1) for row in rows], dim=1).cpu()
+
+
+def _probes(setting: Setting) -> list[int]:
+    if setting.length <= MOST_PROBED:
+        return list(range(setting.length))
+    anywhere = torch.linspace(0, setting.length - 1, PROBES_OF_MANY).long().tolist()
+    step = EDGE * -(-setting.length // MANY)
+    edges = [slot for edge in range(step, setting.length, step) for slot in (edge - 1, edge)]
+    return sorted({*anywhere, *edges})
+
+
+def _difference(before: Tensor, after: Tensor, where: Tensor) -> tuple[int, int, float] | None:
+    # the row and slot of the largest change among those asked for; nan that was there before is no change
+    changed = ((before != after) & ~(before.isnan() & after.isnan())).any(-1) & where.to(before.device)
+    if not bool(changed.any()):
+        return None
+    size = (before - after).abs().amax(-1).nan_to_num(torch.inf).masked_fill(~changed, -1)
+    row, slot = divmod(int(size.argmax()), before.shape[1])
+    return row, slot, float(size[row, slot])
+
+
+def _compared(setting: Setting, one: Tensor, other: Tensor, names: str, *, rounding: float = 0.0) -> Outcome:
+    size = (one - other).abs().amax(-1).nan_to_num(torch.inf)
+    largest = float(size.max())
+    if largest <= max(rounding, EXACT * max(1.0, float(other.abs().max()))):
+        return Outcome(PASSED, measured=largest)
+    row, slot = divmod(int(size.argmax()), one.shape[1])
+    return Outcome("differs", _where(setting, row, f"slot {slot}: {names} differ by {largest:.2g}"), largest)
+
+
+def _leak(setting: Setting, pair: tuple[int, int, int], change: float, what: str = "changed by") -> Outcome:
+    row, q, k = pair
+    return Outcome("leaks", _where(setting, row, f"slot {q} saw slot {k}: {what} {change:.2g}"), change)
+
+
+def _where(setting: Setting, row: int, text: str) -> str:
+    return f"{setting}, row {row}: {text}"
+
+
+def _is_mask(value: object) -> bool:
+    return isinstance(value, Mask | str) or (isinstance(value, Tensor) and value.dim() > 2)
+
+
+def _alike(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.equal(other)
+    return one is other or bool(one == other)
+
+
+def _tensor(out: Any) -> Tensor:
+    logits: Tensor = out.last_hidden_state if getattr(out, "logits", None) is None else out.logits
+    return logits

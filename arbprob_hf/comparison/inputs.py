@@ -1,0 +1,153 @@
+"""What the folders of runs hold: models, tokenizers, questions and logs; one-line errors where they do not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from ..data.collating import positions_of
+from ..data.eval_sets import GAINS, Columns, load_modes
+from ..data.token_lengths import Integers
+from ..errors import reason
+from ..model.configuration_arbprob import ArbProbConfig
+from ..model.modeling_arbprob import ArbProbForCausalLM
+from ..runs.log import Row, by_mode, find_log, read_log
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The sets that every model answers.
+
+    Attributes:
+        source: the folder they are from. sets: by the names of MODES.
+        counts: scored tokens of each block, (blocks,), by the names of MODES and GAINS.
+        largest_token: of all input ids. longest_text: tokens of the longest document.
+    """
+
+    source: str
+    sets: Mapping[str, Columns]
+    counts: Mapping[str, Integers]
+    largest_token: int
+    longest_text: int
+
+
+def load_config(folder: Path) -> ArbProbConfig:
+    """The configuration of the model in `folder`. Raises ValueError where there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; name the output folder of a run, or a checkpoint in it")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: holds no model, as it has no config.json; a run writes it when it ends")
+    try:
+        return ArbProbConfig.from_pretrained(folder)
+    except (ValueError, TypeError, OSError) as error:
+        raise ValueError(f"{folder}: its config.json cannot be read: {reason(error)}") from error
+
+
+def load_model(folder: Path, device: torch.device) -> ArbProbForCausalLM:
+    """The model in `folder` on `device`, in float32 and for evaluation. Raises ValueError unless it is whole."""
+    try:
+        # models saved in several precisions are compared in one
+        model, found = ArbProbForCausalLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+    except Exception as error:
+        # what a damaged file raises differs from one format to the next
+        raise ValueError(f"{folder}: its model cannot be loaded: {reason(error)}") from error
+    # a head of its own that was not saved would be random numbers
+    if found["missing_keys"]:
+        raise ValueError(f"{folder}: its model cannot be loaded: lacks {', '.join(sorted(found['missing_keys']))}")
+    # transformers' own `to` hides what it takes from the type checker
+    torch.nn.Module.to(model, device)
+    return model.eval()
+
+
+def find_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer that a run saved; None where it saved none. Raises ValueError for one that cannot be read."""
+    path = _beside(folder, "tokenizer.json")
+    if path is None:
+        return None
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:
+        # its library raises no narrower one
+        raise ValueError(f"{path}: cannot be read: {reason(error)}") from error
+
+
+def find_questions(folders: Sequence[Path], given: Path | None) -> Questions:
+    """The sets in the folder `given`, or else of the first run that has some. Raises ValueError for unusable ones."""
+    place = given or next((found for found in (_beside(folder, "evaluation") for folder in folders) if found), None)
+    if place is None:
+        raise ValueError(
+            f"{', '.join(map(str, folders))}: no folder evaluation, where a run with a task keeps its questions; name "
+            "one with --questions"
+        )
+    sets = {name: rows[:] for name, rows in load_modes(place).items()}
+    counts: dict[str, Integers] = {}
+    largest, longest = 0, 0
+    for name, columns in sets.items():
+        shapes = {values.shape for values in columns.values()}
+        # rows of several lengths come as an array of arrays
+        if len(shapes) > 1 or len(next(iter(shapes))) != 2:
+            raise ValueError(f"{place}: {name} has blocks of several lengths; is it a set of questions?")
+        if np.any(columns["scored"] & ~columns["target"]):
+            raise ValueError(f"{place}: {name} scores tokens that are no targets; is it a set of questions?")
+        counts[name] = columns["scored"].sum(1)
+        largest = max(largest, int(columns["input_ids"].max()))
+        longest = max(longest, int(positions_of(torch.from_numpy(columns["document_ids"]).long()).max()) + 1)
+    for gain, (plain, informed) in GAINS.items():
+        if not np.array_equal(counts[plain], counts[informed]):
+            raise ValueError(f"{place}: {plain} and {informed} do not score the same tokens; draw them together")
+        counts[gain] = counts[plain]
+    return Questions(str(place), sets, counts, largest, longest)
+
+
+def check_alike(
+    folders: Sequence[Path], configs: Sequence[ArbProbConfig], tokenizers: Sequence[Tokenizer | None]
+) -> None:
+    """Raise ValueError unless all models have one vocabulary, as far as their folders tell."""
+    known = [(folder, one.get_vocab()) for folder, one in zip(folders, tokenizers, strict=True) if one is not None]
+    for folder, config in zip(folders, configs, strict=True):
+        if config.vocab_size != configs[0].vocab_size:
+            raise ValueError(
+                f"{folder}: its vocabulary has {config.vocab_size} tokens, that of {folders[0]} has "
+                f"{configs[0].vocab_size}; losses per token compare models of one vocabulary only"
+            )
+    for folder, vocabulary in known[1:]:
+        if vocabulary != known[0][1]:
+            raise ValueError(
+                f"{folder}: its tokenizer has other tokens than that of {known[0][0]}; losses per token compare models "
+                "of one vocabulary only"
+            )
+
+
+def check_fits(folder: Path, config: ArbProbConfig, asked: Questions) -> None:
+    """Raise ValueError where a model does not know the tokens of the questions, or takes no texts as long."""
+    if asked.largest_token >= config.vocab_size:
+        raise ValueError(
+            f"{folder}: knows the tokens 0 to {config.vocab_size - 1}, but {asked.source} asks about token "
+            f"{asked.largest_token}; name questions of its vocabulary with --questions"
+        )
+    if asked.longest_text > config.n_positions:
+        raise ValueError(
+            f"{folder}: takes texts of n_positions={config.n_positions} tokens, but {asked.source} has one of "
+            f"{asked.longest_text}; name shorter questions with --questions"
+        )
+
+
+def read_losses(folder: Path) -> list[Row]:
+    """The rows of a run's training log, with `<mode>_loss` by the names of MODES; empty where it has no log."""
+    log = find_log(folder)
+    if log is None:
+        return []
+    try:
+        return by_mode(read_log(log))
+    except ValueError:
+        # a file of something else; it decides nothing but a picture
+        return []
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    # what a run keeps but once stands beside its checkpoints
+    places = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
+    return next((place / name for place in places if (place / name).exists()), None)

@@ -1,0 +1,92 @@
+"""Makes a batch of blocks and questions: the slots of a layout, as integer tensors only."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..model.questions.conditional import Question
+from ..model.questions.layouts import EMPTY, IGNORED, Slots, lay_out
+from .collating import COLUMNS as BLOCK_COLUMNS
+from .collating import LENGTH, positions_of, stacked
+from .eval_sets import COLUMNS, BlockQuestion, draw_question
+from .tasks import Task, question_random
+
+
+class QuestionCollator:
+    """Stacks blocks, asks a question about each, and lays both out as slots for the model.
+
+    Questions come with the blocks (columns `given target step scored`) and are used as they are, or are drawn from
+    `task`: then a block needs the column `index`, and its question depends on the seed, the epoch and that index alone,
+    whoever draws it and when.
+
+    Returns long tensors (B, S): `input_ids` (-1 for [MASK]), `position_ids`, `ranks`, `limits` and `labels`, which the
+    model shifts; `document_ids` where a block has several documents, `target_position_ids` if `names_target`.
+    Raises ValueError when a column is missing, the blocks differ in length, or the layout cannot ask in that order.
+    """
+
+    def __init__(
+        self, layout: str, *, given_sees: str, names_target: bool = False, task: Task | None = None, seed: int = 0
+    ) -> None:
+        self.layout, self.given_sees, self.names_target = layout, given_sees, names_target
+        self.task, self.seed = task, seed
+        # shared with the workers of a loader, which live longer than an epoch
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the questions of the coming batches be those of `epoch`, from 0; workers notice."""
+        self._epoch.fill_(epoch)
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        if not features:
+            raise ValueError("a batch needs at least one block, got none")
+        input_ids, document_ids = (stacked(features, name) for name in BLOCK_COLUMNS)
+        question, scored = self._questions(features, document_ids)
+        slots = lay_out(question, self.layout)
+        # a target that is not scored stays in the sequence, but nobody is asked for it
+        counts = scored.gather(1, slots.targets.clamp(min=0)) & (slots.targets >= 0)
+        slots = _with_labels_to_spare(slots, counts)
+        filled = slots.fill(input_ids, positions_of(document_ids), names_target=self.names_target)
+        labels = slots.labels(input_ids)
+        labels = labels.masked_fill(~torch.nn.functional.pad(counts, (0, labels.shape[1] - counts.shape[1])), IGNORED)
+        filled["labels"] = torch.cat([torch.full_like(labels[:, :1], IGNORED), labels[:, :-1]], dim=1)
+        if bool((document_ids != document_ids[:, :1]).any()):
+            filled["document_ids"] = document_ids.gather(1, slots.places)
+        return filled
+
+    def _questions(self, features: Sequence[Mapping[str, Any]], document_ids: Tensor) -> tuple[Question, Tensor]:
+        if self.task is None or any(name in features[0] for name in COLUMNS):
+            given, target, step, scored = (stacked(features, name) for name in COLUMNS)
+        else:
+            drawn = [self._drawn(self.task, feature) for feature in features]
+            given, target, step, scored = (
+                torch.from_numpy(np.stack([getattr(one, name) for one in drawn])) for name in COLUMNS
+            )
+        several = bool((document_ids != document_ids[:, :1]).any())
+        question = Question(
+            given.bool(), target.bool(), step.long(), self.given_sees, document_ids if several else None
+        )
+        return question, scored.bool()
+
+    def _drawn(self, task: Task, feature: Mapping[str, Any]) -> BlockQuestion:
+        if "index" not in feature:
+            raise ValueError(
+                "a block has no column 'index', so its question cannot be drawn; number the blocks with number_blocks"
+            )
+        random = question_random(self.seed, int(self._epoch), int(feature["index"]))
+        return draw_question(task, np.asarray(feature["document_ids"]), random, length=feature.get(LENGTH))
+
+
+def number_blocks(blocks: Any) -> Any:
+    """The data set with a column `index`, 0, 1, 2, ...: a block keeps its number, wherever it is shuffled to."""
+    return blocks.add_column("index", np.arange(len(blocks))).with_format("numpy")
+
+
+def _with_labels_to_spare(slots: Slots, counts: Tensor) -> Slots:
+    # labels are those of the slot before: what the last slot predicts needs one more
+    if not bool(counts[:, -1].any()):
+        return slots
+    pad = torch.nn.functional.pad
+    return Slots(**{name: pad(getattr(slots, name), (0, 1), value=value) for name, value in EMPTY.items()})

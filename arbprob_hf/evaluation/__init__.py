@@ -1,1 +1,0 @@
-"""What a live model really does, measured from outside."""

@@ -1,0 +1,1 @@
+"""Attention under a mask: one plan a forward pass, the same numbers on every backend."""

@@ -1,0 +1,73 @@
+"""Attention of one new token: the keys it sees are sliced out of the cache, and no mask is made."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..masks.arguments import Sizes
+from ..masks.lookahead import holds_rules, holds_tensors
+from ..masks.mask import Mask
+from ..masks.tiles import Grid
+from .plan import Plan
+
+# rows of a pattern are written so many at a time: the next steps find theirs ready
+_ROWS_AT_ONCE = 64
+# more runs of keys than this are faster masked than copied together
+_MOST_RUNS = 4
+
+
+@dataclass(frozen=True)
+class Stepped(Plan):
+    """One query that sees the same runs of keys in every row and head; `runs` is empty where it sees nothing."""
+
+    runs: tuple[slice, ...]
+    path = "stepped"
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, dropout: float
+    ) -> tuple[Tensor, None]:
+        if not self.runs:
+            return query.new_zeros(*query.shape[:-1], value.shape[-1]), None
+        key, value = self._seen(key), self._seen(value)  # (B, H, keys seen, D)
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling), None
+
+    def _seen(self, states: Tensor) -> Tensor:
+        parts = [states[:, :, run] for run in self.runs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def step_plan(mask: Mask, sizes: Sizes) -> Stepped | None:
+    """The plan of a pass of one query per row under a pattern on the CPU.
+
+    None where rows or heads differ, where tensors would have to be looked at, and where the runs are many.
+    """
+    offset = sizes.offset
+    if sizes.q_len != 1 or not isinstance(offset, int) or torch.compiler.is_compiling() or sizes.device.type != "cpu":
+        return None
+    if mask.count_heads() > 1 or holds_tensors(mask):
+        return None
+    if holds_rules(mask):
+        # asked every time, as it is known only by what it answers, and of no token that may never exist
+        (runs,) = _written_runs(mask, offset, 1)
+    else:
+        runs = _runs(mask, offset // _ROWS_AT_ONCE)[offset % _ROWS_AT_ONCE]
+    return Stepped(runs) if len(runs) <= _MOST_RUNS else None
+
+
+@functools.lru_cache(maxsize=256)
+def _runs(mask: Mask, block: int) -> list[tuple[slice, ...]]:
+    return _written_runs(mask, block * _ROWS_AT_ONCE, _ROWS_AT_ONCE)
+
+
+def _written_runs(mask: Mask, first: int, count: int) -> list[tuple[slice, ...]]:
+    # of each of `count` queries, the runs of earlier keys that it sees, itself included
+    queries, keys = range(first, first + count), range(first + count)
+    allowed = mask.written(Grid(range(1), range(1), queries, keys)).expand(1, 1, len(queries), len(keys))[0, 0]
+    # an edge is where a run starts, or where it has ended
+    edges: list[list[int]] = [[] for _ in queries]
+    for row, edge in F.pad(allowed.tril(first), (1, 1)).diff().nonzero().tolist():
+        edges[row].append(edge)
+    return [tuple(slice(*ends) for ends in zip(found[::2], found[1::2], strict=True)) for found in edges]

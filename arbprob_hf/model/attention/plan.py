@@ -1,0 +1,165 @@
+"""How attention under one mask is computed: a plan is made once a forward and shared by the layers of that mask."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..masks.arguments import Sizes, write_out
+from ..masks.mask import Mask
+
+
+class Plan(ABC):
+    """A mask in the form that a kernel takes."""
+
+    # what `attention_paths` of the network shows
+    path: str
+
+    @abstractmethod
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, dropout: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention under this plan's mask.
+
+        Args:
+            query: (B, H, T_q, D). key, value: (B, H, T_kv, D). dropout: probability, 0 outside training.
+
+        Returns:
+            (B, H, T_q, D), zero for a query that may see nothing, and the weights (B, H, T_q, T_kv) where the plan
+            makes them.
+        """
+
+
+@dataclass(frozen=True)
+class Written(Plan):
+    """Attention written out in plain operations; the plan that returns its weights.
+
+    Attributes:
+        allowed: bool (B or 1, H or 1, T_q, T_kv), or None when every key is seen; a query that may see nothing is let
+            see itself, see `seeing`.
+        bias: float, added to the scores, or None.
+        seeing: bool (B or 1, H or 1, T_q, 1), False where a query may see nothing; None when all see something.
+    """
+
+    allowed: Tensor | None = None
+    bias: Tensor | None = None
+    seeing: Tensor | None = None
+    path = "written"
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, dropout: float
+    ) -> tuple[Tensor, Tensor]:
+        scores = query @ key.transpose(-1, -2) * scaling  # (B, H, T_q, T_kv)
+        if self.bias is not None:
+            scores = scores + self.bias
+        if self.allowed is not None:
+            # filled, not added to: a forbidden score may be anything, inf and nan included
+            scores = scores.masked_fill(~self.allowed, float("-inf"))
+        accurate = torch.promote_types(scores.dtype, torch.float32)
+        weights = torch.softmax(scores, dim=-1, dtype=accurate).to(value.dtype)
+        if self.seeing is not None:
+            weights = torch.where(self.seeing, weights, 0.0)
+        weights = F.dropout(weights, p=dropout, training=dropout > 0)
+        return zero_unseeing(weights @ value, self.seeing), weights
+
+
+@dataclass(frozen=True)
+class Kernel(Plan):
+    """torch's fused kernel without a mask: every key is seen (`open`) or every earlier one (`causal`)."""
+
+    causal: bool
+
+    @property
+    def path(self) -> str:  # type: ignore[override]
+        return "causal" if self.causal else "open"
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, dropout: float
+    ) -> tuple[Tensor, None]:
+        out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=self.causal, scale=scaling)
+        return out, None
+
+
+@dataclass(frozen=True)
+class Additive(Plan):
+    """torch's fused kernel with one tensor of scores: 0 or the bias where allowed, -inf elsewhere.
+
+    Attributes:
+        scores: float, in the dtype of the queries (B or 1, H or 1, T_q, T_kv).
+        seeing: as in `Written`.
+    """
+
+    scores: Tensor
+    seeing: Tensor | None = None
+    path = "additive"
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, dropout: float
+    ) -> tuple[Tensor, None]:
+        def kernel(query: Tensor, key: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask=self.scores, dropout_p=dropout, scale=scaling
+            )
+
+        return zero_unseeing(whatever_the_keys(kernel, query, key), self.seeing), None
+
+
+def written_plan(mask: Mask, sizes: Sizes, bias: Tensor | None = None) -> Written:
+    """The plan of plain operations for a resolved mask."""
+    allowed, seeing = _with_self(write_out(mask, sizes), sizes)
+    return Written(allowed, bias, seeing)
+
+
+def additive_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None = None) -> Additive:
+    """The plan of one fused kernel with scores in `dtype`, that of the queries."""
+    allowed, seeing = _with_self(write_out(mask, sizes), sizes)
+    kept = torch.zeros((), dtype=dtype, device=sizes.device) if bias is None else bias.to(dtype)
+    return Additive(torch.where(allowed, kept, float("-inf")), seeing)
+
+
+def whatever_the_keys(kernel: Callable[[Tensor, Tensor], Tensor], query: Tensor, key: Tensor) -> Tensor:
+    """The output of a kernel that adds -inf to forbidden scores, also where such a score overflows to inf.
+
+    inf - inf is nan. Queries and keys beyond what can overflow are drawn in, which changes no bit of the others; on the
+    CPU only when the output shows the need, elsewhere and under a compiler, where looking costs more, always.
+    """
+    if may_look(query.device):
+        out = kernel(query, key)
+        # the sum is the cheapest test there is; where it overflows by itself, only time is lost
+        if bool(out.detach().sum(dtype=torch.promote_types(out.dtype, torch.float32)).isfinite()):
+            return out
+    return kernel(_drawn_in(query), _drawn_in(key))
+
+
+def may_look(device: torch.device) -> bool:
+    """Whether to decide by values: not under a compiler or a function transform, nor where a device is waited for."""
+    is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    return device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed
+
+
+def _drawn_in(states: Tensor) -> Tensor:
+    if states.dtype == torch.float16:
+        # its range is so small that the bound would touch sound values
+        return states
+    bound = (torch.finfo(states.dtype).max / states.shape[-1]) ** 0.5 / 2
+    # what is infinite already is a fault that must show
+    return torch.where(states.isfinite(), states.clamp(-bound, bound), states)
+
+
+def zero_unseeing(out: Tensor, seeing: Tensor | None) -> Tensor:
+    """The output with zeros where a query may see nothing."""
+    return out if seeing is None else torch.where(seeing, out, 0.0)
+
+
+def _with_self(allowed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor | None]:
+    # a softmax over nothing is nan on some kernels: such a query sees itself and its output is zeroed
+    seeing = allowed.any(-1, keepdim=True)  # (B or 1, H or 1, T_q, 1)
+    if may_look(sizes.device) and bool(seeing.all()):
+        return allowed, None
+    own = (torch.arange(sizes.q_len, device=sizes.device) + sizes.offset)[:, None]  # (T_q, 1)
+    itself = torch.arange(sizes.kv_len, device=sizes.device)[None, :] == own  # (T_q, T_kv)
+    # in words of logic: onnxruntime chooses between no bool tensors
+    return allowed | (itself & ~seeing), seeing

@@ -1,0 +1,232 @@
+"""Which plan sdpa follows: the structure of the mask decides, the numbers are the same.
+
+- open, causal: the kernel needs no mask.
+- sorted: an order mask whose slots, put in order, make one of the other plans.
+- tiled: queries go tile by tile, and skip the keys that none of them may see.
+- additive: one kernel with a tensor of scores; every mask can go this way.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..masks.arguments import Sizes, is_causal, is_open
+from ..masks.mask import Mask
+from ..masks.tensors import HIDDEN, Order
+from ..masks.tiles import Grid, Tiles, Tiling
+from .plan import Kernel, Plan, additive_plan, may_look, whatever_the_keys, zero_unseeing
+from .tiled import Piece, tiled_attention
+
+# shorter passes are over before their structure is known
+SHORTEST = 256
+TILE = 64
+# below this, putting slots in order costs more than it spares
+SHORTEST_SORTED = 640
+# neighbouring tiles of queries go together where that adds no more than a tenth to the pairs: kernels like height
+SLACK = 1.1
+# tiles pay when they spare at least a quarter of the pairs
+LARGEST_SHARE = 0.75
+
+
+def sdpa_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None = None) -> Plan:
+    """The fastest plan for a resolved mask on torch's scaled_dot_product_attention; `dtype` is that of the queries."""
+    if bias is None and is_open(mask, sizes):
+        return Kernel(causal=False)
+    if bias is None and is_causal(mask, sizes):
+        return Kernel(causal=True)
+    if bias is None and _has_structure_to_look_for(sizes):
+        found = _sorted(mask, sizes, dtype) or _structured(mask, sizes, dtype)
+        if found is not None:
+            return found
+    return additive_plan(mask, sizes, dtype=dtype, bias=bias)
+
+
+@dataclass(frozen=True)
+class Sorted(Plan):
+    """Another plan over slots put in order; `order` and its `inverse` are long (B, T)."""
+
+    inner: Plan
+    order: Tensor
+    inverse: Tensor
+
+    @property
+    def path(self) -> str:  # type: ignore[override]
+        return f"sorted {self.inner.path}"
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, dropout: float
+    ) -> tuple[Tensor, None]:
+        query, key, value = (_Reordered.apply(states, self.order, self.inverse) for states in (query, key, value))
+        out, _ = self.inner.attend(query, key, value, scaling=scaling, dropout=dropout)
+        return _Reordered.apply(out, self.inverse, self.order), None
+
+
+@dataclass(frozen=True)
+class Tiled(Plan):
+    """Queries tile by tile, each with the runs of keys that some query of the tile may see.
+
+    Attributes:
+        seeing: bool (B or 1, H or 1, T_q, 1), False where a query may see nothing; None when all see something.
+    """
+
+    pieces: tuple[Piece, ...]
+    seeing: Tensor | None = None
+    path = "tiled"
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, dropout: float
+    ) -> tuple[Tensor, None]:
+        def kernel(query: Tensor, key: Tensor) -> Tensor:
+            return tiled_attention(query, key, value, self.pieces, scaling=scaling, dropout=dropout)
+
+        return zero_unseeing(whatever_the_keys(kernel, query, key), self.seeing), None
+
+
+def _has_structure_to_look_for(sizes: Sizes) -> bool:
+    # a static cache has columns that hold no tokens yet; an accelerator has flex attention
+    if not may_look(sizes.device):
+        # nor are sizes compared: a compiled network would be bound to one side of SHORTEST
+        return False
+    is_filled = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
+    return is_filled and sizes.q_len >= SHORTEST
+
+
+def _structured(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> Plan | None:
+    tiling = Tiling(TILE, sizes.heads, sizes.q_len, sizes.kv_len, int(sizes.offset), sizes.device)
+    some, every = mask.tiles(tiling)
+    counts = (-(-sizes.q_len // TILE), -(-sizes.kv_len // TILE))
+    tiles = Tiles(some.expand(*some.shape[:2], *counts), every.expand(*every.shape[:2], *counts))
+    if _is_causal_throughout(mask, tiles, sizes):
+        return Kernel(causal=True)
+    if float(tiles.some.float().mean()) > LARGEST_SHARE:
+        return None
+    return _tiled(mask, tiles, sizes, dtype)
+
+
+def _is_causal_throughout(mask: Mask, tiles: Tiles, sizes: Sizes) -> bool:
+    # tiles above the diagonal empty, tiles below it full: only those on it are left to look at
+    if sizes.offset != 0 or sizes.q_len != sizes.kv_len:
+        return False
+    if bool(tiles.some.triu(1).any()) or not bool((tiles.every | ~torch.ones_like(tiles.every).tril(-1)).all()):
+        return False
+    for start in range(0, sizes.q_len, TILE):
+        own = range(start, min(start + TILE, sizes.q_len))
+        allowed = mask.written(Grid(range(sizes.batch), range(sizes.heads), own, own, sizes.device))
+        if not bool((allowed == torch.ones(len(own), len(own), dtype=torch.bool).tril()).all()):
+            return False
+    return True
+
+
+def _tiled(mask: Mask, tiles: Tiles, sizes: Sizes, dtype: torch.dtype) -> Tiled:
+    seeing = torch.ones(sizes.batch, sizes.heads, sizes.q_len, 1, dtype=torch.bool)
+    pieces = []
+    for region, is_full in _regions(tiles, sizes):
+        if is_full:
+            pieces.append(region)
+            continue
+        grids = [_grid(region, keys, sizes) for keys in region.keys]
+        allowed = torch.cat([_filled(mask.written(grid), grid) for grid in grids], dim=-1)
+        sees = allowed.any(-1, keepdim=True)
+        seeing[region.rows, region.heads, region.queries] &= sees
+        # a softmax over nothing is nan: such a query sees all, and its output is zeroed
+        scores = torch.zeros((), dtype=dtype).where(allowed | ~sees, float("-inf"))
+        pieces.append(replace(region, scores=scores))
+    return Tiled(tuple(pieces), None if bool(seeing.all()) else seeing)
+
+
+def _regions(tiles: Tiles, sizes: Sizes) -> Iterator[tuple[Piece, bool]]:
+    # rows and heads, the queries of one tile, and the runs of keys they have to look at; whether they see all of those
+    table = torch.stack(torch.broadcast_tensors(tiles.some, tiles.every), dim=-1).tolist()
+    for row, by_head in enumerate(table):
+        rows = slice(0, sizes.batch) if len(table) == 1 else slice(row, row + 1)
+        for first, last in _alike(by_head):
+            heads = slice(0, sizes.heads) if len(by_head) == 1 else slice(first, last)
+            for start, stop, keys in _joined(by_head[first]):
+                queries = slice(start * TILE, min(stop * TILE, sizes.q_len))
+                runs = tuple(_runs([some for some, _ in keys], sizes.kv_len))
+                if runs:
+                    yield Piece(rows, heads, queries, runs, None), all(every for some, every in keys if some)
+
+
+def _joined(tiles: list[list[tuple[bool, bool]]]) -> list[tuple[int, int, list[tuple[bool, bool]]]]:
+    # neighbouring tiles of queries: first and last + 1, and what all of them together make of the key tiles
+    groups = [(0, 1, tiles[0])]
+    apart = sum(some for some, _ in tiles[0])
+    for tile, keys in enumerate(tiles[1:], start=1):
+        start, _, joined = groups[-1]
+        union = [(a or c, b and d) for (a, b), (c, d) in zip(joined, keys, strict=True)]
+        pairs = sum(some for some, _ in keys)
+        if (tile + 1 - start) * sum(some for some, _ in union) <= SLACK * (apart + pairs):
+            groups[-1], apart = (start, tile + 1, union), apart + pairs
+        else:
+            groups, apart = [*groups, (tile, tile + 1, keys)], pairs
+    return groups
+
+
+def _alike(entries: Sequence[object]) -> Iterator[tuple[int, int]]:
+    # consecutive equal entries: first and last + 1
+    first = 0
+    for index in range(1, len(entries) + 1):
+        if index == len(entries) or entries[index] != entries[first]:
+            yield first, index
+            first = index
+
+
+def _runs(flags: list[bool], length: int) -> Iterator[slice]:
+    for first, last in _alike(flags):
+        if flags[first]:
+            yield slice(first * TILE, min(last * TILE, length))
+
+
+def _grid(region: Piece, keys: slice, sizes: Sizes) -> Grid:
+    rows, heads, queries = (range(one.start, one.stop) for one in (region.rows, region.heads, region.queries))
+    absolute = range(queries.start + int(sizes.offset), queries.stop + int(sizes.offset))
+    return Grid(rows, heads, absolute, range(keys.start, keys.stop), sizes.device)
+
+
+def _filled(allowed: Tensor, grid: Grid) -> Tensor:
+    # a rule that ignores queries or keys broadcasts over them
+    return allowed.expand(*allowed.shape[:2], len(grid.queries), len(grid.keys))
+
+
+def _sorted(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> Sorted | None:
+    is_whole = sizes.offset == 0 and sizes.q_len == sizes.kv_len
+    if type(mask) is not Order or not is_whole or sizes.q_len < SHORTEST_SORTED:
+        return None
+    rank = mask.rank.to(sizes.device)
+    limit = rank if mask.limit is None else mask.limit.to(sizes.device)
+    rank, limit = torch.broadcast_tensors(rank, limit)  # (B or 1, T)
+    # by limit, and where limits are equal the visible slots first
+    order = (2 * limit + (rank >= HIDDEN)).argsort(dim=1, stable=True)
+    if bool((order.diff(dim=1) > 0).all()):
+        return None
+    inner = _structured(Order(rank.gather(1, order), limit.gather(1, order)), sizes, dtype)
+    return None if inner is None else Sorted(inner, order, order.argsort(dim=1))
+
+
+class _Reordered(torch.autograd.Function):
+    """Slots of queries, keys or values in another order, (B, H, T, D); rows are copied whole, backward too."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        return _take(states, order)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        return _Reordered.apply(gradients[0], inverse, order), None, None
+
+
+def _take(states: Tensor, order: Tensor) -> Tensor:
+    slots = states.transpose(1, 2)  # (B, T, H, D)
+    if order.shape[0] == 1:
+        return slots.index_select(1, order[0]).transpose(1, 2)
+    batch, length, heads, width = slots.shape
+    first = torch.arange(batch, device=order.device)[:, None] * length
+    flat = slots.flatten(2).reshape(batch * length, heads * width)
+    taken = flat.index_select(0, (order + first).flatten())
+    return taken.view(batch, length, heads, width).transpose(1, 2)  # (B, H, T, D)

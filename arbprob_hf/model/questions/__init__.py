@@ -1,0 +1,1 @@
+"""Questions P(targets | given): layouts of slots, exact scores and exact samples."""

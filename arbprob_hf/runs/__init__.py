@@ -1,0 +1,1 @@
+"""What a training run leaves on disk: checkpoints, its record, its lock and its log."""

@@ -1,0 +1,214 @@
+"""Says what run a checkpoint belongs to, and refuses to resume it as another run.
+
+`run.json`, sealed with every checkpoint, holds what was trained on what, and how. Weights that go on with another
+text, seed or mask would be neither run's, and nothing in the log would show it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+from transformers import TrainingArguments
+
+from ..data import StreamedBlocks
+from ..model.custom_code import carried_code
+from ..model.masks.mask import Mask
+
+logger = logging.getLogger(__name__)
+
+RECORD_NAME = "run.json"
+
+_SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "initializer_range")
+# the checkpoint's own value would be used in silence: they are kept in the optimizer's state
+_RESTORED = ("learning_rate", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon")
+# a change of these takes effect; the run goes on, but it is not the run it was
+_FREE = (
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+)
+# of a run that trains on questions
+_ASKING = ("task", "layout", "given_sees")
+# the text comes last: another seed or block size makes it another text, too
+_BEFORE_TEXT = ("mask", "patterns", *_ASKING, *_SIZES, "position_init", "seed", "data_seed", "block_size")
+_REFUSED = (*_BEFORE_TEXT, "text")
+_OTHERWISE = "or start from its weights with --init_from in another output_dir"
+_ADVICE = f"give the same to resume it, {_OTHERWISE}"
+# what a refusal says of parts of a stream that are no numbers
+_SHOWN = {
+    "tokenizer": "one of the tokens and rules {:.8}",
+    "state of the text": "files of the names, sizes and times of change {:.8}",
+}
+
+Record = dict[str, Any]
+
+
+def describe_text(blocks: Dataset, source: str, more: Mapping[str, str] | None = None) -> Record:
+    """What `blocks` (rows of `input_ids` and `document_ids`, all of one length) are, with a SHA-256 of all of them.
+
+    `more`: what neither the network nor the trainer's options tell of the run: `task`, `layout` and `given_sees` where
+    it trains on questions, `position_init` where positions do not start as GPT-2's, and `source_revision`, the commit
+    of a data set of the Hub.
+    """
+    digest = hashlib.sha256()
+    for batch in blocks.with_format("numpy").iter(batch_size=1000):
+        for name in ("input_ids", "document_ids"):
+            digest.update(batch[name].astype("<i8").tobytes())  # (1000, T)
+    return {
+        "block_size": len(blocks[0]["input_ids"]),
+        "blocks": len(blocks),
+        "text": digest.hexdigest(),
+        "source": source,
+        **(more or {}),
+    }
+
+
+def describe_stream(
+    blocks: StreamedBlocks, source: str, more: Mapping[str, str] | None = None, *, workers: int
+) -> Record:
+    """What `describe_text` says, of a stream: nobody reads all of it, so what decides on its blocks stands for them.
+
+    `stream` holds these by name, so that a refusal can name what differs.
+    """
+    text = blocks.text
+    tokenizer = [blocks.tokenizer.backend_tokenizer.to_str(), blocks.tokenizer.eos_token_id]
+    decides = {
+        "source": source,
+        "state of the text": text.revision,
+        "files": text.documents.num_shards,
+        "validation_share": text.held_out,
+        "min_document_length": text.least,
+        "shuffle_buffer": blocks.buffer,
+        "packing": blocks.packing,
+        "processes": blocks.process[1],
+        "dataloader_num_workers": max(1, workers),
+    }
+    # the names are left out: checkpoints from before they were noted have this digest, too
+    digest = _digest([*decides.values(), *tokenizer])
+    return {
+        "block_size": blocks.block_size,
+        "blocks": None,
+        "text": digest,
+        "source": source,
+        "stream": {**decides, "tokenizer": _digest(tokenizer)},
+        **(more or {}),
+    }
+
+
+def describe_run(model: nn.Module, args: TrainingArguments, text: Mapping[str, Any] | None = None) -> Record:
+    """The record of a run: sizes and mask of `model`, the options that shape training, and `text` if it is known."""
+    config: Any = model.config
+    options = {name: _plain(getattr(args, name)) for name in (*_RESTORED, *_FREE, "seed", "data_seed")}
+    # one of the two decides how long the run is
+    del options["num_train_epochs" if args.max_steps > 0 else "max_steps"]
+    return {
+        "format": 1,
+        "mask": getattr(config, "mask", None),
+        "patterns": _patterns(getattr(config, "mask_texts", [])),
+        **{name: getattr(config, name, None) for name in _SIZES},
+        **options,
+        **(text or {}),
+    }
+
+
+def write_record(record: Record, checkpoint: Path) -> None:
+    """Put `record` into the folder of a checkpoint that is not sealed yet."""
+    text = json.dumps(record, indent=1, sort_keys=True)
+    (checkpoint / RECORD_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def compare(checkpoint: Path, record: Record) -> None:
+    """Raise ValueError, naming the first option that differs, when `checkpoint` is of another run than `record`.
+
+    What may change, such as how long the run is, is warned of in one line.
+    """
+    path = checkpoint / RECORD_NAME
+    if not path.is_file():
+        raise ValueError(f"{checkpoint} cannot be resumed from: it has no {RECORD_NAME}; start another output_dir")
+    saved, record = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(record))
+    # no other could be chosen before it was noted
+    saved.setdefault("initializer_range", 0.02)
+    changed = {name for name in saved.keys() | record.keys() if saved.get(name) != record.get(name)}
+    if "text" not in saved or "text" not in record:
+        # a trainer that was not told what its text is cannot compare it, nor what it asks about it
+        changed -= {"text", "block_size", "position_init", *_ASKING}
+    if "text" in changed and changed.isdisjoint(_BEFORE_TEXT):
+        _refuse_commit(checkpoint, saved, record)
+        _refuse_stream(checkpoint, saved, record)
+    for name in [name for name in _REFUSED if name in changed]:
+        before, now = _shown(saved, name), _shown(record, name)
+        if name == "task":
+            before, now = _from_where_they_part(before, now)
+        raise ValueError(f"{name}: {checkpoint.name} was trained with {before}, this run has {now}: {_ADVICE}")
+    for name in [name for name in _RESTORED if name in changed]:
+        before, now = _shown(saved, name), _shown(record, name)
+        raise ValueError(f"{name}: {checkpoint.name} holds {before}, which it would go on with, not {now}: {_ADVICE}")
+    free = [f"{name} {saved.get(name)} -> {record.get(name)}" for name in _FREE if name in changed]
+    if free:
+        logger.warning(
+            "%s goes on with %s: the schedule or the order of the text changes from here",
+            checkpoint.name,
+            ", ".join(free),
+        )
+
+
+def _refuse_commit(checkpoint: Path, saved: Record, record: Record) -> None:
+    before, now = saved.get("source_revision"), record.get("source_revision")
+    # of another data set, commits say nothing
+    if before and now and before != now and saved["source"] == record["source"]:
+        raise ValueError(
+            f"source_revision: {checkpoint.name} was trained with commit {before} of the data set, this run would read "
+            f"{now:.8}, a new commit: add --source_revision {before} to resume it, {_OTHERWISE}"
+        )
+
+
+def _refuse_stream(checkpoint: Path, saved: Record, record: Record) -> None:
+    before, now = saved.get("stream") or {}, record.get("stream") or {}
+    for name in [name for name in now if name in before and before[name] != now[name]]:
+        first, second = (f"{_SHOWN.get(name, '{}').format(parts[name]):.80}" for parts in (before, now))
+        raise ValueError(f"{name}: {checkpoint.name} was trained with {first}, this run has {second}: {_ADVICE}")
+
+
+def _digest(values: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    # transformers turns some texts into members of an enumeration
+    return getattr(value, "value", value)
+
+
+def _patterns(texts: Sequence[str]) -> str | None:
+    # what the functions of one's own in the masks say, wherever they were defined
+    code = carried_code(map(Mask.parse, texts))
+    return None if code == carried_code([]) else hashlib.sha256(code.encode()).hexdigest()
+
+
+def _shown(record: Record, name: str) -> str:
+    if name == "patterns":
+        return f"functions ({record.get(name)!s:.8})"
+    if name == "task":
+        return str(record.get(name))
+    if name != "text":
+        return f"{record.get(name)!s:.60}"
+    if record["blocks"] is None:
+        return f"a stream of {record['source']:.40} ({record['text']:.8})"
+    return f"{record['blocks']} blocks of {record['source']:.40} ({record['text']:.8})"
+
+
+def _from_where_they_part(one: str, other: str) -> tuple[str, str]:
+    # two long texts, shortened to what tells them apart
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = max(0, min(same - 10, max(len(one), len(other)) - 60))
+    first, second = (f"{'...' * (start > 0)}{text[start : start + 60]}" for text in (one, other))
+    return first, second

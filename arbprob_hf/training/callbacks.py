@@ -1,0 +1,197 @@
+"""The run's CSV: a line per logged step and per evaluation, the same after an interruption as without."""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
+
+from ..plotting.curves import draw_training_curves
+from ..plotting.figures import save_whole
+from ..runs.log import COLUMNS, CURVES, Row, read_log
+from . import eval_modes as modes
+from .metrics import bits_per_byte, perplexity
+
+
+class Logbook:
+    """The CSV file: started anew or continued, one flushed line at a time; `further` columns stand behind COLUMNS."""
+
+    def __init__(self, path: Path, further: Sequence[str] = ()) -> None:
+        self.path = path
+        self.columns = (*COLUMNS, *further)
+
+    def start(self) -> None:
+        """Begin an empty file."""
+        self._replace([])
+
+    def resume(self, step: int) -> None:
+        """Keep the rows up to `step`; what an interrupted run wrote later, or left half written, goes."""
+        rows = read_log(self.path) if self.path.exists() else []
+        self._replace([row for row in rows if (row["step"] or 0) <= step])
+
+    def append(self, row: Mapping[str, float | None]) -> None:
+        """Add one line, and hand it to the operating system before returning."""
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow([_cell(row.get(column)) for column in self.columns])
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _replace(self, rows: list[Row]) -> None:
+        # beside it, then over it: a crash leaves the old file or the new one
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".tmp")
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.columns)
+            writer.writerows([_cell(row.get(column)) for column in self.columns] for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, self.path)
+
+
+def _cell(value: float | None) -> str:
+    # nine digits tell any two float32 losses apart
+    return "" if value is None else f"{value:.9g}"
+
+
+class LogbookCallback(TrainerCallback):
+    """Writes `training_log.csv` and redraws `training_curves.png`, on the main process.
+
+    It also asks for a log line at the last step and wherever a checkpoint is saved, so that a resumed run
+    averages its losses over the same steps as an uninterrupted one; and for an evaluation at the last step of a
+    run that makes any, so that the figures are those of the weights it leaves.
+    Where `bytes_per_token` names modes of a task, an evaluation is one of these, and its line has the columns of all.
+
+    Args:
+        bytes_per_token: bytes of text per scored token of the validation set, or of each mode by name.
+    """
+
+    def __init__(self, folder: Path, *, bytes_per_token: float | Mapping[str, float], title: str) -> None:
+        self.mode_bytes: Mapping[str, float] = {}
+        if isinstance(bytes_per_token, Mapping):
+            self.mode_bytes, bytes_per_token = bytes_per_token, bytes_per_token[modes.main_mode(bytes_per_token)]
+        self.book = Logbook(folder / "training_log.csv", modes.COLUMNS if self.mode_bytes else ())
+        self.picture = folder / "training_curves.png"
+        self.title = title
+        self.bytes_per_token = bytes_per_token
+        self._stopwatch = _Stopwatch()
+        self._tokens = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            if state.global_step:
+                self.book.resume(state.global_step)
+            else:
+                self.book.start()
+        self._tokens = state.num_input_tokens_seen
+        self._stopwatch.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._stopwatch.lap()
+        if control.should_save or state.global_step >= state.max_steps:
+            control.should_log = True
+        # with "epoch" the end of the epoch, which comes with the last step, is evaluated anyway
+        if state.global_step >= state.max_steps and args.eval_strategy == IntervalStrategy.STEPS:
+            control.should_evaluate = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_save:
+            control.should_log = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        row = self._row(logs or {}, state)
+        if row is not None and state.is_world_process_zero:
+            self.book.append(row)
+        self._stopwatch.start()
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        metrics = metrics or {}
+        if not self.mode_bytes:
+            self._draw(state)
+        elif "eval_loss" in metrics:
+            # the mode before was the last
+            figures = modes.mode_figures(metrics, bytes_per_token=self.mode_bytes)
+            if state.is_world_process_zero:
+                self.book.append({**self._evaluated(metrics["eval_loss"], state), **figures})
+            self._draw(state)
+        self._stopwatch.start()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._stopwatch.start()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._draw(state)
+
+    def _row(self, logs: Mapping[str, float], state: TrainerState) -> Row | None:
+        if "eval_loss" in logs:
+            # of the modes, `on_evaluate` knows all
+            return None if self.mode_bytes else self._evaluated(logs["eval_loss"], state)
+        if "loss" not in logs:
+            return None
+        seen, seconds = state.num_input_tokens_seen, self._stopwatch.take()
+        speed = (seen - self._tokens) / seconds if seconds > 0 and seen else None
+        self._tokens = seen
+        given = {name: logs.get(name) for name in ("loss", "learning_rate", "grad_norm")}
+        row = {"step": state.global_step, "epoch": state.epoch, **given}
+        return {**row, "tokens_seen": seen or None, "tokens_per_second": speed}
+
+    def _evaluated(self, loss: float, state: TrainerState) -> Row:
+        return {
+            "step": state.global_step,
+            "epoch": state.epoch,
+            "tokens_seen": state.num_input_tokens_seen or None,
+            "eval_loss": loss,
+            "perplexity": perplexity(loss),
+            "bits_per_byte": bits_per_byte(loss, self.bytes_per_token),
+        }
+
+    def _draw(self, state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            drawn = CURVES if self.mode_bytes else {}
+            figure = draw_training_curves(read_log(self.book.path), title=self.title, modes=drawn)
+            save_whole(figure, self.picture)
+
+
+class _Stopwatch:
+    """Seconds spent in training steps, with evaluations, saves and drawing left out."""
+
+    def __init__(self) -> None:
+        self._since = math.nan
+        self._total = 0.0
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> None:
+        now = time.perf_counter()
+        self._total += now - self._since
+        self._since = now
+
+    def take(self) -> float:
+        total, self._total = self._total, 0.0
+        return total

@@ -1,0 +1,85 @@
+"""Makes data loaders safe to resume and to stop: no draws from the global random stream, no deaths in mid-step.
+
+Starting to iterate a torch loader draws a seed from the global generator. How often that happens differs between a
+run that goes through and one that is resumed (persistent workers start once), and dropout would then differ too.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from ..data import StreamedBlocks
+from ..runs.lock import IDLE, STOPPING, StopSignal
+
+# how long a worker waits for the main process to notice the signal that both may have got
+_PATIENCE_SECONDS = 60.0
+
+
+def isolate(loader: DataLoader[Any], generator: torch.Generator, stop: StopSignal) -> DataLoader[Any]:
+    """Let `loader` seed its workers from `generator`, and its workers work on while `stop` ends the run.
+
+    A batch system sends SIGTERM to every process of a job. A worker that died of it would crash the main process
+    before that has finished its step and saved.
+    """
+    # accelerate wraps the loader that iterates
+    inner = getattr(loader, "base_dataloader", loader)
+    inner.generator = generator
+    before = inner.worker_init_fn
+    # a loader with persistent workers comes by again for every evaluation
+    if inner.num_workers > 0 and getattr(before, "func", None) is not _start_worker:
+        inner.worker_init_fn = functools.partial(_start_worker, before=before, state=stop.state)
+    return loader
+
+
+def stream_loader(trainer: Trainer) -> DataLoader[Any]:
+    """The training loader over a stream that is shared out already: every process makes batches of what it reads.
+
+    accelerate would have the main process read everything, or every process read everything and keep a part.
+    """
+    args, blocks = trainer.args, trainer.train_dataset
+    assert isinstance(blocks, StreamedBlocks), "other data sets are loaded by transformers"
+    loader = DataLoader(
+        blocks,
+        batch_size=args.train_batch_size,
+        collate_fn=trainer.data_collator,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+        persistent_workers=args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+    )
+    prepared: DataLoader[Any] = prepare_data_loader(
+        loader, args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+    )
+    return prepared
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed for the workers of one epoch, the same in a resumed run; `seed` and `epoch` count from 0."""
+    return (seed * 1_000_003 + epoch) % (1 << 63)
+
+
+def _start_worker(worker_id: int, before: Callable[[int], None] | None, state: Any) -> None:
+    def obey_unless_stopping(number: int, frame: FrameType | None) -> None:
+        # the main process may be in the middle of a long call and note its own signal only after that
+        give_up = time.monotonic() + _PATIENCE_SECONDS
+        while state.value != IDLE and time.monotonic() < give_up:
+            if state.value == STOPPING:
+                return
+            time.sleep(0.01)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, obey_unless_stopping)
+    if before is not None:
+        before(worker_id)

@@ -1,0 +1,147 @@
+"""The network of a run: a preset with random weights, or GPT-2 weights to go on from."""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..model.configuration_arbprob import ArbProbConfig
+from ..model.custom_code import check_travels
+from ..model.masks.mask import Mask
+from ..model.modeling_arbprob import ArbProbForCausalLM
+from ..pattern_file import read_patterns
+from .arguments import ModelArguments
+
+logger = logging.getLogger(__name__)
+
+# what GPT-2 lacks, and a task adds
+_ANEW = ("transformer.wme.weight", "transformer.wtpe.weight")
+_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+
+
+def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> ArbProbForCausalLM:
+    """The float32 network that `model_args` describes, with `tokenizer`'s vocabulary.
+
+    Random weights come from torch's global generator. Raises ValueError when loaded weights are not GPT-2's, not
+    whole, or know fewer tokens than `tokenizer` has, when the file of patterns fails, and when the mask uses a pattern
+    that cannot be saved.
+    """
+    if model_args.patterns is not None:
+        read_patterns(model_args.patterns)
+    if model_args.init_from is not None:
+        return _loaded(model_args, tokenizer)
+    names = ("mask", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "initializer_range")
+    given = {name: getattr(model_args, name) for name in names if getattr(model_args, name) is not None}
+    given.update(_asking(model_args))
+    special = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = ArbProbConfig.preset(model_args.preset or "nano", vocab_size=len(tokenizer), **special, **given)
+    check_travels(config)
+    model = ArbProbForCausalLM._from_config(config, dtype=torch.float32, **_attention(model_args))
+    if model_args.position_init == "sinusoidal":
+        fill_with_sinusoids(model.transformer.wpe.weight, config.initializer_range)
+    return model
+
+
+@torch.no_grad()
+def fill_with_sinusoids(table: Tensor, deviation: float) -> None:
+    """Start a table of positions (P, D) as sines and cosines, of wavelengths from 2 pi to 20000 pi, by turns.
+
+    Neighbours are then alike from the first step, so that heads find "the token before" without learning it at each
+    position by itself. Scaled to a root mean square of `deviation`. Vaswani et al., "Attention is all you need" (2017).
+    """
+    length, width = table.shape
+    frequencies = 10000.0 ** (-torch.arange(0, width, 2) / width)
+    angles = torch.arange(length)[:, None] * frequencies  # (P, ceil(D / 2))
+    table[:, 0::2] = math.sqrt(2) * deviation * angles.sin()
+    table[:, 1::2] = math.sqrt(2) * deviation * angles.cos()[:, : width // 2]
+
+
+def warn_of_visible_answers(model: ArbProbForCausalLM, length: int) -> None:
+    """Say so when the model's mask shows a token what it has to predict: its loss would mean little.
+
+    Slot t predicts token t + 1, so what matters is whether any query sees a later key, in blocks of `length` tokens.
+    """
+    texts = [model.config.mask] if isinstance(model.config.mask, str) else model.config.mask
+    for text in dict.fromkeys(texts):
+        if bool(Mask.parse(text).dense(length).triu(1).any()):
+            logger.warning("mask %s lets tokens see later ones, so the losses count answers that were shown", text)
+
+
+def refuse_flex(model: ArbProbForCausalLM, device: torch.device) -> None:
+    """Raise ValueError where flex attention cannot train: on a CPU, or with dropout of attention weights."""
+    if model.config._attn_implementation != "flex_attention":
+        return
+    if device.type == "cpu":
+        raise ValueError("attn_implementation: flex_attention has no backward on the CPU; give sdpa")
+    if model.config.attn_pdrop > 0:
+        raise ValueError(
+            f"dropout: flex_attention drops no attention weights, got attn_pdrop={model.config.attn_pdrop}; give "
+            "--dropout 0, or attn_implementation sdpa"
+        )
+
+
+def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> ArbProbForCausalLM:
+    changed: dict[str, Any] = {} if model_args.mask is None else {"mask": model_args.mask}
+    changed.update(_asking(model_args))
+    if model_args.dropout is not None:
+        changed.update(dict.fromkeys(_DROPOUTS, model_args.dropout))
+    model, found = ArbProbForCausalLM.from_pretrained(
+        model_args.init_from,
+        output_loading_info=True,
+        # told below in one line
+        ignore_mismatched_sizes=True,
+        revision=model_args.init_revision or "main",
+        # a checkpoint saved in half precision would be trained in it
+        dtype=torch.float32,
+        **_attention(model_args),
+        **changed,
+    )
+    _refuse_partial(str(model_args.init_from), found, anew=_ANEW if model_args.task else ())
+    if model_args.task is not None and set(model.config.mask_texts) != {"causal"}:
+        raise ValueError(
+            f"init_from: {model_args.init_from!r:.80} has the mask {model.config.mask!s:.60}, which a task would "
+            "overrule; add --mask causal to take its weights without it"
+        )
+    check_travels(model.config)
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"init_from: {model_args.init_from!r:.80} knows {model.config.vocab_size} tokens, "
+            f"the tokenizer has {len(tokenizer)}; give the tokenizer these weights were trained with"
+        )
+    return model
+
+
+def _asking(model_args: ModelArguments) -> dict[str, Any]:
+    """The fields of the configuration that say how the network is asked: as it is trained."""
+    if model_args.task is None:
+        return {"layout": "causal", "given_sees": "earlier"}
+    return {
+        "layout": model_args.layout,
+        "given_sees": model_args.given_sees,
+        "mask_token": True,
+        "target_positions": model_args.layout == "sigma",
+    }
+
+
+def _refuse_partial(name: str, found: dict[str, Any], *, anew: tuple[str, ...] = ()) -> None:
+    # what was not loaded would be random numbers; the vectors that a task adds start at zero
+    lacking = sorted(set(found["missing_keys"]).difference(anew))
+    if lacking:
+        raise ValueError(
+            f"init_from: {name!r:.80} lacks {len(lacking)} of the weights, such as {lacking[0]}; "
+            "name weights that are whole"
+        )
+    other = sorted(found["mismatched_keys"])
+    if other:
+        key, saved, wanted = other[0]
+        raise ValueError(
+            f"init_from: {name!r:.80} has {len(other)} weights of other sizes than its config.json says, such as {key} "
+            f"{tuple(saved)}, not {tuple(wanted)}; name weights with their own config.json"
+        )
+
+
+def _attention(model_args: ModelArguments) -> dict[str, Any]:
+    return {} if model_args.attn_implementation is None else {"attn_implementation": model_args.attn_implementation}
