@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from arbprob_hf.errors import told_in_one_line
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.failing import told_in_one_line
 from arbprob_hf.training.run import train
 
 

@@ -2,12 +2,10 @@
 
 from .analysis.audit.audit import audit
 from .analysis.leakage import certify, check_leakage
-from .model.blocks_arbprob import block_diffusion, blocks
 from .model.configuration_arbprob import ArbProbConfig
-from .model.heads_arbprob import heads
 from .model.masks.custom import pattern
 from .model.masks.mask import Mask
-from .model.masks.patterns import causal, dilated, full, prefix, sinks, strided, window
+from .model.masks.patterns import block_diffusion, blocks, causal, dilated, full, heads, prefix, sinks, strided, window
 from .model.masks.tensors import HIDDEN, documents, order, padding, tree
 from .model.modeling_arbprob import (
     ArbProbForCausalLM,

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from arbprob_hf import Mask, block_diffusion, causal, documents, order, prefix, sinks, window
 from arbprob_hf.model.attention.backends import prepare_attention
 from arbprob_hf.model.attention.plan import Plan
-from arbprob_hf.model.masks.arguments import Sizes
+from arbprob_hf.model.masks.tiles import Sizes
 
 DOCUMENTS = 8
 BAND = 128

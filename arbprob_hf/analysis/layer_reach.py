@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model.classes_arbprob import kind_of
-from ..model.heads_arbprob import Heads
 from ..model.masks.foreign import adopted
 from ..model.masks.mask import Mask
+from ..model.masks.patterns import Heads
 from ..model.masks.reach import reach_through
+from ..model.masks.text import kind_of
 
 AnyMask = Mask | str | Tensor
 # a slot that does not attend to itself still carries its own input along

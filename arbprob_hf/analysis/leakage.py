@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from ..model.classes_arbprob import kind_of
 from ..model.masks.foreign import adopted
 from ..model.masks.mask import Mask
 from ..model.masks.reach import reach_of, reach_through
 from ..model.masks.tensors import HIDDEN
+from ..model.masks.text import kind_of
 
 _LISTED = 10
 

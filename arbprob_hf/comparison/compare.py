@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from ..data.eval_sets import GAINS, MODES
-from ..data.token_lengths import scored_bytes
+from ..data.tokenizer import scored_bytes
 from ..errors import reason
 from ..model.modeling_arbprob import ArbProbForCausalLM
 from ..runs.log import run_names

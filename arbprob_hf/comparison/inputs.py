@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from ..data.collating import positions_of
+from ..data.collators import positions_of
 from ..data.eval_sets import GAINS, Columns, load_modes
-from ..data.token_lengths import Integers
+from ..data.tokenizer import Integers
 from ..errors import reason
 from ..model.configuration_arbprob import ArbProbConfig
 from ..model.modeling_arbprob import ArbProbForCausalLM

@@ -8,8 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..data.collating import BlockCollator
-from ..data.collators import QuestionCollator
+from ..data.collators import BlockCollator, QuestionCollator
 from ..data.eval_sets import MODES
 from ..model.configuration_arbprob import ArbProbConfig
 from ..model.masks.mask import Mask

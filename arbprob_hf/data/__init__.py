@@ -1,7 +1,7 @@
 """Text to batches: sources, tokenizers, packing, collating."""
 
 from .arguments import DataArguments
-from .collating import BlockCollator
+from .collators import BlockCollator
 from .dataset import Blocks, load_blocks
 from .streaming import StreamedBlocks
 from .tokenizer import load_tokenizer

@@ -1,18 +1,23 @@
 """Makes a batch of blocks and questions: the slots of a layout, as integer tensors only."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import brief
 from ..model.questions.conditional import Question
 from ..model.questions.layouts import EMPTY, IGNORED, Slots, lay_out
-from .collating import COLUMNS as BLOCK_COLUMNS
-from .collating import LENGTH, positions_of, stacked
-from .eval_sets import COLUMNS, BlockQuestion, draw_question
+from .eval_sets import COLUMNS as QUESTION_COLUMNS
+from .eval_sets import BlockQuestion, draw_question
+from .packing import LENGTH
 from .tasks import Task, question_random
+
+# of blocks of text
+COLUMNS = ("input_ids", "document_ids")
 
 
 class QuestionCollator:
@@ -42,7 +47,7 @@ class QuestionCollator:
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         if not features:
             raise ValueError("a batch needs at least one block, got none")
-        input_ids, document_ids = (stacked(features, name) for name in BLOCK_COLUMNS)
+        input_ids, document_ids = (stacked(features, name) for name in COLUMNS)
         question, scored = self._questions(features, document_ids)
         slots = lay_out(question, self.layout)
         # a target that is not scored stays in the sequence, but nobody is asked for it
@@ -57,12 +62,12 @@ class QuestionCollator:
         return filled
 
     def _questions(self, features: Sequence[Mapping[str, Any]], document_ids: Tensor) -> tuple[Question, Tensor]:
-        if self.task is None or any(name in features[0] for name in COLUMNS):
-            given, target, step, scored = (stacked(features, name) for name in COLUMNS)
+        if self.task is None or any(name in features[0] for name in QUESTION_COLUMNS):
+            given, target, step, scored = (stacked(features, name) for name in QUESTION_COLUMNS)
         else:
             drawn = [self._drawn(self.task, feature) for feature in features]
             given, target, step, scored = (
-                torch.from_numpy(np.stack([getattr(one, name) for one in drawn])) for name in COLUMNS
+                torch.from_numpy(np.stack([getattr(one, name) for one in drawn])) for name in QUESTION_COLUMNS
             )
         several = bool((document_ids != document_ids[:, :1]).any())
         question = Question(
@@ -90,3 +95,54 @@ def _with_labels_to_spare(slots: Slots, counts: Tensor) -> Slots:
         return slots
     pad = torch.nn.functional.pad
     return Slots(**{name: pad(getattr(slots, name), (0, 1), value=value) for name, value in EMPTY.items()})
+
+
+@dataclass(frozen=True)
+class BlockCollator:
+    """Stacks blocks for the model.
+
+    Returns long tensors (B, T): `input_ids`, `labels` (the same, -100 for padding; the model shifts them),
+    `document_ids` and `position_ids`, which start at 0 in each document.
+    Raises `ValueError` when a column is missing or the blocks differ in length.
+    """
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        if not features:
+            raise ValueError("a batch needs at least one block, got none")
+        input_ids, document_ids = (stacked(features, name) for name in COLUMNS)
+        return {
+            "input_ids": input_ids,
+            "labels": input_ids.masked_fill(~is_text(features, input_ids.shape[1]), IGNORED),
+            "document_ids": document_ids,
+            "position_ids": positions_of(document_ids),
+        }
+
+
+def is_text(features: Sequence[Mapping[str, Any]], block_size: int) -> torch.Tensor:
+    """Which tokens of blocks are not padding, bool (B, block_size)."""
+    lengths = [int(feature.get(LENGTH, block_size)) for feature in features]
+    return torch.arange(block_size) < torch.tensor(lengths)[:, None]
+
+
+def stacked(features: Sequence[Mapping[str, Any]], name: str) -> torch.Tensor:
+    """The column `name` of blocks of one length, long (B, T). Raises ValueError where it is missing."""
+    missing = next((feature for feature in features if name not in feature), None)
+    if missing is not None:
+        raise ValueError(
+            f"a block has no column {name!r}, only {brief(sorted(missing))}; use blocks of load_blocks and, "
+            "when a Trainer drops it, set remove_unused_columns=False"
+        )
+    rows = [np.asarray(feature[name], np.int64) for feature in features]
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) > 1:
+        raise ValueError(f"blocks of one batch must be equally long, got {name} of {lengths} tokens")
+    return torch.from_numpy(np.stack(rows))  # (B, T)
+
+
+def positions_of(document_ids: torch.Tensor) -> torch.Tensor:
+    """Positions that start at 0 in each document, long (B, T)."""
+    index = torch.arange(document_ids.shape[1]).expand_as(document_ids)  # (B, T)
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    # the newest beginning at or before each place
+    return index - torch.where(begins, index, 0).cummax(dim=1).values

@@ -10,9 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ..errors import brief
 from .arguments import DataArguments
-from .collating import LENGTH
 from .documents import pieces
-from .packing import PackedBlocks, TokenDocuments, one_a_block, pack
+from .packing import LENGTH, PackedBlocks, TokenDocuments, one_a_block, pack
 from .sources import Origin, load_streams, load_texts
 from .streaming import StreamedBlocks
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset, Features, List, Value
 
-from .collating import LENGTH
+from .packing import LENGTH
 from .tasks import Task, question_random
 
 Bools = npt.NDArray[np.bool_]

@@ -2,10 +2,13 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+from huggingface_hub import constants
+from huggingface_hub.utils import get_session
 
 from .arguments import DataArguments
 
@@ -93,3 +96,46 @@ def _completed(arguments: DataArguments) -> DataArguments:
     if split is None and arguments.train_split == "train":
         split = VALIDATION.get(name)
     return replace(arguments, source=name, source_config=config, validation_split=split)
+
+
+# seconds that a Hub which does not answer may cost
+PROBE_SECONDS = 3.0
+
+
+def hub_answers() -> bool:
+    """Whether the Hub answers within PROBE_SECONDS; False in offline mode."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
+    except Exception:
+        # the client's exceptions differ from one huggingface_hub to the next; each means no answer
+        return False
+    return True
+
+
+# by name: which HTTP client raises them differs from one huggingface_hub to the next
+_CONNECTION = {"ConnectionError", "TimeoutError", "TransportError", "HfHubHTTPError", "DataFilesNotFoundError"}
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether an error comes down to a server that did not answer, or does not have the file."""
+    return any(not _CONNECTION.isdisjoint(kind.__name__ for kind in type(one).__mro__) for one in _causes(error))
+
+
+def is_about_content(error: BaseException) -> bool:
+    """Whether an error comes down to what was read: to neither the connection nor the machine."""
+    # pyarrow raises OSError, too, but without the number that the system gives
+    is_of_the_machine = any(isinstance(one, OSError) and one.errno is not None for one in _causes(error))
+    return not is_connection_lost(error) and not is_of_the_machine
+
+
+def is_revision_unknown(error: BaseException) -> bool:
+    """Whether an error comes down to a repository that has no such branch, tag or commit."""
+    return any(kind.__name__ == "RevisionNotFoundError" for one in _causes(error) for kind in type(one).__mro__)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__

@@ -127,3 +127,7 @@ def _block_starts(
 def _bytes_before(documents: TokenDocuments, end: int) -> float:
     counted = np.concatenate(([0], np.cumsum(documents.n_bytes, dtype=np.int64)))
     return float(np.interp(end, _boundaries(documents), counted))
+
+
+# of blocks that are not packed: how many of its tokens are not padding
+LENGTH = "length"

@@ -17,11 +17,18 @@ from datasets.naming import camelcase_to_snakecase
 from ..errors import brief, reason
 from .arguments import DataArguments
 from .documents import columns_of, hold_out, streamed_texts, texts_of
-from .fallback import UnavailableError, first_available, known_language, title
+from .fallback import (
+    UnavailableError,
+    first_available,
+    hub_answers,
+    is_about_content,
+    is_connection_lost,
+    is_revision_unknown,
+    known_language,
+    title,
+)
 from .files import READERS, local_splits, read_files, stream_files
-from .hub import hub_answers
 from .python_docs import embedded_documents
-from .remote import is_about_content, is_connection_lost, is_revision_unknown
 from .streaming import Streamed
 
 # as git names a commit

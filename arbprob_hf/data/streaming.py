@@ -16,9 +16,8 @@ from datasets import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import brief, reason
-from .collating import LENGTH
 from .documents import is_held_out, pieces
-from .packing import Integers
+from .packing import LENGTH, Integers
 
 # documents tokenised at a time
 _TOGETHER = 64

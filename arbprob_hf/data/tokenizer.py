@@ -2,13 +2,18 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import brief, reason
-from .hub import hub_answers
+from .eval_sets import Columns
+from .fallback import hub_answers
 
 logger = logging.getLogger(__name__)
 
@@ -128,3 +133,30 @@ def _check_files(folder: Path) -> None:
 
 def _byte_level_bpe(vocabulary: Path, merges: Path) -> PreTrainedTokenizerFast:
     return GPT2Tokenizer(vocab=str(vocabulary), merges=str(merges), model_max_length=1024)
+
+
+Integers = npt.NDArray[np.int64]
+
+
+def token_bytes(tokenizer: Tokenizer, size: int) -> Integers | None:
+    """Bytes of text that each of `size` tokens stands for, (size,), special ones for none; None unless byte-level."""
+    if not isinstance(tokenizer.decoder, decoders.ByteLevel):
+        return None
+    added = tokenizer.get_added_tokens_decoder()
+    found = np.zeros(size, np.int64)
+    for text, index in tokenizer.get_vocab().items():
+        if index < size:
+            # each byte is written as one character; added tokens are written as they are
+            found[index] = len(text) if index not in added else 0 if added[index].special else len(text.encode())
+    return found
+
+
+def scored_bytes(sets: Mapping[str, Columns], tokenizer: Tokenizer, size: int) -> dict[str, int]:
+    """Bytes of text of the scored tokens of each set of questions, by name; empty unless the tokenizer is byte-level.
+
+    `size`: tokens of the vocabulary.
+    """
+    lengths = token_bytes(tokenizer, size)
+    if lengths is None:
+        return {}
+    return {name: int(lengths[columns["input_ids"][columns["scored"]]].sum()) for name, columns in sets.items()}

@@ -12,13 +12,13 @@ from transformers import GenerationMixin
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
-from .classes_arbprob import kind_of
 from .masks.continuation import Continued, continue_mask, repeat_rows
 from .masks.foreign import adopted
 from .masks.lookahead import crosses, foreseen, holds_rules, is_settled, looks_ahead, refusal
 from .masks.mask import Mask, keep_mask
 from .masks.patterns import Causal
 from .masks.tensors import Padding
+from .masks.text import kind_of
 
 logger = logging.get_logger(__name__)
 

@@ -14,7 +14,11 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_layers import (
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+    GradientCheckpointingLayer,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import can_return_tuple
@@ -26,13 +30,12 @@ from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask
 from .custom_code import carried_code, check_saved, write_code
 from .generation import ArbProbGenerationMixin
-from .labelling_arbprob import TextLabels, TokenLabels
-from .lm_head import causal_loss
-from .masks.arguments import MaskArguments, Sizes, resolve_mask
+from .lm_head import causal_loss, head_logits
+from .masks.arguments import MaskArguments, resolve_mask
 from .masks.custom import Custom
 from .masks.lookahead import check_past
 from .masks.mask import Mask
-from .products_arbprob import head_logits
+from .masks.tiles import Sizes
 from .questions.layouts import MASK_ID
 from .questions.mixin import ArbProbQuestions
 from .validation import (
@@ -448,19 +451,45 @@ class ArbProbForCausalLM(ArbProbQuestions, ArbProbPreTrainedModel, ArbProbGenera
         )
 
 
-class ArbProbForSequenceClassification(TextLabels, ArbProbPreTrainedModel):
-    """The GPT-2 network with a head that labels texts."""
+class ArbProbForSequenceClassification(GenericForSequenceClassification, ArbProbPreTrainedModel):
+    """Labels of texts (B, `config.num_labels`), read off the last token that is not `config.pad_token_id`.
 
-    network = ArbProbModel
+    Takes every argument of the network's forward, and `labels`: long (B,) for one label a text, float (B, num_labels)
+    for several. Weights are named as in GPT2ForSequenceClassification.
+    """
+
+    base_model_prefix = "transformer"
+    # the head leaves num_items_in_batch aside: the trainer has to divide what it accumulates
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ArbProbConfig) -> None:
+        # past the generic head's own, which looks the network up and asks before it runs downloaded code
+        ArbProbPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.transformer = ArbProbModel(config)
+        self.score = nn.Linear(config.n_embd, self.num_labels, bias=False)
+        self.post_init()
 
 
-class ArbProbForTokenClassification(TokenLabels, ArbProbPreTrainedModel):
-    """The GPT-2 network with a head that labels tokens."""
+class ArbProbForTokenClassification(GenericForTokenClassification, ArbProbPreTrainedModel):
+    """Labels of tokens (B, T, `config.num_labels`).
 
-    network = ArbProbModel
+    Takes every argument of the network's forward, and `labels`: long (B, T), -100 where nothing is scored. Weights are
+    named as in GPT2ForTokenClassification; `classifier_dropout` of the configuration is 0.1 unless given.
+    """
 
+    base_model_prefix = "transformer"
+    accepts_loss_kwargs = False
 
-ArbProbModel.register_for_auto_class("AutoModel")
-ArbProbForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-ArbProbForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-ArbProbForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+    def __init__(self, config: ArbProbConfig) -> None:
+        ArbProbPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.transformer = ArbProbModel(config)
+        dropout = getattr(config, "classifier_dropout", None)
+        self.dropout = nn.Dropout(0.1 if dropout is None else dropout)
+        self.classifier = nn.Linear(config.n_embd, self.num_labels)
+        self.post_init()
+
+    def score(self, hidden_states: Tensor) -> Tensor:  # type: ignore[override]
+        """Logits of states (B, T, D), by the name under which transformers' forward looks for them."""
+        return self.classifier(hidden_states)

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .classes_arbprob import kind_of
 from .configuration_arbprob import ArbProbConfig
-from .masks.arguments import Sizes
+from .masks.tiles import Sizes
 
 # what transformers passes along without the network using it
 _PASSED_ALONG = ("output_hidden_states", "output_attentions", "return_dict", "num_items_in_batch", "shift_labels")
@@ -68,29 +67,6 @@ def check_inputs(
         raise ValueError(f"input_ids: expected shape (batch, tokens), not empty, got {tuple(input_ids.shape)}")
     least = -1 if has_ranks else 0
     _check_range("input_ids", input_ids, config.vocab_size, "the vocabulary (vocab_size)", least=least)
-
-
-def check_asked(config: ArbProbConfig, input_ids: Tensor, ask: object) -> None:
-    """Raise unless a question is a question, and about tokens (B, T) of at most `n_positions`."""
-    if not isinstance(input_ids, Tensor) or input_ids.dtype != torch.long or input_ids.dim() != 2:
-        is_tensor = isinstance(input_ids, Tensor)
-        got = f"{input_ids.dtype}, {tuple(input_ids.shape)}" if is_tensor else type(input_ids).__name__
-        advice = (
-            "torch.tensor(ids)[None] makes one of a list"
-            if not is_tensor
-            else ("convert with .long()" if input_ids.dtype != torch.long else "ids[None] is a batch of one text")
-        )
-        raise TypeError(f"input_ids: expected a tensor of torch.int64 (batch, tokens), got {got}; {advice}")
-    if input_ids.numel() == 0:
-        raise ValueError(f"input_ids: expected shape (batch, tokens), not empty, got {tuple(input_ids.shape)}")
-    if input_ids.shape[1] > config.n_positions:
-        raise ValueError(
-            f"input_ids: expected at most n_positions={config.n_positions} tokens, got {input_ids.shape[1]}; "
-            "shorten the input"
-        )
-    # known by what it can do: a downloaded model has classes of its own
-    if isinstance(ask, type) or not hasattr(ask, "settle"):
-        raise TypeError(f"ask: expected a Conditional(given=..., target=...), got {kind_of(ask)}")
 
 
 def check_length(config: ArbProbConfig, sizes: Sizes) -> None:

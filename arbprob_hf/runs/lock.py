@@ -5,15 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import multiprocessing
 import os
-import signal
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
 
 from .checkpoints import PRIVATE_NAME, numbered, staging, sweep, verify
 
@@ -144,57 +139,3 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-# the states of a StopSignal: no run, a run, a run that is about to stop
-IDLE, RUNNING, STOPPING = range(3)
-
-
-class Stopped(SystemExit):
-    """The run was asked to stop by a signal, has saved, and ends with exit status 128 + the signal's number."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-
-
-class StopSignal:
-    """Notes SIGTERM and SIGINT while its `with` block runs, so that the run can end at a step boundary.
-
-    `number` is the last signal received here (0: none), `agreed` the one that all processes of the run have agreed
-    to stop for, `state` (IDLE, RUNNING or STOPPING) is shared with child processes. A second SIGINT interrupts at
-    once. Outside the main thread, where Python takes no signals, it is inert.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.agreed = 0
-        self.state: Any = multiprocessing.RawValue("b", IDLE)
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        self.number = self.agreed = 0
-        if threading.current_thread() is threading.main_thread():
-            self.state.value = RUNNING
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.state.value = IDLE
-        for number in list(self._previous):
-            self._restore(number)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self.state.value = STOPPING
-        # not through logging or print: a handler may interrupt either half-way
-        os.write(2, f"\n{signal.Signals(number).name}: the run saves at the end of this step and stops\n".encode())
-        if number == signal.SIGINT:
-            self._restore(number)
-
-    def _restore(self, number: int) -> None:
-        previous = self._previous.pop(number, None)
-        if previous is not None:
-            signal.signal(number, previous)

@@ -1,6 +1,7 @@
 """The training log of a run: where it lies, what its columns mean, and how it is read."""
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -91,3 +92,44 @@ def _row(columns: Sequence[str], cells: Sequence[str]) -> Row | None:
     except ValueError:
         return None
     return dict(zip(columns, numbers, strict=True)) if len(numbers) == len(columns) else None
+
+
+class Logbook:
+    """The CSV file: started anew or continued, one flushed line at a time; `further` columns stand behind COLUMNS."""
+
+    def __init__(self, path: Path, further: Sequence[str] = ()) -> None:
+        self.path = path
+        self.columns = (*COLUMNS, *further)
+
+    def start(self) -> None:
+        """Begin an empty file."""
+        self._replace([])
+
+    def resume(self, step: int) -> None:
+        """Keep the rows up to `step`; what an interrupted run wrote later, or left half written, goes."""
+        rows = read_log(self.path) if self.path.exists() else []
+        self._replace([row for row in rows if (row["step"] or 0) <= step])
+
+    def append(self, row: Mapping[str, float | None]) -> None:
+        """Add one line, and hand it to the operating system before returning."""
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow([_cell(row.get(column)) for column in self.columns])
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _replace(self, rows: list[Row]) -> None:
+        # beside it, then over it: a crash leaves the old file or the new one
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".tmp")
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.columns)
+            writer.writerows([_cell(row.get(column)) for column in self.columns] for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, self.path)
+
+
+def _cell(value: float | None) -> str:
+    # nine digits tell any two float32 losses apart
+    return "" if value is None else f"{value:.9g}"

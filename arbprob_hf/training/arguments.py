@@ -14,10 +14,9 @@ import transformers
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from ..data.arguments import DataArguments
-from .coercion import coerce
-from .helping import help_text
+from ..errors import UsageError
 from .hub import refuse_hub_options
-from .options import COMMAND_LINE, Option, UsageError, read_options
+from .options import COMMAND_LINE, Option, coerce, help_text, read_options
 from .question_options import read_asking, refuse_beside_task
 from .validation import refuse_integrations, refuse_numbers, refuse_options
 

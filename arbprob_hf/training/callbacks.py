@@ -1,62 +1,29 @@
 """The run's CSV: a line per logged step and per evaluation, the same after an interruption as without."""
 
-import csv
+from __future__ import annotations
+
+import logging
 import math
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from ..data.collators import QuestionCollator
 from ..plotting.curves import draw_training_curves
 from ..plotting.figures import save_whole
-from ..runs.log import COLUMNS, CURVES, Row, read_log
+from ..runs.log import CURVES, Logbook, Row, read_log
 from . import eval_modes as modes
-from .metrics import bits_per_byte, perplexity
+from .dataloaders import epoch_seed
+from .eval_modes import bits_per_byte, perplexity
+from .signals import Stopped, StopSignal
 
-
-class Logbook:
-    """The CSV file: started anew or continued, one flushed line at a time; `further` columns stand behind COLUMNS."""
-
-    def __init__(self, path: Path, further: Sequence[str] = ()) -> None:
-        self.path = path
-        self.columns = (*COLUMNS, *further)
-
-    def start(self) -> None:
-        """Begin an empty file."""
-        self._replace([])
-
-    def resume(self, step: int) -> None:
-        """Keep the rows up to `step`; what an interrupted run wrote later, or left half written, goes."""
-        rows = read_log(self.path) if self.path.exists() else []
-        self._replace([row for row in rows if (row["step"] or 0) <= step])
-
-    def append(self, row: Mapping[str, float | None]) -> None:
-        """Add one line, and hand it to the operating system before returning."""
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerow([_cell(row.get(column)) for column in self.columns])
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _replace(self, rows: list[Row]) -> None:
-        # beside it, then over it: a crash leaves the old file or the new one
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".tmp")
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.columns)
-            writer.writerows([_cell(row.get(column)) for column in self.columns] for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, self.path)
-
-
-def _cell(value: float | None) -> str:
-    # nine digits tell any two float32 losses apart
-    return "" if value is None else f"{value:.9g}"
+logger = logging.getLogger(__name__)
 
 
 class LogbookCallback(TrainerCallback):
@@ -195,3 +162,56 @@ class _Stopwatch:
     def take(self) -> float:
         total, self._total = self._total, 0.0
         return total
+
+
+class EpochOfQuestions(TrainerCallback):
+    """Tells a collator which epoch it draws questions for, before the epoch's first batch is made."""
+
+    def __init__(self, collator: QuestionCollator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        # a run that is resumed within an epoch starts with a fraction
+        self.collator.set_epoch(int(state.epoch or 0))
+
+
+class KeepModes(TrainerCallback):
+    """Keeps the questions with the run as training starts, when a run that is resumed is known to be the same."""
+
+    def __init__(self, questions: Mapping[str, Dataset], folder: Path) -> None:
+        self.questions, self.folder = questions, folder
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if state.is_world_process_zero:
+            modes.keep_modes(self.questions, self.folder, is_resumed=state.global_step > 0)
+
+
+class StepBoundaryCallback(TrainerCallback):
+    """Saves and ends the run when a signal was agreed on; seeds the loader's workers for each epoch."""
+
+    def __init__(self, stop: StopSignal, random: torch.Generator) -> None:
+        self.stop = stop
+        self.random = random
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.random.manual_seed(epoch_seed(args.seed, int(state.epoch or 0)))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.stop.agreed:
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.stop.agreed:
+            logger.log(
+                logging.WARNING if state.is_world_process_zero else logging.DEBUG,
+                "stopped after step %d, saved as checkpoint-%d: go on with --resume_from_checkpoint true",
+                state.global_step,
+                state.global_step,
+            )
+            raise Stopped(self.stop.agreed)

@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 from ..data import BlockCollator, Blocks, StreamedBlocks
 from ..data.collators import QuestionCollator, number_blocks
 from ..data.tasks import Task
+from ..errors import UsageError
 from .arguments import Arguments, ModelArguments
-from .eval_modes import FOLDER, KeepModes, answered, bytes_per_scored_token, bytes_per_text_token, drawn_modes
-from .options import UsageError
-from .question_options import EpochOfQuestions, refuse_short_documents
+from .callbacks import EpochOfQuestions, KeepModes
+from .eval_modes import FOLDER, answered, bytes_per_scored_token, bytes_per_text_token, drawn_modes
+from .question_options import refuse_short_documents
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ..data import StreamedBlocks
-from ..runs.lock import IDLE, STOPPING, StopSignal
+from .signals import IDLE, STOPPING, StopSignal
 
 # how long a worker waits for the main process to notice the signal that both may have got
 _PATIENCE_SECONDS = 60.0

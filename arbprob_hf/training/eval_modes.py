@@ -1,18 +1,18 @@
 """The five modes that a run with a task is evaluated in: their questions, kept with the run, and their figures."""
 
+import math
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerFast
 
-from ..data.collating import LENGTH
 from ..data.eval_sets import GAINS, MODES, draw_modes, load_modes, save_modes
+from ..data.packing import LENGTH
 from ..data.tasks import Task
-from ..data.token_lengths import scored_bytes
-from .metrics import bits_per_byte, perplexity
+from ..data.tokenizer import scored_bytes
 
 # of the questions of evaluation: the same for every run, so that their figures can be compared
 SEED = 0
@@ -62,19 +62,6 @@ def keep_modes(modes: Mapping[str, Dataset], folder: Path, *, is_resumed: bool) 
     save_modes(modes, beside)
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
-
-
-class KeepModes(TrainerCallback):
-    """Keeps the questions with the run as training starts, when a run that is resumed is known to be the same."""
-
-    def __init__(self, questions: Mapping[str, Dataset], folder: Path) -> None:
-        self.questions, self.folder = questions, folder
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        if state.is_world_process_zero:
-            keep_modes(self.questions, self.folder, is_resumed=state.global_step > 0)
 
 
 def summary(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
@@ -130,3 +117,21 @@ def _first_difference(modes: Mapping[str, Dataset], kept: Mapping[str, Dataset])
             if any(not np.array_equal(ours[column], theirs[column]) for column in ours):
                 return name
     return None
+
+
+def perplexity(loss: float) -> float:
+    """exp(`loss`), `loss` in nats per token; infinite where it exceeds the largest float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def bits_per_byte(loss: float, bytes_per_token: float) -> float:
+    """Bits needed per byte of text, from `loss` in nats per token; comparable between tokenizers.
+
+    `bytes_per_token`: bytes of text per scored token. Raises ValueError unless it is above 0.
+    """
+    if not bytes_per_token > 0:
+        raise ValueError(f"bytes_per_token: expected a number above 0, got {bytes_per_token}")
+    return loss / math.log(2) / bytes_per_token

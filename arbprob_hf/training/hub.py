@@ -16,11 +16,11 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
+from ..errors import UsageError
 from ..publishing import publish
 from ..publishing.files import CARD, about_files, model_files, refuse_secrets
 from ..publishing.hub import CLIENT_ERRORS, check_destination, reason
 from ..runs.checkpoints import PRIVATE_NAME
-from .options import UsageError
 
 logger = logging.getLogger(__name__)
 

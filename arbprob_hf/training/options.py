@@ -1,13 +1,23 @@
 """Reads options as text, flat: a YAML file first, then `--field value` pairs on top of it."""
 
+from __future__ import annotations
+
+import dataclasses
 import difflib
+import json
+import math
 import os
-from collections.abc import Collection, Sequence
+import textwrap
+import types
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
+
+from ..errors import UsageError
 
 # the classic names of training scripts; accepted wherever an option is
 ALIASES: dict[str, str] = {
@@ -37,10 +47,6 @@ MOVED: dict[str, str] = {
 }
 
 COMMAND_LINE = "on the command line"
-
-
-class UsageError(ValueError):
-    """What the user asked for cannot be understood; the message is one line and says what to change."""
 
 
 @dataclass(frozen=True)
@@ -155,3 +161,211 @@ def _use_cpu(value: Any) -> str:
     if not there.get(kind, True):
         raise UsageError(f"device: {value} asked for, but torch finds no {kind.upper()} device; use device cpu or auto")
     return "true" if kind == "cpu" or (kind == "auto" and not torch.accelerator.is_available()) else "false"
+
+
+def resume_choice(value: str | bool | None) -> str | bool:
+    """What `resume_from_checkpoint` asks for: False (start), True (the newest of the output folder) or a path.
+
+    The words that a command line takes for booleans (true, yes, on, 1 and their opposites) count as such.
+    """
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word in TRUE:
+        return True
+    return False if value is None or word in (*FALSE, "") else value
+
+
+def refuse_missing(choice: str | bool) -> None:
+    """Raise UsageError when `choice` is a path at which there is nothing: asked before the text is prepared."""
+    if isinstance(choice, str) and not Path(choice).exists():
+        raise UsageError(
+            f"resume_from_checkpoint: {choice} does not exist; name a checkpoint, or true for the newest that verifies"
+        )
+
+
+_NULLS = ("", "null", "none", "~")
+TRUE = ("true", "yes", "on", "1")
+FALSE = ("false", "no", "off", "0")
+
+
+def coerce(name: str, value: Any, hint: Any, default: Any = None) -> Any:
+    """`value` as `hint` wants it: text, a list or a mapping of text in, the typed value out.
+
+    "1e-4" becomes a float where a float is wanted and stays text where text is; `null`, `none` and nothing at
+    all mean None where None is allowed. Raises UsageError, naming the option, what was expected and given.
+    """
+    kinds = _kinds(hint)
+    if isinstance(value, str):
+        return _from_text(name, value, hint, default)
+    if isinstance(value, list) and _container(kinds, list) is not None:
+        item = (get_args(_container(kinds, list)) or (Any,))[0]
+        return [_plain(v) if item is Any else coerce(name, v, item) for v in value]
+    if isinstance(value, dict) and _container(kinds, dict) is not None:
+        return _plain(value)
+    raise _wrong(name, value, kinds)
+
+
+def _from_text(name: str, text: str, hint: Any, default: Any) -> Any:
+    kinds = _kinds(hint)
+    # "none" is a value of its own for some options (report_to), and then it is their default
+    if isinstance(default, str) and not isinstance(default, Enum) and text == default:
+        return text
+    if type(None) in kinds and text.strip().lower() in _NULLS:
+        return None
+    if text.lstrip()[:1] in ("[", "{") and (_container(kinds, list) or _container(kinds, dict)):
+        parsed = parse_yaml(text, name)
+        if not isinstance(parsed, str):
+            return coerce(name, parsed, hint)
+    choices = [member.value for kind in kinds if _is_enum(kind) for member in kind]
+    if choices and text not in choices:
+        raise UsageError(f"{name}: expected one of {_shortened(choices)}, got {text!r:.60}")
+    for kind in (bool, int, float):
+        found = _scalar(text, kind, only=str not in kinds) if kind in kinds else None
+        if found is not None:
+            return found
+    if str in kinds or choices:
+        return text
+    raise _wrong(name, text, kinds)
+
+
+def _scalar(text: str, kind: type, *, only: bool) -> bool | int | float | None:
+    """The number or truth value that `text` spells, or None; `only`: no text is wanted, so yes is true."""
+    word = text.strip().lower()
+    if kind is bool:
+        true, false = (TRUE, FALSE) if only else (TRUE[:1], FALSE[:1])
+        return True if word in true else False if word in false else None
+    try:
+        number = float(word)
+    except ValueError:
+        return None
+    if not math.isfinite(number):
+        return None
+    if kind is float:
+        return number
+    return (int(word) if word.lstrip("+-").isdigit() else int(number)) if number == int(number) else None
+
+
+def _plain(value: Any) -> Any:
+    """Text inside an untyped container, read as JSON would: numbers, true, false, null, else text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    found = _scalar(value, int, only=False)
+    if found is None:
+        found = _scalar(value, float, only=False)
+    if found is not None:
+        return found
+    return {"true": True, "false": False, "null": None}.get(value, value)
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """The alternatives of a possibly nested union; literals count as the type of their values."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return [kind for part in get_args(hint) for kind in _kinds(part)]
+    if get_origin(hint) is Literal:
+        return [type(value) for value in get_args(hint)]
+    return [hint]
+
+
+def _container(kinds: Sequence[Any], base: type) -> Any:
+    return next((kind for kind in kinds if kind is base or get_origin(kind) is base), None)
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
+
+
+def _wrong(name: str, value: Any, kinds: Sequence[Any]) -> UsageError:
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a finite number",
+        str: "text",
+        type(None): "null",
+    }
+    expected = [
+        words.get(get_origin(kind) or kind, f"a {getattr(get_origin(kind) or kind, '__name__', kind)}")
+        for kind in kinds
+    ]
+    shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return UsageError(f"{name}: expected {' or '.join(dict.fromkeys(expected))}, got {shown[:60]}")
+
+
+def _shortened(choices: Sequence[Any]) -> str:
+    text = ", ".join(str(choice) for choice in choices[:12])
+    return f"{text}, ..." if len(choices) > 12 else text
+
+
+_INTRODUCTION = """\
+usage: python train_hf.py --config configs/nano.yaml [--field value ...]
+
+Trains a GPT-2 under the attention mask of your choice. Every field below may stand in the
+YAML file (`field: value`) or on the command line (`--field value`), which wins.
+"""
+
+# the fields of transformers.TrainingArguments that a first run meets; the rest is listed by name
+_COMMON = {
+    "output_dir": "folder for checkpoints, logs, the model and its card",
+    "resume_from_checkpoint": "true (the newest whole checkpoint of output_dir), false, or a folder",
+    "num_train_epochs": "passes over the text",
+    "max_steps": "optimizer steps; above 0 it wins over num_train_epochs",
+    "per_device_train_batch_size": "blocks a step on each device",
+    "per_device_eval_batch_size": "blocks at once in evaluations",
+    "gradient_accumulation_steps": "batches added up before a step",
+    "learning_rate": "highest learning rate",
+    "lr_scheduler_type": "how it falls: cosine, linear, constant, ...",
+    "warmup_steps": "steps of rising learning rate; below 1, a share of all steps",
+    "weight_decay": "AdamW's weight decay",
+    "max_grad_norm": "gradients are scaled down to this norm",
+    "bf16": "compute in bfloat16",
+    "use_cpu": "stay on the CPU even where there is a GPU",
+    "logging_steps": "steps between two lines of the log",
+    "eval_steps": "steps between two evaluations",
+    "save_steps": "steps between two checkpoints",
+    "save_total_limit": "checkpoints kept",
+    "dataloader_num_workers": "processes that prepare batches",
+    "report_to": "none or tensorboard",
+    "seed": "of weights, order, dropout and samples",
+}
+
+
+def help_text(groups: Iterable[type], *, withheld: Collection[str]) -> str:
+    """All options: ours and the common ones with their defaults and one line each, the others by name."""
+    parts = [_INTRODUCTION]
+    for group in groups:
+        fields = [f for f in dataclasses.fields(group) if f.init and f.name not in withheld]
+        common = [f for f in fields if not _is_trainer(group) or f.name in _COMMON]
+        parts.append(f"\n{_title(group)}\n" + "".join(map(_line, common)))
+        others = ", ".join(sorted(f.name for f in fields if f not in common))
+        if others:
+            parts.append(
+                "\n  Also, as transformers documents them:\n"
+                + textwrap.indent(textwrap.fill(others, 92), "    ")
+                + "\n"
+            )
+    classic = ", ".join(f"{old} -> {new}" for old, new in ALIASES.items())
+    parts.append(
+        "\nClassic names are understood too:\n"
+        + textwrap.indent(textwrap.fill(classic, 92, break_on_hyphens=False), "  ")
+        + "\n"
+    )
+    return "".join(parts)
+
+
+def _is_trainer(group: type) -> bool:
+    return group.__name__ == "TrainingArguments"
+
+
+def _title(group: type) -> str:
+    return {
+        "ModelArguments": "Model",
+        "DataArguments": "Data",
+        "TrainingArguments": "Training",
+        "RunArguments": "Run",
+    }[group.__name__]
+
+
+def _line(field: dataclasses.Field[Any]) -> str:
+    text = _COMMON.get(field.name) or field.metadata.get("help", "")
+    default = "" if field.default in (None, dataclasses.MISSING) else f" [{field.default}]"
+    return f"  --{field.name:<30} {text}{default}\n"

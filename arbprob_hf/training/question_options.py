@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data.collating import LENGTH
-from ..data.collators import QuestionCollator
+from ..data.packing import LENGTH
 from ..data.tasks import Drawn, Fixed, Leaf, Mixture, Task, question_random
 from ..model.questions.conditional import SEES, Question
 from ..model.questions.layouts import LAYOUTS, lay_out
@@ -73,19 +71,6 @@ def refuse_short_documents(task: Task, sets: Iterable[Dataset]) -> None:
 def continues_text(layout: str) -> bool:
     """Whether a network trained in `layout` goes on with a text as GPT-2 does, which `generate` asks of it."""
     return layout in _CONTINUING
-
-
-class EpochOfQuestions(TrainerCallback):
-    """Tells a collator which epoch it draws questions for, before the epoch's first batch is made."""
-
-    def __init__(self, collator: QuestionCollator) -> None:
-        self.collator = collator
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        # a run that is resumed within an epoch starts with a fraction
-        self.collator.set_epoch(int(state.epoch or 0))
 
 
 def _refuse_unaskable(task: Task, layout: str, given_sees: str) -> None:

@@ -15,26 +15,30 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data import StreamedBlocks
+from ..errors import RunError
 from ..runs.checkpoints import (
     PRIVATE_NAME,
     CheckpointError,
+    choose_checkpoint,
     clear_staging,
     install,
+    leave_later_ones,
     rotate,
     seal,
     sealed_names,
     staging,
     verify,
 )
-from ..runs.lock import Stopped, StopSignal, hold_run_folder
+from ..runs.lock import hold_run_folder
 from ..runs.record import compare, describe_run, write_record
-from .dataloaders import epoch_seed, isolate, stream_loader
+from .callbacks import StepBoundaryCallback
+from .dataloaders import isolate, stream_loader
 from .hub import PublishingTrainer, refuse_hub_options
-from .resuming import choose_checkpoint, leave_later_ones, resume_choice
+from .options import resume_choice
+from .signals import StopSignal
 from .validation import refuse_numbers, refuse_options, refuse_parts
 
 logger = logging.getLogger(__name__)
@@ -44,7 +48,7 @@ T = TypeVar("T")
 Summary = Callable[[Mapping[str, float], str], dict[str, float]]
 
 
-class NonFiniteError(ArithmeticError):
+class NonFiniteError(RunError):
     """The loss, the gradient or the weights became infinite or NaN; nothing was saved after that."""
 
 
@@ -84,7 +88,7 @@ class ArbProbTrainer(PublishingTrainer):
         self._step_loss: torch.Tensor | None = None
         self._scored: list[torch.Tensor] = []
         self._train_random = torch.Generator()
-        self.add_callback(_StepBoundary(self._stop, self._train_random))
+        self.add_callback(StepBoundaryCallback(self._stop, self._train_random))
 
     def train(
         self,
@@ -419,33 +423,6 @@ class ArbProbTrainer(PublishingTrainer):
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
-
-
-class _StepBoundary(TrainerCallback):
-    """Saves and ends the run when a signal was agreed on; seeds the loader's workers for each epoch."""
-
-    def __init__(self, stop: StopSignal, random: torch.Generator) -> None:
-        self.stop = stop
-        self.random = random
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.random.manual_seed(epoch_seed(args.seed, int(state.epoch or 0)))
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.stop.agreed:
-            control.should_save = control.should_training_stop = True
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.stop.agreed:
-            logger.log(
-                logging.WARNING if state.is_world_process_zero else logging.DEBUG,
-                "stopped after step %d, saved as checkpoint-%d: go on with --resume_from_checkpoint true",
-                state.global_step,
-                state.global_step,
-            )
-            raise Stopped(self.stop.agreed)
 
 
 def _is_bad(value: Any, device: torch.device) -> torch.Tensor:

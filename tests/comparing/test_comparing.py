@@ -12,7 +12,7 @@ from transformers import GPT2Tokenizer
 from arbprob_hf.comparison.compare import compare, mean_and_error
 from arbprob_hf.comparison.inputs import load_model
 from arbprob_hf.comparison.score import UnanswerableError, block_nats
-from arbprob_hf.data.collating import BlockCollator
+from arbprob_hf.data.collators import BlockCollator
 from arbprob_hf.data.eval_sets import GAINS, MODES, load_modes
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.model.questions.conditional import Conditional

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from worlds import CHAINED, SEES, fillings, network, orders, questions, subset_pairs
 
 from arbprob_hf import ArbProbForCausalLM, Conditional
-from arbprob_hf.model.questions import mixin as querying_arbprob
+from arbprob_hf.model.questions import mixin
 
 LENGTH, VOCABULARY = 5, 3
 EXACT = dict(atol=1e-10, rtol=0)
@@ -302,7 +302,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(call: Any, kind: type[Excep
 
 def test_answers_made_random_by_dropout_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(querying_arbprob.logger, "warning_once", said.append)
+    monkeypatch.setattr(mixin.logger, "warning_once", said.append)
     model = network("two_stream")
     rates = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
     model.config.update(dict.fromkeys(rates, 0.0))

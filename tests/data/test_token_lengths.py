@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, models
 
 from arbprob_hf.data import load_tokenizer
-from arbprob_hf.data.token_lengths import token_bytes
+from arbprob_hf.data.tokenizer import token_bytes
 
 
 def test_bytes_of_tokens_are_those_of_their_text() -> None:

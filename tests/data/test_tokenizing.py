@@ -15,7 +15,8 @@ import pytest
 from huggingface_hub import constants
 from transformers import PreTrainedTokenizerFast
 
-from arbprob_hf.data import hub, load_tokenizer
+from arbprob_hf.data import fallback as hub
+from arbprob_hf.data import load_tokenizer
 from arbprob_hf.data import tokenizer as tokenizing
 
 TEXT = "Hello world, it's 2024:\n\n    caf\u00e9 \u4f60\u597d \U0001f600 <|endoftext|>"

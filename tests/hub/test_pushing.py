@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard, snapshot_download
 from safetensors.torch import load_file
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf.errors import UsageError
 from arbprob_hf.training.arguments import TrainingArguments, parse
-from arbprob_hf.training.options import UsageError
 from arbprob_hf.training.run import Outcome
 from arbprob_hf.training.trainer import ArbProbTrainer
 from hub.conftest import HubHere, train_micro

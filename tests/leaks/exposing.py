@@ -11,8 +11,8 @@ from torch import Tensor
 
 from arbprob_hf import Mask, documents, order, padding, tree
 from arbprob_hf.analysis.audit.cases import write
-from arbprob_hf.model.masks.arguments import MaskArguments, Sizes, resolve_mask
-from arbprob_hf.model.masks.tiles import Grid
+from arbprob_hf.model.masks.arguments import MaskArguments, resolve_mask
+from arbprob_hf.model.masks.tiles import Grid, Sizes
 
 LENGTH = 17
 PROMPT = 9

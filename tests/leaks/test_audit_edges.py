@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, order
 from arbprob_hf.analysis.audit.cases import make_settings
-from arbprob_hf.model.attention import sdpa as structure_arbprob
+from arbprob_hf.model.attention import sdpa
 from arbprob_hf.model.attention.plan import Kernel
 from arbprob_hf.model.masks.tiles import Grid
 
@@ -64,7 +64,7 @@ def test_the_path_that_sorts_slots_is_audited(monkeypatch: pytest.MonkeyPatch) -
     longest = max(setting.length for setting in make_settings(model, shuffled, None))
     # the shorter ones of an audit do not sort
     assert audit(model, shuffled, lengths=(longest,))
-    sort = structure_arbprob._sorted
+    sort = sdpa._sorted
     # broken only where slots are sorted
-    monkeypatch.setattr(structure_arbprob, "_sorted", lambda *given: sort(*given) and Kernel(causal=False))
+    monkeypatch.setattr(sdpa, "_sorted", lambda *given: sort(*given) and Kernel(causal=False))
     assert is_found(model, shuffled, lengths=(longest,))

@@ -24,10 +24,9 @@ from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, certify, 
 from arbprob_hf.analysis.audit import audit as auditing
 from arbprob_hf.analysis.audit.cases import write
 from arbprob_hf.model import modeling_arbprob
-from arbprob_hf.model.attention import sdpa as structure_arbprob
-from arbprob_hf.model.attention.plan import Additive, Kernel, Plan
-from arbprob_hf.model.masks.arguments import Sizes, write_out
-from arbprob_hf.model.masks.tiles import Grid
+from arbprob_hf.model.attention import sdpa
+from arbprob_hf.model.attention.plan import Additive, Kernel, Plan, write_out
+from arbprob_hf.model.masks.tiles import Grid, Sizes
 
 # of the changes to the code every so many are seeded; benchmarks/mutants.py seeds all
 EVERY = 32
@@ -257,7 +256,7 @@ def unmasked_in(mode: bool) -> Callable[[Patched], None]:
 
 
 def wrong_cache(patch: Patched) -> None:
-    right = structure_arbprob.sdpa_plan
+    right = sdpa.sdpa_plan
 
     def plan(mask: Mask, sizes: Sizes, **options: Any) -> Plan:
         # a step sees all that is cached, whatever its mask

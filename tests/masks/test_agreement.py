@@ -9,10 +9,9 @@ from torch.nn.attention import flex_attention as torch_flex
 
 import arbprob_hf
 from arbprob_hf import HIDDEN, Mask
-from arbprob_hf.model.attention import flex as flex_arbprob
-from arbprob_hf.model.attention import sdpa as structure_arbprob
 from arbprob_hf.model.attention.backends import prepare_attention
-from arbprob_hf.model.masks.arguments import MaskArguments, Sizes, resolve_mask
+from arbprob_hf.model.masks.arguments import MaskArguments, resolve_mask
+from arbprob_hf.model.masks.tiles import Sizes
 
 CASES, ROUNDS = 2_000, 20
 TOLERANCE = 1e-5

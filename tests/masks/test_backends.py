@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from arbprob_hf import HIDDEN, ArbProbForCausalLM, Mask
 from arbprob_hf.model.attention.backends import BACKENDS, prepare_attention
-from arbprob_hf.model.masks.arguments import Sizes
+from arbprob_hf.model.masks.tiles import Sizes
 
 from .oracles import masked_attention, micro, random_ids, reference_hidden, reference_logits, whole
 

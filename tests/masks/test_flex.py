@@ -9,7 +9,7 @@ from torch import Tensor
 from arbprob_hf import HIDDEN, Mask, causal, documents, full, heads, order, padding, prefix, window
 from arbprob_hf.model.attention.flex import TILE, block_mask, flex_plan, fused
 from arbprob_hf.model.attention.plan import written_plan
-from arbprob_hf.model.masks.arguments import Sizes
+from arbprob_hf.model.masks.tiles import Sizes
 
 from .oracles import micro, random_ids
 

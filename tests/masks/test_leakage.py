@@ -11,8 +11,8 @@ from torch import Tensor
 from arbprob_hf import HIDDEN, ArbProbForCausalLM, Mask, causal, documents, full, order, padding, prefix, window
 from arbprob_hf.model import modeling_arbprob
 from arbprob_hf.model.attention.backends import prepare_attention
-from arbprob_hf.model.attention.plan import Additive, Kernel, Plan
-from arbprob_hf.model.masks.arguments import Sizes, write_out
+from arbprob_hf.model.attention.plan import Additive, Kernel, Plan, write_out
+from arbprob_hf.model.masks.tiles import Sizes
 
 from .leaks import findings
 from .oracles import micro, random_ids, reference_logits, whole

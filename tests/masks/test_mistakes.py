@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arbprob_hf import ArbProbConfig, Mask, causal, documents, heads, order, plot_mask, tree, window
-from arbprob_hf.model.blocks_arbprob import block_diffusion
+from arbprob_hf.model.masks.patterns import block_diffusion
 
 from .oracles import micro, random_ids
 

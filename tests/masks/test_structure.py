@@ -7,7 +7,7 @@ from torch import Tensor
 from arbprob_hf import HIDDEN, Mask, causal, documents, full, heads, order, padding, prefix, sinks, window
 from arbprob_hf.model.attention.backends import prepare_attention
 from arbprob_hf.model.attention.sdpa import SHORTEST
-from arbprob_hf.model.masks.arguments import Sizes
+from arbprob_hf.model.masks.tiles import Sizes
 
 from .oracles import micro, random_ids
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from arbprob_hf.model.attention import tiled as tiled_arbprob
 from arbprob_hf.model.attention.tiled import Piece, tiled_attention
 
 from .oracles import masked_attention

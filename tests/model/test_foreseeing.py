@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import Mask, causal, padding, pattern, window
-from arbprob_hf.model.masks import lookahead as foreseeing_arbprob
+from arbprob_hf.model.masks import lookahead
 from arbprob_hf.model.masks.continuation import Continued
 from arbprob_hf.model.masks.lookahead import crosses, foreseen, holds_rules, is_settled, looks_ahead
 from arbprob_hf.model.masks.mask import PATTERNS, And
@@ -36,10 +36,10 @@ def _few_queries_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def own(b: Tensor, h: Tensor, q: Tensor, k: Tensor, step: int) -> Tensor:
         return (q - k) % step == 0
 
-    monkeypatch.setattr(foreseeing_arbprob, "_ROWS_AT_ONCE", 16)
-    foreseeing_arbprob._of_pattern.cache_clear()
+    monkeypatch.setattr(lookahead, "_ROWS_AT_ONCE", 16)
+    lookahead._of_pattern.cache_clear()
     yield
-    foreseeing_arbprob._of_pattern.cache_clear()
+    lookahead._of_pattern.cache_clear()
     PATTERNS.clear()
     PATTERNS.update(kept)
 
@@ -112,4 +112,4 @@ def test_a_rule_of_ones_own_is_not_remembered() -> None:
     assert holds_rules(mask)
     assert not holds_rules(Mask.parse("causal & window(3)"))
     assert crosses(foreseen(mask, length=40), 5, 40)
-    assert foreseeing_arbprob._of_pattern.cache_info().currsize == 0
+    assert lookahead._of_pattern.cache_info().currsize == 0

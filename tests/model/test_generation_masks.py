@@ -10,8 +10,8 @@ from transformers import DynamicCache, GenerationConfig
 from twins import far, left_padded, ours_alone, tokens
 
 from arbprob_hf import ArbProbForCausalLM, Mask, causal, documents, padding, prefix
-from arbprob_hf.model import generation as generating_arbprob
-from arbprob_hf.model.masks import lookahead as foreseeing_arbprob
+from arbprob_hf.model import generation
+from arbprob_hf.model.masks import lookahead
 from arbprob_hf.model.masks.continuation import Continued
 
 NEW = 7
@@ -143,7 +143,7 @@ def test_a_mask_given_to_generate_replaces_the_configurations(form: str) -> None
 
 def test_a_mask_that_looks_ahead_is_said_to_be_uncached(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(generating_arbprob.logger, "warning_once", said.append)
+    monkeypatch.setattr(generation.logger, "warning_once", said.append)
     assert run(model_with("full"), tokens(2, 6)).past_key_values is None
     assert said == ["mask full lets earlier tokens see later ones: generating without a cache"]
     assert run(model_with("causal & window(3)"), tokens(2, 6)).past_key_values is not None
@@ -169,7 +169,7 @@ def test_no_cache_is_made_of_what_cannot_be_cached(where: str, caplog: pytest.Lo
 
 def test_a_mask_that_does_not_fit_is_refused_before_anything_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(generating_arbprob.logger, "warning_once", said.append)
+    monkeypatch.setattr(generation.logger, "warning_once", said.append)
     model = model_with()
     with pytest.raises(ValueError, match="^heads: expected one mask per head"):
         run(model, tokens(2, 6), mask="heads(causal, full)")
@@ -284,13 +284,13 @@ def test_a_cache_that_holds_the_whole_prefix_is_gone_on_from() -> None:
 def test_what_is_foreseen_is_what_the_written_mask_shows(text: str, length: int) -> None:
     mask, rows, columns = Mask.parse(text), torch.arange(length)[:, None], torch.arange(length)
     allowed = mask.dense(length)[0, 0]
-    first = foreseeing_arbprob.foreseen(mask, length=length)
+    first = lookahead.foreseen(mask, length=length)
     for cut in {1, min(2, length), min(129, length), length}:
         crossing = bool(allowed[:cut, cut:].any())
-        assert foreseeing_arbprob.crosses(first, cut, length) == crossing
-        assert not (foreseeing_arbprob.is_settled(mask, cut) and crossing)
+        assert lookahead.crosses(first, cut, length) == crossing
+        assert not (lookahead.is_settled(mask, cut) and crossing)
         ahead = bool((allowed & (columns > rows) & (columns >= cut)).any())
-        assert foreseeing_arbprob.looks_ahead(first, cut) == ahead
+        assert lookahead.looks_ahead(first, cut) == ahead
 
 
 def test_a_continued_mask_is_the_same_rule_written_by_rows_and_all_at_once() -> None:

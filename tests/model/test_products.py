@@ -10,8 +10,8 @@ from torch import nn
 from twins import far
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
-from arbprob_hf.model import products_arbprob
-from arbprob_hf.model.products_arbprob import head_logits
+from arbprob_hf.model import lm_head
+from arbprob_hf.model.lm_head import head_logits
 
 WIDTH, VOCABULARY = 32, 2**15
 HEAD = nn.Linear(WIDTH, VOCABULARY, bias=False).requires_grad_(False)
@@ -21,13 +21,13 @@ HEAD = nn.Linear(WIDTH, VOCABULARY, bias=False).requires_grad_(False)
 def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each product made in the quick way."""
     seen: list[int] = []
-    plain = products_arbprob._onednn
+    plain = lm_head._onednn
 
     def counted(hidden: torch.Tensor, head: nn.Linear) -> torch.Tensor:
         seen.append(hidden.shape[:-1].numel())
         return plain(hidden, head)
 
-    monkeypatch.setattr(products_arbprob, "_onednn", counted)
+    monkeypatch.setattr(lm_head, "_onednn", counted)
     return seen
 
 

@@ -8,7 +8,7 @@ from arbprob_hf import Mask
 from arbprob_hf.model.attention.backends import prepare_attention
 from arbprob_hf.model.attention.decode import Stepped, step_plan
 from arbprob_hf.model.attention.plan import written_plan
-from arbprob_hf.model.masks.arguments import Sizes
+from arbprob_hf.model.masks.tiles import Sizes
 
 TEXTS = [
     "causal & window(5)",

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from transformers.trainer_utils import IntervalStrategy
 
 from arbprob_hf import Mask
+from arbprob_hf.errors import UsageError
 from arbprob_hf.training.arguments import GROUPS, ModelArguments, RunArguments, TrainingArguments, parse
-from arbprob_hf.training.coercion import coerce
-from arbprob_hf.training.options import ALIASES, MOVED, UsageError, read_options
+from arbprob_hf.training.options import ALIASES, MOVED, coerce, read_options
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 

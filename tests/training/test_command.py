@@ -10,11 +10,10 @@ from typer.testing import CliRunner
 
 import arbprob_hf
 from arbprob_hf.cli import app
+from arbprob_hf.errors import UsageError, told_in_one_line
 from arbprob_hf.runs.checkpoints import CheckpointError
 from arbprob_hf.training import selfcheck as sanity
 from arbprob_hf.training.arguments import TrainingArguments
-from arbprob_hf.training.failing import told_in_one_line
-from arbprob_hf.training.options import UsageError
 from arbprob_hf.training.trainer import NonFiniteError
 
 ROOT = Path(__file__).parents[2]

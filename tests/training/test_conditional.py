@@ -16,12 +16,12 @@ from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.comparison.compare import compare
 from arbprob_hf.data import load_tokenizer
 from arbprob_hf.data.eval_sets import GAINS, MODES, load_modes
+from arbprob_hf.errors import UsageError
 from arbprob_hf.model.questions.conditional import Conditional
 from arbprob_hf.runs.log import COLUMNS, read_log
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.eval_modes import COLUMNS as MODE_COLUMNS
 from arbprob_hf.training.model_setup import build_model
-from arbprob_hf.training.options import UsageError
 from arbprob_hf.training.run import Outcome, train
 
 PROSE = "a mask says which key a query may see and no other so that nothing leaks from what comes later"

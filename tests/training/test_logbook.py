@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arbprob_hf.runs.log import COLUMNS, read_log
-from arbprob_hf.training.callbacks import Logbook
-from arbprob_hf.training.metrics import bits_per_byte, perplexity
+from arbprob_hf.runs.log import COLUMNS, Logbook, read_log
+from arbprob_hf.training.eval_modes import bits_per_byte, perplexity
 
 
 def book_with_steps(folder: Path, *steps: int) -> Logbook:

@@ -21,8 +21,8 @@ from arbprob_hf.data.eval_sets import GAINS, MODES, load_modes
 from arbprob_hf.data.tasks import Task
 from arbprob_hf.plotting.curves import MODE_STYLES, draw_training_curves
 from arbprob_hf.plotting.figures import save_whole
-from arbprob_hf.runs.log import COLUMNS, CURVES, LOSSES, read_log
-from arbprob_hf.training.callbacks import Logbook
+from arbprob_hf.runs.log import COLUMNS, CURVES, LOSSES, Logbook, read_log
+from arbprob_hf.training.callbacks import EpochOfQuestions
 from arbprob_hf.training.eval_modes import COLUMNS as MODE_COLUMNS
 from arbprob_hf.training.eval_modes import (
     answered,
@@ -32,7 +32,6 @@ from arbprob_hf.training.eval_modes import (
     keep_modes,
     summary,
 )
-from arbprob_hf.training.question_options import EpochOfQuestions
 
 TASK = Task.parse("0.5 * uniform(given=0..0.9) + 0.5 * causal(random=1)")
 

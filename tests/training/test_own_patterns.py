@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from arbprob_hf.cli import app
+from arbprob_hf.errors import UsageError
 from arbprob_hf.model.masks.mask import PATTERNS
 from arbprob_hf.pattern_file import read_patterns
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.options import UsageError
 from arbprob_hf.training.run import train
 
 RULES = """

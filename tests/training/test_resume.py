@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
-from arbprob_hf.runs.checkpoints import ASIDE_NAME
-from arbprob_hf.training.resuming import choose_checkpoint, resume_choice
+from arbprob_hf.runs.checkpoints import ASIDE_NAME, choose_checkpoint
+from arbprob_hf.training.options import resume_choice
 
 
 class _Crash(TrainerCallback):

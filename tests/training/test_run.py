@@ -15,11 +15,11 @@ from transformers import AutoTokenizer
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import load_tokenizer
+from arbprob_hf.errors import UsageError
 from arbprob_hf.publishing import CardFacts, template, write_card
 from arbprob_hf.runs.log import COLUMNS, read_log
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.model_setup import build_model, fill_with_sinusoids, refuse_flex, warn_of_visible_answers
-from arbprob_hf.training.options import UsageError
 from arbprob_hf.training.run import Outcome, train
 
 ROOT = Path(__file__).parents[2]

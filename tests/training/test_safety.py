@@ -17,8 +17,9 @@ import pytest
 from transformers import TrainerCallback
 
 from arbprob_hf.runs.checkpoints import PRIVATE_NAME, newest
-from arbprob_hf.runs.lock import IDLE, STOPPING, Stopped, StopSignal, hold_run_folder
+from arbprob_hf.runs.lock import hold_run_folder
 from arbprob_hf.training.dataloaders import _start_worker
+from arbprob_hf.training.signals import IDLE, STOPPING, Stopped, StopSignal
 
 ROOT = Path(__file__).parents[2]
 

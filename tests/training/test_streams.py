@@ -15,10 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf.data import StreamedBlocks, load_tokenizer
 from arbprob_hf.data.streaming import Streamed
+from arbprob_hf.errors import UsageError, told_in_one_line
 from arbprob_hf.runs.record import compare, describe_stream, write_record
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.failing import told_in_one_line
-from arbprob_hf.training.options import UsageError
 from arbprob_hf.training.run import Outcome, train
 
 PROSE = "a mask says which key a query may see and no other so that nothing leaks from what comes later"

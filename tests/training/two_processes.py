@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from arbprob_hf.data import StreamedBlocks
 from arbprob_hf.data.streaming import Streamed
-from arbprob_hf.runs.lock import Stopped
+from arbprob_hf.training.signals import Stopped
 from arbprob_hf.training.trainer import ArbProbTrainer, NonFiniteError
 
 RANK = int(os.environ["RANK"])

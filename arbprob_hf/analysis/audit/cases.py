@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ...model.attention.sdpa import SHORTEST_SORTED
-from ...model.classes_arbprob import kind_of
 from ...model.masks.foreign import adopted
 from ...model.masks.mask import Mask
 from ...model.masks.patterns import Causal
 from ...model.masks.reach import reach_through
+from ...model.masks.text import kind_of
 from ...model.masks.tiles import Grid
 from ..leakage import own_lengths
 

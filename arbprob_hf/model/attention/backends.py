@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..masks.arguments import Sizes, is_open
 from ..masks.mask import Mask
+from ..masks.tiles import Sizes
 from .decode import step_plan
 from .flex import flex_plan
-from .plan import Plan, Written, written_plan
+from .plan import Plan, Written, is_open, written_plan
 from .sdpa import sdpa_plan
 
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..masks.arguments import Sizes
 from ..masks.lookahead import holds_rules, holds_tensors
 from ..masks.mask import Mask
-from ..masks.tiles import Grid
+from ..masks.tiles import Grid, Sizes
 from .plan import Plan
 
 # rows of a pattern are written so many at a time: the next steps find theirs ready

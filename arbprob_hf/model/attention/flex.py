@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from ..masks.arguments import Sizes
 from ..masks.mask import Mask
-from ..masks.tiles import Tiles, Tiling
+from ..masks.tiles import Sizes, Tiles, Tiling
 from .plan import Plan
 from .sdpa import sdpa_plan
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..masks.arguments import Sizes, write_out
 from ..masks.mask import Mask
+from ..masks.patterns import Causal, Full
+from ..masks.tiles import Sizes
 
 
 class Plan(ABC):
@@ -163,3 +164,27 @@ def _with_self(allowed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor | None]:
     itself = torch.arange(sizes.kv_len, device=sizes.device)[None, :] == own  # (T_q, T_kv)
     # in words of logic: onnxruntime chooses between no bool tensors
     return allowed | (itself & ~seeing), seeing
+
+
+def write_out(mask: Mask, sizes: Sizes) -> Tensor:
+    """A resolved mask as bool (B or 1, H or 1, T_q, T_kv); columns of a static cache not yet filled are False."""
+    columns = sizes.filled
+    allowed = mask.written(sizes.grid())
+    allowed = allowed.expand(*allowed.shape[:-2], sizes.q_len, columns)
+    if not isinstance(sizes.offset, int):
+        allowed = allowed & (torch.arange(columns, device=sizes.device) < sizes.offset + sizes.q_len)
+    if columns == sizes.kv_len:
+        return allowed
+    return torch.nn.functional.pad(allowed, (0, sizes.kv_len - columns))  # (B or 1, H or 1, T_q, T_kv)
+
+
+def is_causal(mask: Mask, sizes: Sizes) -> bool:
+    """Whether this is plain GPT-2 attention over exactly the tokens of this pass."""
+    square = isinstance(sizes.offset, int) and sizes.offset == 0 and sizes.kv_len == sizes.q_len
+    return type(mask) is Causal and square
+
+
+def is_open(mask: Mask, sizes: Sizes) -> bool:
+    """Whether every query of this pass sees every key: `full`, or one new token under `causal`."""
+    every_column = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
+    return every_column and (type(mask) is Full or (type(mask) is Causal and sizes.q_len == 1))

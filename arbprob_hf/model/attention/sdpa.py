@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks.arguments import Sizes, is_causal, is_open
 from ..masks.mask import Mask
 from ..masks.tensors import HIDDEN, Order
-from ..masks.tiles import Grid, Tiles, Tiling
-from .plan import Kernel, Plan, additive_plan, may_look, whatever_the_keys, zero_unseeing
+from ..masks.tiles import Grid, Sizes, Tiles, Tiling
+from .plan import Kernel, Plan, additive_plan, is_causal, is_open, may_look, whatever_the_keys, zero_unseeing
 from .tiled import Piece, tiled_attention
 
 # shorter passes are over before their structure is known

@@ -5,41 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..classes_arbprob import kind_of
 from .foreign import adopted
 from .mask import And, Dense, Mask, keep_mask, on_device
-from .patterns import Causal, Full
 from .tensors import Documents, Order, Padding
-from .tiles import Grid, between
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The shape of one forward pass.
-
-    `offset` tokens are cached already (a tensor inside a compiled static cache); `kv_len` counts key columns, unfilled
-    ones of a static cache included.
-    """
-
-    batch: int
-    heads: int
-    q_len: int
-    kv_len: int
-    offset: int | Tensor
-    device: torch.device
-
-    @property
-    def filled(self) -> int:
-        """Key columns that hold tokens after this pass, where that is known without asking the device."""
-        return self.offset + self.q_len if isinstance(self.offset, int) else self.kv_len
-
-    def grid(self) -> Grid:
-        """Every query of this pass against every key column that may hold a token."""
-        rows, heads, keys = between(0, self.batch), range(self.heads), between(0, self.filled)
-        if isinstance(self.offset, int):
-            queries = between(self.offset, self.offset + self.q_len)
-            return Grid(rows, heads, queries, keys, self.device)
-        return Grid(rows, heads, between(0, self.q_len), keys, self.device, self.offset)
+from .text import kind_of
+from .tiles import Sizes
 
 
 @dataclass(frozen=True)
@@ -87,30 +57,6 @@ def resolve_mask(default: Mask, given: MaskArguments, sizes: Sizes) -> Mask:
     if restarts is not None:
         mask = And(mask, Documents(restarts.cumsum(1)))
     return mask if keep is None else And(mask, Padding(_padded(keep, sizes)))
-
-
-def write_out(mask: Mask, sizes: Sizes) -> Tensor:
-    """A resolved mask as bool (B or 1, H or 1, T_q, T_kv); columns of a static cache not yet filled are False."""
-    columns = sizes.filled
-    allowed = mask.written(sizes.grid())
-    allowed = allowed.expand(*allowed.shape[:-2], sizes.q_len, columns)
-    if not isinstance(sizes.offset, int):
-        allowed = allowed & (torch.arange(columns, device=sizes.device) < sizes.offset + sizes.q_len)
-    if columns == sizes.kv_len:
-        return allowed
-    return torch.nn.functional.pad(allowed, (0, sizes.kv_len - columns))  # (B or 1, H or 1, T_q, T_kv)
-
-
-def is_causal(mask: Mask, sizes: Sizes) -> bool:
-    """Whether this is plain GPT-2 attention over exactly the tokens of this pass."""
-    square = isinstance(sizes.offset, int) and sizes.offset == 0 and sizes.kv_len == sizes.q_len
-    return type(mask) is Causal and square
-
-
-def is_open(mask: Mask, sizes: Sizes) -> bool:
-    """Whether every query of this pass sees every key: `full`, or one new token under `causal`."""
-    every_column = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
-    return every_column and (type(mask) is Full or (type(mask) is Causal and sizes.q_len == 1))
 
 
 def _split_attention_mask(given: MaskArguments, sizes: Sizes) -> tuple[Tensor | None, Tensor | Mask | str | None]:

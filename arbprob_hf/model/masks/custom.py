@@ -13,10 +13,8 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor
 
-from ..blocks_arbprob import BlockDiffusion, Blocks
-from ..heads_arbprob import Heads
 from .mask import PATTERNS, Mask
-from .patterns import Causal, Dilated, Full, Prefix, Sinks, Strided, Window, check_count
+from .patterns import BlockDiffusion, Blocks, Causal, Dilated, Full, Heads, Prefix, Sinks, Strided, Window, check_count
 from .tensors import Documents, Order, Padding, Tree
 from .tiles import Grid
 

@@ -5,12 +5,11 @@ import functools
 import torch
 from torch import Tensor
 
-from .arguments import Sizes
 from .continuation import Continued
 from .custom import Custom
 from .mask import And, Dense, Mask, Not, Shifted
 from .patterns import Causal, Sinks
-from .tiles import Grid, Tiling
+from .tiles import Grid, Sizes, Tiling
 
 _ROWS_AT_ONCE = 128
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ..classes_arbprob import MaskClass, not_a_mask
 from .reach import reach_of
-from .text import parse_mask
+from .text import MaskClass, not_a_mask, parse_mask
 from .tiles import Grid, Tiles, Tiling
 
 

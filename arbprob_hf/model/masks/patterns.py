@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from .mask import PATTERNS, Mask
-from .text import MAX_INTEGER
-from .tiles import Tiles, Tiling
+from .foreign import adopted
+from .mask import PATTERNS, Mask, Shifted, TensorMask
+from .text import MAX_INTEGER, kind_of
+from .tiles import Grid, Tiles, Tiling
 
 Kind = TypeVar("Kind", bound=type[Mask])
 
@@ -254,3 +255,224 @@ def _has_multiple(low: Tensor, high: Tensor, step: int) -> Tensor:
 def _all_multiples(low: Tensor, high: Tensor, step: int) -> Tensor:
     # neighbours are multiples of 1 alone, so a larger step needs a single distance
     return (low % step == 0) & ((low == high) | (step == 1))
+
+
+@registered("blocks")
+@dataclass(frozen=True, eq=False, repr=False)
+class Blocks(Mask):
+    """Query q sees key k when both lie in the same block: q // size == k // size (Qiu et al. 2020, BlockBERT).
+
+    `size` counts the tokens of a block; the last one may be shorter. Drawn for size 2:
+
+        q\\k 0 1 2 3 4 5
+        0   # # . . . .
+        1   # # . . . .
+        2   . . # # . .
+        3   . . # # . .
+        4   . . . . # #
+        5   . . . . # #
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        check_count("blocks", "size", self.size, low=1)
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return q // self.size == k // self.size
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        q_low, q_high, k_low, k_high = (index // self.size for index in tiling.indices)
+        every = (q_low == q_high) & (k_low == k_high) & (q_low == k_low)
+        return Tiles((q_low <= k_high) & (k_low <= q_high), every)
+
+
+@registered("block_diffusion")
+@dataclass(frozen=True, eq=False, repr=False)
+class BlockDiffusion(Mask):
+    """Query q sees key k when k is noisy and of q's own noisy block, or clean and of a block that q may know.
+
+    Slots 0 to length - 1 are a noisy copy of the sequence, slots length to 2 * length - 1 the clean one. A noisy query
+    knows the clean blocks strictly before its own, a clean query those up to its own; clean sees no noisy slot. BD3-LM
+    (Arriola et al. 2025, section 3.1). `length` counts the tokens of one copy, `size` those of a block. Drawn for
+    length 3, size 1:
+
+        q\\k 0 1 2 3 4 5
+        0   # . . . . .
+        1   . # . # . .
+        2   . . # # # .
+        3   . . . # . .
+        4   . . . # # .
+        5   . . . # # #
+    """
+
+    length: int
+    size: int
+
+    def __post_init__(self) -> None:
+        check_count("block_diffusion", "length", self.length, low=1)
+        check_count("block_diffusion", "size", self.size, low=1)
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        noisy_q, noisy_k = q < self.length, k < self.length
+        own, other = self._block(q), self._block(k)
+        # a noisy query stops one block earlier than a clean one
+        return (noisy_q & noisy_k & (own == other)) | (~noisy_k & (other + noisy_q.long() <= own))
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        q_low, q_high, k_low, k_high = tiling.indices
+        (noisy_q, clean_q), (noisy_k, clean_k) = self._copies(q_low, q_high), self._copies(k_low, k_high)
+        own = (noisy_q.low <= noisy_k.high) & (noisy_k.low <= noisy_q.high)
+        some = (
+            (noisy_q.any & noisy_k.any & own)
+            | (noisy_q.any & clean_k.any & (clean_k.low < noisy_q.high))
+            | (clean_q.any & clean_k.any & (clean_k.low <= clean_q.high))
+        )
+        same = (noisy_q.low == noisy_q.high) & (noisy_k.low == noisy_k.high) & (noisy_q.low == noisy_k.low)
+        every = (
+            (~(noisy_q.any & noisy_k.any) | same)
+            & (~(noisy_q.any & clean_k.any) | (clean_k.high < noisy_q.low))
+            & (~(clean_q.any & clean_k.any) | (clean_k.high <= clean_q.low))
+            & ~(clean_q.any & noisy_k.any)
+        )
+        return Tiles(some, every)
+
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
+        # fewer are no mistake, not even where tensors must fit exactly: a sequence that is generated grows
+        if max(q_len, kv_len) > 2 * self.length:
+            raise ValueError(
+                f"block_diffusion(length): expected at most {2 * self.length} slots, a noisy and a clean copy of "
+                f"{self.length} tokens, got {max(q_len, kv_len)}"
+            )
+
+    def _block(self, slot: Tensor) -> Tensor:
+        return (slot - self.length * (slot >= self.length)) // self.size
+
+    def _copies(self, low: Tensor, high: Tensor) -> tuple["_Part", "_Part"]:
+        # what of the slots low to high is noisy and what is clean, as blocks
+        last = self.length - 1
+        noisy = _Part(low <= last, low // self.size, high.clamp(max=last) // self.size)
+        first = low.clamp(min=self.length) - self.length
+        return noisy, _Part(high > last, first // self.size, (high - self.length) // self.size)
+
+
+class _Part(NamedTuple):
+    # whether a tile has slots of one copy, and their first and last block
+    any: Tensor
+    low: Tensor
+    high: Tensor
+
+
+# the names people write
+blocks, block_diffusion = Blocks, BlockDiffusion
+
+
+@registered("heads")
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class Heads(Mask):
+    """Query q sees key k when the mask of its own head lets it: `heads(mask, mask, ...)`, one mask per head.
+
+    Local and global heads side by side (Child et al. 2019, Sparse Transformer, section 4.3). Masks may repeat; each
+    distinct one is evaluated once. The heads of `heads(causal, window(2))`, one after the other:
+
+        q\\k 0 1 2 3 4 5      q\\k 0 1 2 3 4 5
+        0   # . . . . .      0   # # . . . .
+        1   # # . . . .      1   # # # . . .
+        2   # # # . . .      2   . # # # . .
+        3   # # # # . .      3   . . # # # .
+        4   # # # # # .      4   . . . # # #
+        5   # # # # # #      5   . . . . # #
+    """
+
+    masks: tuple[Mask, ...]
+
+    def __init__(self, *masks: Mask) -> None:
+        if len(masks) < 1:
+            raise ValueError("heads: expected one mask per head, got none")
+        masks = adopted(masks)
+        for mask in masks:
+            if not isinstance(mask, Mask):
+                raise TypeError(f"heads: expected masks, got {kind_of(mask)}{_advice(mask)}")
+        object.__setattr__(self, "masks", _merged(masks))
+
+    def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return _united(h, [(own, mask.allowed(b, h, q, k)) for mask, own in _shares(self.masks)])
+
+    def arguments(self) -> list[object]:
+        return list(self.masks)
+
+    def count_heads(self) -> int:
+        return len(self.masks)
+
+    def operands(self) -> tuple[Mask, ...]:
+        return self.masks
+
+    def written(self, grid: Grid) -> Tensor:
+        # a grid of a few heads asks only the masks that these have
+        shares = [(mask, own) for mask, own in _shares(self.masks) if any(head in grid.heads for head in own)]
+        if len(shares) == 1:
+            return shares[0][0].written(grid)
+        return _united(grid.indices()[1], [(own, mask.written(grid)) for mask, own in shares])
+
+    def tiles(self, tiling: Tiling) -> Tiles:
+        h = torch.arange(tiling.heads, device=tiling.device)[None, :, None, None]
+        parts = [(own, mask.tiles(tiling)) for mask, own in _shares(self.masks)]
+        some, every = ([(own, tiles[which]) for own, tiles in parts] for which in (0, 1))
+        return Tiles(_united(h, some), _united(h, every))
+
+    def shifted(self, starts: Tensor) -> Mask:
+        moved = list(self.masks)
+        for mask, numbers in _shares(self.masks):
+            other = mask.shifted(starts)
+            for number in numbers:
+                moved[number] = other
+        return Heads(*moved)
+
+    def check_fits(self, *, batch: int, heads: int, q_len: int, kv_len: int, exact: bool = False) -> None:
+        if heads != len(self.masks):
+            raise ValueError(f"heads: expected one mask per head, {heads} in all, got {len(self.masks)}")
+        super().check_fits(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, exact=exact)
+
+
+# the name people write
+heads = Heads
+
+
+def _advice(given: object) -> str:
+    if isinstance(given, list | tuple):
+        return "; write heads(*masks)"
+    return '; write Mask.parse("...")' if isinstance(given, str) else ""
+
+
+def _merged(masks: tuple[Mask, ...]) -> tuple[Mask, ...]:
+    # equal masks become one object; those of tensors are left alone, as comparing would read them
+    known: dict[Mask, Mask] = {}
+    return tuple(mask if _holds_tensors(mask) else known.setdefault(mask, mask) for mask in masks)
+
+
+def _holds_tensors(mask: Mask) -> bool:
+    return isinstance(mask, TensorMask | Shifted) or any(_holds_tensors(operand) for operand in mask.operands())
+
+
+def _shares(masks: tuple[Mask, ...]) -> list[tuple[Mask, list[int]]]:
+    # each distinct mask with its heads
+    found: list[tuple[Mask, list[int]]] = []
+    for head, mask in enumerate(masks):
+        own = next((numbers for known, numbers in found if known is mask), None)
+        if own is None:
+            found.append((mask, [head]))
+        else:
+            own.append(head)
+    return found
+
+
+def _united(h: Tensor, parts: list[tuple[list[int], Tensor]]) -> Tensor:
+    # each part holds for the heads it is given with
+    united = None
+    for numbers, part in parts:
+        own = h == numbers[0]
+        for number in numbers[1:]:
+            own = own | (h == number)
+        united = own & part if united is None else united | (own & part)
+    assert united is not None
+    return united

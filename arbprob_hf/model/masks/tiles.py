@@ -127,3 +127,32 @@ class Tiling:
         table = table.to(self.device) if self.device is not None else table
         slots = torch.arange(count, device=table.device).clamp(max=length - 1) + first
         return torch.aminmax(table[:, slots].unflatten(1, (-1, self.size)), dim=2)  # (B or 1, tiles)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The shape of one forward pass.
+
+    `offset` tokens are cached already (a tensor inside a compiled static cache); `kv_len` counts key columns, unfilled
+    ones of a static cache included.
+    """
+
+    batch: int
+    heads: int
+    q_len: int
+    kv_len: int
+    offset: int | Tensor
+    device: torch.device
+
+    @property
+    def filled(self) -> int:
+        """Key columns that hold tokens after this pass, where that is known without asking the device."""
+        return self.offset + self.q_len if isinstance(self.offset, int) else self.kv_len
+
+    def grid(self) -> Grid:
+        """Every query of this pass against every key column that may hold a token."""
+        rows, heads, keys = between(0, self.batch), range(self.heads), between(0, self.filled)
+        if isinstance(self.offset, int):
+            queries = between(self.offset, self.offset + self.q_len)
+            return Grid(rows, heads, queries, keys, self.device)
+        return Grid(rows, heads, between(0, self.q_len), keys, self.device, self.offset)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from ..configuration_arbprob import ArbProbConfig
 from ..masks.patterns import Causal
-from ..validation import check_asked
+from ..masks.text import kind_of
 from .blanks import Blanked, Infilled, Scored, answers_of, ask_blanks, read_answers, read_blanks
 from .conditional import Conditional, Positions, Question
 from .layouts import MASK_ID, Slots, is_chained, lay_out
@@ -313,3 +314,26 @@ def score_text(model: Any, tokenizer: Any, text: str, answers: Any = None, *, to
     """log P of candidates for the blanks of a text, such as "The cat [M] on the [M]"; see the method of that name."""
     scored: list[Scored] = model.score_text(tokenizer, text, answers, top=top)
     return scored
+
+
+def check_asked(config: ArbProbConfig, input_ids: Tensor, ask: object) -> None:
+    """Raise unless a question is a question, and about tokens (B, T) of at most `n_positions`."""
+    if not isinstance(input_ids, Tensor) or input_ids.dtype != torch.long or input_ids.dim() != 2:
+        is_tensor = isinstance(input_ids, Tensor)
+        got = f"{input_ids.dtype}, {tuple(input_ids.shape)}" if is_tensor else type(input_ids).__name__
+        advice = (
+            "torch.tensor(ids)[None] makes one of a list"
+            if not is_tensor
+            else ("convert with .long()" if input_ids.dtype != torch.long else "ids[None] is a batch of one text")
+        )
+        raise TypeError(f"input_ids: expected a tensor of torch.int64 (batch, tokens), got {got}; {advice}")
+    if input_ids.numel() == 0:
+        raise ValueError(f"input_ids: expected shape (batch, tokens), not empty, got {tuple(input_ids.shape)}")
+    if input_ids.shape[1] > config.n_positions:
+        raise ValueError(
+            f"input_ids: expected at most n_positions={config.n_positions} tokens, got {input_ids.shape[1]}; "
+            "shorten the input"
+        )
+    # known by what it can do: a downloaded model has classes of its own
+    if isinstance(ask, type) or not hasattr(ask, "settle"):
+        raise TypeError(f"ask: expected a Conditional(given=..., target=...), got {kind_of(ask)}")
