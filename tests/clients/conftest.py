@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from micro import byte_tokenizer, gpt2, ours_from
 from transformers import GPT2LMHeadModel
 
 from arbprob_hf import ArbProbForCausalLM
+from tests.clients.micro import byte_tokenizer, gpt2, ours_from
 
 WINDOW = "causal & window(4)"
 

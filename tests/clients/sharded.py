@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
-from micro import gpt2, ours_from, tokens
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+
+from tests.clients.micro import gpt2, ours_from, tokens
 
 STEPS, SAVED = 4, 2
 ROWS = 4

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from micro import SIZES, byte_tokenizer, far, randomised, tokens
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -18,6 +17,7 @@ from transformers import (
 )
 
 from arbprob_hf import ArbProbForSequenceClassification, ArbProbForTokenClassification
+from tests.clients.micro import SIZES, byte_tokenizer, far, randomised, tokens
 
 KINDS = {
     "texts": (AutoModelForSequenceClassification, GPT2ForSequenceClassification, ArbProbForSequenceClassification),

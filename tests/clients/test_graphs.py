@@ -6,8 +6,9 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from micro import far, gpt2, ours_from, tokens
 from torch import Tensor, nn
+
+from tests.clients.micro import far, gpt2, ours_from, tokens
 
 # the exporter's own: its registry without torchvision, trees of torch, axes that are one symbol
 pytestmark = [

@@ -9,11 +9,11 @@ import pytest
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from micro import SIZES, byte_tokenizer
 from transformers import GPT2LMHeadModel
 
 from arbprob_hf import ArbProbForCausalLM, Conditional
 from arbprob_hf.metrics import BitsPerByte
+from tests.clients.micro import SIZES, byte_tokenizer
 
 # lm-eval leaves files of its own open
 pytestmark = [

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from micro import far, tokens
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+
+from tests.clients.micro import far, tokens
 
 # PEFT calls methods of transformers that go by other names now
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from micro import far
 from transformers import GPT2LMHeadModel, pipeline
 
 from arbprob_hf import ArbProbForCausalLM
+from tests.clients.micro import far
 
 PROMPTS = ["who sees whom", "a much longer sentence about masks", "m"]
 

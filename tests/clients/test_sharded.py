@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch.distributed.checkpoint as dcp
-from micro import SIZES
-from sharded import SAVED, STEPS, fresh, losses
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from tests.clients.micro import SIZES
+from tests.clients.sharded import SAVED, STEPS, fresh, losses
 
 # two processes are started, and import everything
 pytestmark = pytest.mark.slow

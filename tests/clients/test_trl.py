@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from micro import END
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 from trl import SFTConfig, SFTTrainer
+
+from tests.clients.micro import END
 
 # TRL calls options of transformers that go by other names now
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")

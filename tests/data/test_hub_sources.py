@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub.hub import client_environment, serve
-from hub.hubserver import Handler, HubError
+
+from tests.hub.hub import client_environment, serve
+from tests.hub.hubserver import Handler, HubError
 
 HERE = Path(__file__).parent
 Ask = Callable[..., dict[str, Any]]

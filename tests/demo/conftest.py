@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from micro_networks import micro_network
-from space_here import Space, served_space, upload_and_download
 
 from arbprob_hf.demo.network import Network
+from tests.demo.micro_networks import micro_network
+from tests.demo.space_here import Space, served_space, upload_and_download
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hub.hub import reached_from_here, serve
 from huggingface_hub import snapshot_download
 from huggingface_hub.cli.hf import app as hf
+
+from tests.hub.hub import reached_from_here, serve
 
 ROOT = Path(__file__).parents[2]
 NAME = "tester/ask"

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from micro_networks import micro_network
 from torch import Tensor
 
 from arbprob_hf import Conditional
 from arbprob_hf.demo.network import Network
 from arbprob_hf.demo.passage import Passage, read_passage, toggled
 from arbprob_hf.demo.questions import Distribution, ask, infills, layouts
+from tests.demo.micro_networks import micro_network
 
 TEXT = "Return the number of items in the list."
 

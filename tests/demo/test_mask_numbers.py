@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from micro_networks import micro_network
 
 from arbprob_hf import Mask
 from arbprob_hf.demo.masks import compare_masks, own_mask
 from arbprob_hf.demo.network import Network
+from tests.demo.micro_networks import micro_network
 
 TEXT = "Return the number of items in the list."
 MASKS = ["causal", "full", "blocks(4)", "causal | prefix(3)", "causal & window(2)", "window(2)", "causal & ~window(1)"]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
-from space_here import Space
+
+from tests.demo.space_here import Space
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = (

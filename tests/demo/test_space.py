@@ -10,7 +10,8 @@ import yaml
 from huggingface_hub import SpaceCard
 from packaging.requirements import Requirement
 from packaging.version import Version
-from space_here import ROOT, Space, commands, fetch
+
+from tests.demo.space_here import ROOT, Space, commands, fetch
 
 # huggingface_hub's, about its own way of calling its HTTP client
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")

@@ -1,1 +1,1 @@
-"""A Hub of one's own on this machine, for tests that push to one, pull from it or stream from it."""
+"""A Hub on this machine, for tests that push to one, pull from it or stream from it."""

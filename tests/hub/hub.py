@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.hubserver import Handler, Hub, seed, validate_card
+from tests.hub.hubserver import Handler, Hub, seed, validate_card
 
 # of the form and length of a real one
 TOKEN = "hf_" + "TestTestTestTestTestTestTestTestTe"

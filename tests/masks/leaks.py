@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import ArbProbForCausalLM, Mask
-
-from .oracles import VOCABULARY
+from tests.masks.oracles import VOCABULARY
 
 LARGE = 1e3
 

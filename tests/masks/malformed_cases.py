@@ -3,9 +3,8 @@
 import torch
 
 from arbprob_hf import Mask, causal, documents, order, padding
-
-from .oracles import VOCABULARY, random_ids
-from .refusals import CASES, B, Case, D, H, T, config, forward, generate, together
+from tests.masks.oracles import VOCABULARY, random_ids
+from tests.masks.refusals import CASES, B, Case, D, H, T, config, forward, generate, together
 
 ones3, ones4 = torch.ones(B, T, T), torch.ones(B, H, T, T)
 tril = ones3.tril()

@@ -9,8 +9,20 @@ from hypothesis import strategies as st
 
 from arbprob_hf import Mask, causal, full, prefix, window
 from arbprob_hf.model.masks.mask import PATTERNS
-
-from .expressions import ANY, BATCH, HEADS, LEAVES, MASKS, WRITABLE, Pair, Rule, T, brute_force, dense, expressions
+from tests.masks.expressions import (
+    ANY,
+    BATCH,
+    HEADS,
+    LEAVES,
+    MASKS,
+    WRITABLE,
+    Pair,
+    Rule,
+    T,
+    brute_force,
+    dense,
+    expressions,
+)
 
 
 def test_the_expressions_are_made_of_every_pattern() -> None:

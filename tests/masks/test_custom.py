@@ -17,8 +17,7 @@ from torch.nn.attention.flex_attention import create_mask
 from arbprob_hf import Mask, causal, full, heads, pattern, window
 from arbprob_hf.model.masks.custom import BUILT_IN
 from arbprob_hf.model.masks.mask import PATTERNS
-
-from .oracles import micro, random_ids, reference_logits, whole
+from tests.masks.oracles import micro, random_ids, reference_logits, whole
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,7 @@ from torch import Tensor
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
 from arbprob_hf.model.custom_code import carried_code, check_travels
 from arbprob_hf.model.masks.mask import PATTERNS
-
-from .oracles import micro, random_ids
+from tests.masks.oracles import micro, random_ids
 
 PACKAGED = Path(sys.modules["arbprob_hf.model"].__path__[0]) / "custom_arbprob.py"
 STEP = 3

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import ArbProbForCausalLM, Mask, causal, documents, heads, padding, tree, window
-
-from .oracles import micro, reference_logits
+from tests.masks.oracles import micro, reference_logits
 
 PROMPT, NEW, BATCH = 6, 4, 2
 # row b, head h, layer, query column q, key column k, first real column of the row -> may q see k

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from .oracles import micro, random_ids
+from tests.masks.oracles import micro, random_ids
 
 
 @pytest.mark.parametrize("give", ["mask", "attention_mask", "config"])

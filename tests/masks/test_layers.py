@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, causal, full, heads, window
-
-from .oracles import micro, random_ids, reference_logits, whole
+from tests.masks.oracles import micro, random_ids, reference_logits, whole
 
 T = 9
 LAYERS = ["causal & window(2)", "causal", "full"]

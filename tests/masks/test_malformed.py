@@ -3,10 +3,9 @@
 import pytest
 
 from arbprob_hf import ArbProbForCausalLM
-
-from .malformed_cases import CASES
-from .oracles import micro, random_ids
-from .refusals import B, Case, T
+from tests.masks.malformed_cases import CASES
+from tests.masks.oracles import micro, random_ids
+from tests.masks.refusals import B, Case, T
 
 AT_LEAST = 111
 

@@ -8,8 +8,7 @@ import torch
 
 from arbprob_hf import ArbProbConfig, Mask, causal, documents, heads, order, plot_mask, tree, window
 from arbprob_hf.model.masks.patterns import block_diffusion
-
-from .oracles import micro, random_ids
+from tests.masks.oracles import micro, random_ids
 
 square = torch.ones(3, 3)
 SLIPS: dict[str, tuple[Callable[[], object], str]] = {

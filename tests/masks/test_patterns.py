@@ -29,8 +29,7 @@ from arbprob_hf import (
 )
 from arbprob_hf.model.masks.mask import PATTERNS
 from arbprob_hf.model.masks.patterns import registered
-
-from .oracles import micro, random_ids
+from tests.masks.oracles import micro, random_ids
 
 # the parameters that each picture is drawn for, as its docstring says
 DRAWN: dict[str, Mask] = {

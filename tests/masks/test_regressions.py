@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from arbprob_hf import ArbProbForCausalLM
-
-from .oracles import micro, random_ids, reference_logits, whole
+from tests.masks.oracles import micro, random_ids, reference_logits, whole
 
 T = 8
 CLOSE, WRONG = 1e-5, 1e-2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call, stack_module_state, vmap
 
-from .oracles import micro, random_ids
+from tests.masks.oracles import micro, random_ids
 
 LENGTHS = pytest.mark.parametrize("length", [8, 320])
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from twins import far, ours_alone, tokens, twins
 
 from arbprob_hf import ArbProbForCausalLM
 from arbprob_hf.model.lm_head import linear_cross_entropy
+from tests.model.twins import far, ours_alone, tokens, twins
 
 backends = pytest.mark.parametrize("backend", ["eager", "sdpa"])
 IDS = tokens(4, 24)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
-from twins import far, left_padded, ours_alone, tokens, twins
 
 from arbprob_hf import ArbProbForCausalLM, Mask, documents
+from tests.model.twins import far, left_padded, ours_alone, tokens, twins
 
 LENGTH = 12
 MASKS: dict[str, str | list[str]] = {

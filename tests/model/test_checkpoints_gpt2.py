@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2LMHeadModel
-from twins import SIZES, far, tokens, twins
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, ArbProbModel
+from tests.model.twins import SIZES, far, tokens, twins
 
 # what openai-community/gpt2, gpt2-medium and distilgpt2 carry beside the sizes
 OFFICIAL: dict[str, Any] = {

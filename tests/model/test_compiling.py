@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from transformers import StaticCache
-from twins import far, left_padded, ours_alone, tokens
 
 from arbprob_hf import Mask, documents, padding
+from tests.model.twins import far, left_padded, ours_alone, tokens
 
 LENGTH = 12
 IDS, KEEP = left_padded((7, LENGTH), LENGTH)

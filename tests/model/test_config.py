@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twins import SIZES, tokens
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask
+from tests.model.twins import SIZES, tokens
 
 # what is given, and how the message begins
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 from transformers.generation import StoppingCriteriaList
-from twins import far, left_padded, tokens, twins
 
 from arbprob_hf import ArbProbForCausalLM
+from tests.model.twins import far, left_padded, tokens, twins
 
 NEW = 8
 # ways to decode; None of them ends early unless it says so

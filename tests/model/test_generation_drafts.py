@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from twins import far, ours_alone, tokens, twins
 
 from arbprob_hf import Mask, causal
+from tests.model.twins import far, ours_alone, tokens, twins
 
 NEW, PROMPT = 12, 10
 TABLE = (torch.rand(1, 3, PROMPT, PROMPT, generator=torch.Generator().manual_seed(4)) < 0.5) | torch.eye(10).bool()

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
-from twins import far, left_padded, ours_alone, tokens
 
 from arbprob_hf import ArbProbForCausalLM, Mask, causal, documents, padding, prefix
 from arbprob_hf.model import generation
 from arbprob_hf.model.masks import lookahead
 from arbprob_hf.model.masks.continuation import Continued
+from tests.model.twins import far, left_padded, ours_alone, tokens
 
 NEW = 7
 # generate rounds the logits it reports to fp32

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from transformers import DynamicCache
-from twins import far, left_padded, ours_alone, tokens
 
 from arbprob_hf import ArbProbForCausalLM
+from tests.model.twins import far, left_padded, ours_alone, tokens
 
 
 def switch(model: ArbProbForCausalLM, state: str, **options: Any) -> None:

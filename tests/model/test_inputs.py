@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from twins import ours_alone, tokens
+
+from tests.model.twins import ours_alone, tokens
 
 IDS = tokens()
 EMBEDS = torch.zeros(2, 12, 24, dtype=torch.float64)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from twins import far, ours_alone, tokens, twins
 
 from arbprob_hf import ArbProbForCausalLM
+from tests.model.twins import far, ours_alone, tokens, twins
 
 
 def some_labels(ids: Tensor) -> Tensor:

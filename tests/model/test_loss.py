@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from twins import far, ours_alone, tokens
 
 from arbprob_hf.model.lm_head import causal_loss, linear_cross_entropy
+from tests.model.twins import far, ours_alone, tokens
 
 WIDTH, VOCABULARY = 16, 61
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from twins import far, ours_alone, tokens, twins
 
 from arbprob_hf import Mask
+from tests.model.twins import far, ours_alone, tokens, twins
 
 backends = pytest.mark.parametrize("backend", ["eager", "sdpa"])
 

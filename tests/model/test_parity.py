@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from twins import far, left_padded, tokens, twins
+
+from tests.model.twins import far, left_padded, tokens, twins
 
 ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-5}
 

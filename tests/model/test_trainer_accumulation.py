@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
-from twins import far, ours_alone, tokens
+
+from tests.model.twins import far, ours_alone, tokens
 
 Row = dict[str, Tensor]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from twins import SIZES, far, ours_alone, tokens, twins
 
 from arbprob_hf import ArbProbForCausalLM
+from tests.model.twins import SIZES, far, ours_alone, tokens, twins
 
 
 def is_tied(model: ArbProbForCausalLM) -> bool:

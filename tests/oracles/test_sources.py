@@ -13,8 +13,7 @@ from arbprob_hf.oracles.chains import ChainSource, HiddenMarkovSource, MarkovSou
 from arbprob_hf.oracles.codes import ParityCheckSource
 from arbprob_hf.oracles.registry import SOURCES, Source, load_source
 from arbprob_hf.oracles.source import RowDraws, WeightedSource
-
-from .joints import condition, look_up, spell_out
+from tests.oracles.joints import condition, look_up, spell_out
 
 SMALL: list[tuple[str, dict[str, Any]]] = [
     ("markov", dict(length=4, vocabulary=3)),

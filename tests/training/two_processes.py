@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from conftest import OPTIONS, micro_model, token_rows
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
@@ -22,6 +21,7 @@ from arbprob_hf.data import StreamedBlocks
 from arbprob_hf.data.streaming import Streamed
 from arbprob_hf.training.signals import Stopped
 from arbprob_hf.training.trainer import ArbProbTrainer, NonFiniteError
+from tests.micro_runs import OPTIONS, micro_model, token_rows
 
 RANK = int(os.environ["RANK"])
 

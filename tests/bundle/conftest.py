@@ -1,0 +1,70 @@
+"""The model that stays at home, its checkpoint, and the journeys the checkpoint makes, each made once."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from transformers import set_seed
+
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf.data import load_tokenizer
+from tests.bundle.journeying import HUB_NAME, Journey, put_in_hub_cache, remembered, travel
+
+MASK = "causal & window(4) | prefix(1)"
+
+
+def micro_model() -> ArbProbForCausalLM:
+    """GPT-2's vocabulary, 24 wide; weights so large that what is generated depends on everything."""
+    set_seed(11)
+    config = ArbProbConfig(
+        n_layer=2, n_head=2, n_embd=24, n_positions=64, mask=MASK, initializer_range=0.4, eos_token_id=None
+    )
+    return ArbProbForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def model() -> ArbProbForCausalLM:
+    """The model at home, from which the checkpoint was saved."""
+    return micro_model()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test session, the same in all its processes: a journey takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "travel"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(model: ArbProbForCausalLM, shared: Path) -> Path:
+    """Its checkpoint, tokenizer included."""
+    folder = shared / "checkpoint"
+    with FileLock(shared / "checkpoint.lock"):
+        if not folder.exists():
+            model.save_pretrained(folder)
+            load_tokenizer("gpt2").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def journeys(checkpoint: Path, shared: Path) -> Callable[[str], Journey]:
+    """A function: the journey `folder`, `hub`, `again` (what `hub` saved) or `twice` (what `again` saved)."""
+
+    def make(name: str, folder: Path) -> Journey:
+        if name == "folder":
+            return travel(str(checkpoint), folder)
+        if name == "hub":
+            put_in_hub_cache(checkpoint, folder / "cache")
+            return travel(HUB_NAME, folder)
+        return travel(str(journey({"again": "hub", "twice": "again"}[name]).saved_again), folder)
+
+    def journey(name: str) -> Journey:
+        folder = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            return remembered(folder) if (folder / "report.pt").exists() else make(name, folder)
+
+    return journey

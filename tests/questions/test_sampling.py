@@ -1,0 +1,180 @@
+"""Samples have the law that log_prob scores, however many targets a pass settles."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from arbprob_hf import Conditional
+from arbprob_hf.model.questions.sampling import Sampler
+from tests.questions.worlds import CHAINED, network, questions
+
+METHODS = {"two_stream": ["sequential", "speculative", "fused"], "prefix": ["sequential", "speculative"]}
+METHODS["sigma"] = METHODS["prefix"]
+WAYS = [(layout, method) for layout in CHAINED for method in METHODS[layout]]
+LENGTH = 5
+
+
+def tokens(batch: int, length: int = LENGTH, vocabulary: int = 4) -> Tensor:
+    return torch.randint(vocabulary, (batch, length), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("layout", "method"), WAYS)
+def test_samples_have_the_log_probabilities_that_one_pass_scores(layout: str, method: str) -> None:
+    model = network(layout)
+    for number, ask in enumerate(questions(layout, LENGTH)):
+        if number % 7 == 0:
+            found = model.sample(tokens(4), ask, method=method)
+            scored = model.log_prob(found.sequences, ask)
+            torch.testing.assert_close(found.log_probs, scored, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(("layout", "method"), WAYS)
+def test_passes_never_exceed_targets_and_given_tokens_stay(layout: str, method: str) -> None:
+    model = network(layout)
+    for number, ask in enumerate(questions(layout, LENGTH)):
+        if number % 7 == 1:
+            ids = tokens(4)
+            found = model.sample(ids, ask, method=method)
+            assert found.forward_passes <= len(ask.target)
+            kept = [i for i in range(LENGTH) if i not in ask.target]
+            assert torch.equal(found.sequences[:, kept], ids[:, kept])
+
+
+def joint(model: Any, ids: Tensor, ask: Conditional, vocabulary: int) -> Tensor:
+    """The enumerated joint of the targets, (V,) * E flattened."""
+    combinations = torch.tensor(list(itertools.product(range(vocabulary), repeat=len(ask.target))))
+    rows = ids.repeat(len(combinations), 1)
+    rows[:, sorted(ask.target)] = combinations
+    return model.log_prob(rows, ask).sum(-1).exp()
+
+
+def empirical(sequences: Tensor, target: list[int], vocabulary: int) -> Tensor:
+    number = torch.zeros(len(sequences), dtype=torch.long)
+    for position in sorted(target):
+        number = number * vocabulary + sequences[:, position]
+    return torch.bincount(number, minlength=vocabulary ** len(target)).double() / len(sequences)
+
+
+def floor(law: Tensor, count: int) -> float:
+    """Expected total variation between a law and `count` samples of it, each cell near normal."""
+    return float((law * (1 - law) / count).sqrt().sum()) * math.sqrt(2 / math.pi) / 2
+
+
+# the fewer cells the joint has, the fewer samples tell laws apart that are as far from each other
+COUNT, PARTS, FEW = 64_000, 2, 3
+ASK = dict(given=[0, 3], target=[1, 2, 4, 5], order=[4, 1, 5, 2])
+
+
+def drawn(model: Any, method: str, ask: Conditional, *, width: int = 2) -> tuple[Tensor, Tensor]:
+    ids = tokens(1, 6, FEW)
+    generator = torch.Generator().manual_seed(7)
+    rows = ids.expand(COUNT // PARTS, -1)
+    sequences = [
+        model.sample(rows, ask, method=method, width=width, generator=generator).sequences for _ in range(PARTS)
+    ]
+    with torch.no_grad():
+        return empirical(torch.cat(sequences), ask.target, FEW), joint(model, ids, ask, FEW)
+
+
+def law_model(layout: str) -> Any:
+    return network(layout, vocabulary=FEW, n_layer=1, n_embd=8, initializer_range=0.3, dtype=torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layout", "method"), WAYS)
+def test_samples_have_the_law_of_the_enumerated_joint(layout: str, method: str) -> None:
+    order = ASK["order"] if layout != "prefix" else "temporal"
+    seen, law = drawn(law_model(layout), method, Conditional(**{**ASK, "order": order}))
+    assert float((seen - law).abs().sum()) / 2 <= 1.3 * floor(law, COUNT)
+
+
+def draw_from_what_was_wanted(self: Sampler, active: Any, known: Any, left: Any, drafts: Any, verdict: Any) -> Any:
+    # the bug of samplers that forget what the rejected draft already said: p in place of (p - q)+
+    verdict = type(verdict)(verdict.accepted, torch.zeros_like(verdict.laws), verdict.wanted, verdict.logits)
+    return STOP(self, active, known, left, drafts, verdict)
+
+
+STOP = Sampler._stop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["speculative", "fused"])
+def test_a_sampler_that_does_not_resample_the_residual_fails(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sampler, "_stop", draw_from_what_was_wanted)
+    seen, law = drawn(law_model("two_stream"), method, Conditional(**ASK))
+    assert float((seen - law).abs().sum()) / 2 > 1.3 * floor(law, COUNT)
+
+
+@pytest.mark.parametrize("method", ["speculative", "fused"])
+def test_rows_of_a_batch_accept_different_counts(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, accept = [], Sampler._accepted
+    monkeypatch.setattr(Sampler, "_accepted", lambda self, *a: counts.append(accept(self, *a)) or counts[-1])
+    network("two_stream").sample(tokens(50, 8), Conditional([0]), method=method)
+    assert max(len(set(one.tolist())) for one in counts) > 1
+
+
+@pytest.mark.parametrize("method", METHODS["two_stream"])
+def test_rows_may_ask_for_different_numbers_of_targets(method: str) -> None:
+    model, ids = network("two_stream"), tokens(3, 8)
+    ask = Conditional([[0, 1, 2, 3, 4, 5], [0], [0, 7]], [[6], [1, 2, 3, 4, 5, 6, 7], [2, 4, 5]])
+    found = model.sample(ids, ask, method=method)
+    torch.testing.assert_close(found.log_probs, model.log_prob(found.sequences, ask), atol=1e-10, rtol=0)
+    assert found.forward_passes <= 7
+
+
+@pytest.mark.parametrize("method", METHODS["two_stream"])
+def test_temperature_zero_takes_the_likeliest_token_each_time(method: str) -> None:
+    model, ids = network("two_stream"), tokens(5, 7)
+    ask = Conditional([0, 3], order=[6, 1, 2, 5, 4])
+    found = model.sample(ids, ask, method=method, temperature=0).sequences
+    greedy = ids.clone()
+    for number, position in enumerate(ask.order):
+        step = Conditional([0, 3], ask.order[: number + 1], ask.order[: number + 1])
+        scores = []
+        for token in range(4):
+            greedy[:, position] = token
+            scores.append(model.log_prob(greedy, step)[:, position])
+        greedy[:, position] = torch.stack(scores).argmax(0)
+    assert torch.equal(found, greedy)
+
+
+def test_a_generator_makes_samples_repeatable() -> None:
+    model, ids = network("two_stream"), tokens(20)
+    one, two = (model.sample(ids, Conditional([0]), generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one.sequences, two.sequences)
+    assert not torch.equal(one.sequences, model.sample(ids, Conditional([0])).sequences)
+
+
+def test_what_stands_at_the_targets_has_no_influence() -> None:
+    model, ids = network("two_stream"), tokens(20)
+    blank = ids.clone()
+    blank[:, 1:] = -1
+    one, two = (
+        model.sample(x, Conditional([0]), generator=torch.Generator().manual_seed(3)).sequences for x in (ids, blank)
+    )
+    assert torch.equal(one[:, 1:], two[:, 1:])
+
+
+def test_drafts_that_agree_save_passes() -> None:
+    """A network that ignores its context drafts from the joint itself: every draft is kept."""
+    model = network("two_stream")
+    with torch.no_grad():
+        for block in model.transformer.h:
+            block.attn.c_proj.weight.zero_()
+            block.mlp.c_proj.weight.zero_()
+        model.transformer.wte.weight.zero_()
+        model.transformer.wme.weight.zero_()
+    ids = tokens(10, 16)
+    assert model.sample(ids, Conditional([0]), method="speculative").forward_passes == 2
+    assert model.sample(ids, Conditional([0]), method="fused", width=15).forward_passes == 2
+    assert model.sample(ids, Conditional([0]), method="sequential").forward_passes == 15
+
+
+def test_more_drafts_than_targets_cost_nothing() -> None:
+    model, ids = network("two_stream"), tokens(2, 8)
+    found = model.sample(ids, Conditional([0], [3, 4, 5]), method="fused", width=10**9)
+    assert found.forward_passes <= 3
