@@ -3,16 +3,16 @@
 import sys
 from collections.abc import Sequence
 
-from arbprob_hf.errors import told_in_one_line
+from arbprob_hf.errors import exit_on_user_error
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.run import train
 
 
 def main(argv: Sequence[str]) -> None:
     """Read the options, train, and say where everything is."""
-    with told_in_one_line("train_hf.py"):
+    with exit_on_user_error("train_hf.py"):
         arguments = parse(argv)
-    with told_in_one_line("train_hf.py", traceback=arguments.run.traceback):
+    with exit_on_user_error("train_hf.py", traceback=arguments.run.traceback):
         outcome = train(*arguments)
     if arguments.training.process_index == 0:
         print(f"\n{outcome}")

@@ -31,7 +31,7 @@ _IN_WORKER = "in DataLoader worker process"
 
 
 @contextmanager
-def told_in_one_line(program: str, *, traceback: bool = False) -> Iterator[None]:
+def exit_on_user_error(program: str, *, traceback: bool = False) -> Iterator[None]:
     """Turn what users can cause into `program: error: ...` and an exit.
 
     The status is 2 for options, 130 for Ctrl-C, 1 for the rest. `traceback` lets every exception through;

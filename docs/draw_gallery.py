@@ -80,7 +80,7 @@ def digest(figure: Figure) -> str:
 def main() -> None:
     for name, draw in DRAWINGS.items():
         figure = draw()
-        figure.savefig(HERE / name, metadata={"Drawn": digest(figure)})
+        figure.savefig(HERE / name, metadata={"SampledQuestion": digest(figure)})
         print(f"{HERE / name}: {(HERE / name).stat().st_size // 1024} KiB")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model.masks.foreign import adopted
+from ..model.masks.foreign import from_foreign
 from ..model.masks.mask import Mask
 from ..model.masks.patterns import Heads
 from ..model.masks.reach import reach_through
@@ -161,7 +161,7 @@ def where(here: Tensor) -> list[int]:
 
 
 def _read(mask: object) -> Mask:
-    mask = adopted(mask)
+    mask = from_foreign(mask)
     if isinstance(mask, Mask):
         return mask
     if isinstance(mask, str):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from ..model.masks.foreign import adopted
+from ..model.masks.foreign import from_foreign
 from ..model.masks.mask import Mask
 from ..model.masks.reach import reach_of, reach_through
 from ..model.masks.tensors import HIDDEN
@@ -217,7 +217,7 @@ def _masks(mask: Mask | str | Tensor | Sequence[Mask | str | Tensor]) -> list[Ma
 
 
 def _mask(value: object) -> Mask:
-    value = adopted(value)
+    value = from_foreign(value)
     if isinstance(value, Mask):
         return value
     if isinstance(value, str):

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from ..model.masks.tensors import Order
-from ..model.questions.conditional import Question
+from ..model.questions.conditional import ResolvedConditional
 from ..model.questions.layouts import Slots
 from .leakage import Leakage, check_leakage
 
 
-def secrets(slots: Slots, question: Question, known: Tensor | None = None) -> Tensor:
+def secrets(slots: Slots, question: ResolvedConditional, known: Tensor | None = None) -> Tensor:
     """Which slots' inputs the prediction of each slot must not depend on, told from the question alone.
 
     The prediction of target i may depend on given tokens and on targets asked before it (on the first `known` ones
@@ -26,7 +26,7 @@ def secrets(slots: Slots, question: Question, known: Tensor | None = None) -> Te
     asked_at = question.step.gather(1, target)  # (B, S)
     if known is not None:
         asked_at = torch.minimum(asked_at, known[:, None] + 1)
-    held = slots.places
+    held = slots.positions
     told_at = question.step.gather(1, held)
     is_given = question.given.gather(1, held)[:, None, :]
     is_earlier = (question.target.gather(1, held) & (told_at > 0))[:, None, :] & (
@@ -39,7 +39,7 @@ def secrets(slots: Slots, question: Question, known: Tensor | None = None) -> Te
     return reads[:, :, None] & ~slots.masked[:, None, :] & ~may_know
 
 
-def check_question(slots: Slots, question: Question, *, layers: int | None = None) -> Leakage:
+def check_question(slots: Slots, question: ResolvedConditional, *, layers: int | None = None) -> Leakage:
     """Find what predictions depend on and must not, through `layers` layers, any number of them when None.
 
     Returns a `Leakage`, truthy when something leaks. Slots of several documents also need `document_ids`, which this

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..errors import brief
-from ..model.questions.conditional import Question
+from ..model.questions.conditional import ResolvedConditional
 from ..model.questions.layouts import EMPTY, IGNORED, Slots, lay_out
 from .eval_sets import COLUMNS as QUESTION_COLUMNS
 from .eval_sets import BlockQuestion, draw_question
 from .packing import LENGTH
-from .tasks import Task, question_random
+from .tasks import Task, question_rng
 
 # of blocks of text
 COLUMNS = ("input_ids", "document_ids")
@@ -58,10 +58,12 @@ class QuestionCollator:
         labels = labels.masked_fill(~torch.nn.functional.pad(counts, (0, labels.shape[1] - counts.shape[1])), IGNORED)
         filled["labels"] = torch.cat([torch.full_like(labels[:, :1], IGNORED), labels[:, :-1]], dim=1)
         if bool((document_ids != document_ids[:, :1]).any()):
-            filled["document_ids"] = document_ids.gather(1, slots.places)
+            filled["document_ids"] = document_ids.gather(1, slots.positions)
         return filled
 
-    def _questions(self, features: Sequence[Mapping[str, Any]], document_ids: Tensor) -> tuple[Question, Tensor]:
+    def _questions(
+        self, features: Sequence[Mapping[str, Any]], document_ids: Tensor
+    ) -> tuple[ResolvedConditional, Tensor]:
         if self.task is None or any(name in features[0] for name in QUESTION_COLUMNS):
             given, target, step, scored = (stacked(features, name) for name in QUESTION_COLUMNS)
         else:
@@ -70,7 +72,7 @@ class QuestionCollator:
                 torch.from_numpy(np.stack([getattr(one, name) for one in drawn])) for name in QUESTION_COLUMNS
             )
         several = bool((document_ids != document_ids[:, :1]).any())
-        question = Question(
+        question = ResolvedConditional(
             given.bool(), target.bool(), step.long(), self.given_sees, document_ids if several else None
         )
         return question, scored.bool()
@@ -80,7 +82,7 @@ class QuestionCollator:
             raise ValueError(
                 "a block has no column 'index', so its question cannot be drawn; number the blocks with number_blocks"
             )
-        random = question_random(self.seed, int(self._epoch), int(feature["index"]))
+        random = question_rng(self.seed, int(self._epoch), int(feature["index"]))
         return draw_question(task, np.asarray(feature["document_ids"]), random, length=feature.get(LENGTH))
 
 

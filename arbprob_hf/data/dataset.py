@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import brief
 from .arguments import DataArguments
 from .documents import pieces
-from .packing import LENGTH, PackedBlocks, TokenDocuments, one_a_block, pack
+from .packing import LENGTH, PackedBlocks, TokenDocuments, pack, pad_to_blocks
 from .sources import Origin, load_streams, load_texts
 from .streaming import StreamedBlocks
 
@@ -138,7 +138,7 @@ def _packed(
     limit = getattr(arguments, name)
     enough = None if limit is None else limit * block_size
     documents = _tokenised(texts, tokenizer, arguments, enough)
-    lay_out = pack if arguments.packing else one_a_block
+    lay_out = pack if arguments.packing else pad_to_blocks
     blocks = lay_out(documents, block_size=block_size, separator=tokenizer.eos_token_id, limit=limit)
     found = len(blocks.input_ids)
     if not found:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from datasets import Dataset, Features, List, Value
 
 from .packing import LENGTH
-from .tasks import Task, question_random
+from .tasks import Task, question_rng
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.integer]
@@ -103,9 +103,9 @@ def draw_modes(blocks: Dataset, task: Task, *, seed: int) -> dict[str, Dataset]:
     drawn: dict[str, list[BlockQuestion]] = {name: [] for name in MODES}
     for index, (ids, row) in enumerate(zip(documents, rows, strict=True)):
         length = row.get(LENGTH)
-        middle = draw_question(infilling, ids, question_random(seed, EVALUATION_EPOCH, index), length=length)
+        middle = draw_question(infilling, ids, question_rng(seed, EVALUATION_EPOCH, index), length=length)
         # another stream than that of the set before
-        asked = draw_question(task, ids, question_random(seed + 1, EVALUATION_EPOCH, index), length=length)
+        asked = draw_question(task, ids, question_rng(seed + 1, EVALUATION_EPOCH, index), length=length)
         drawn["left_to_right"].append(left_to_right(ids, length=length))
         drawn["infilling"].append(middle)
         drawn["task"].append(asked)

@@ -67,7 +67,7 @@ def pack(documents: TokenDocuments, *, block_size: int, separator: int, limit: i
     return PackedBlocks(input_ids, document_ids, _bytes_before(documents, end))
 
 
-def one_a_block(
+def pad_to_blocks(
     documents: TokenDocuments, *, block_size: int, separator: int, limit: int | None = None
 ) -> PackedBlocks:
     """Blocks that each hold a document, or a piece of one, behind a separator; separators fill up the rest.

@@ -157,7 +157,7 @@ class Packer:
     """Packs documents into blocks as they come, as `packing.pack` does with all of them at once.
 
     Attributes:
-        joins: whether a block may hold several; otherwise as `packing.one_a_block`. documents: how many were added.
+        joins: whether a block may hold several; otherwise as `packing.pad_to_blocks`. documents: how many were added.
     """
 
     block_size: int

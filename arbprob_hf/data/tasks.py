@@ -49,7 +49,7 @@ Share = Range | tuple[float, float] | float
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class SampledQuestion:
     """A question about one sequence of n positions.
 
     `given`: bool (n,), true at position 0. `target`: bool (n,), never where given, true somewhere. `step`: int64 (n,),
@@ -74,7 +74,7 @@ class Task:
         task: Task = parse_task(text, TASKS, Mixture)
         return task
 
-    def draw(self, length: int, random: np.random.Generator) -> Drawn:
+    def draw(self, length: int, random: np.random.Generator) -> SampledQuestion:
         """One question about a sequence of `length` positions; draws from `random` and nothing else.
 
         Raises:
@@ -86,7 +86,7 @@ class Task:
         if length < 2:
             raise ValueError(f"draw(length): expected at least 2 positions, one given and one target, got {length}")
         if not isinstance(random, np.random.Generator):
-            advice = "use question_random(seed, epoch, index)"
+            advice = "use question_rng(seed, epoch, index)"
             raise TypeError(f"draw(random): expected a numpy Generator, got {describe(random)}; {advice}")
         return self._draw(int(length), random)
 
@@ -95,7 +95,7 @@ class Task:
         """Whether targets are always asked from left to right."""
         raise NotImplementedError
 
-    def _draw(self, length: int, random: np.random.Generator) -> Drawn:
+    def _draw(self, length: int, random: np.random.Generator) -> SampledQuestion:
         raise NotImplementedError
 
 
@@ -117,13 +117,13 @@ class Leaf(Task):
     def is_temporal(self) -> bool:
         return self.random == 0
 
-    def _draw(self, length: int, random: np.random.Generator) -> Drawn:
+    def _draw(self, length: int, random: np.random.Generator) -> SampledQuestion:
         given, target = self._choose(length, random)
         step = target.cumsum(dtype=np.int64)
         if self.random > 0 and random.random() < self.random:
             step[target] = random.permutation(int(step[-1])) + 1
         step *= target
-        return Drawn(given, target, step)
+        return SampledQuestion(given, target, step)
 
     def _choose(self, length: int, random: np.random.Generator) -> tuple[Bools, Bools]:
         # given and target, length >= 2; position 0 given and a target somewhere
@@ -400,7 +400,7 @@ class Mixture(Task):
     def is_temporal(self) -> bool:
         return all(task.is_temporal for task in self.tasks)
 
-    def _draw(self, length: int, random: np.random.Generator) -> Drawn:
+    def _draw(self, length: int, random: np.random.Generator) -> SampledQuestion:
         ends = list(accumulate(cast(tuple[float, ...], self.weights)))
         # the sum is 1 only roughly; the last end is out, so that no rounding leads past it
         chosen = bisect.bisect(ends[:-1], random.random() * ends[-1])
@@ -415,7 +415,7 @@ TASKS: dict[str, type[Leaf]] = {
 }
 
 
-def question_random(seed: int, epoch: int, index: int) -> np.random.Generator:
+def question_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The generator that draws the question about sequence `index` in one epoch, the same in every process.
 
     Nothing that was drawn before matters: `seed` and `epoch` are the key of a Philox generator (Salmon et al. 2011),
@@ -426,9 +426,9 @@ def question_random(seed: int, epoch: int, index: int) -> np.random.Generator:
     """
     for name, value in (("seed", seed), ("epoch", epoch), ("index", index)):
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise TypeError(f"question_random({name}): expected an integer, got {describe(value)}")
+            raise TypeError(f"question_rng({name}): expected an integer, got {describe(value)}")
         if not 0 <= value < 2**64:
-            raise ValueError(f"question_random({name}): expected 0 to 2**64 - 1, got {brief(int(value), 40)}")
+            raise ValueError(f"question_rng({name}): expected 0 to 2**64 - 1, got {brief(int(value), 40)}")
     key = _Key(np.array([seed, epoch], np.uint64))
     return np.random.Generator(np.random.Philox(cast(Any, key), counter=np.array([0, 0, 0, index], np.uint64)))
 

@@ -13,8 +13,8 @@ from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
 from .masks.continuation import Continued, continue_mask, repeat_rows
-from .masks.foreign import adopted
-from .masks.lookahead import crosses, foreseen, holds_rules, is_settled, looks_ahead, refusal
+from .masks.foreign import from_foreign
+from .masks.lookahead import crosses, earliest_viewer, holds_rules, is_cache_safe, looks_ahead, refusal
 from .masks.mask import Mask, keep_mask
 from .masks.patterns import Causal
 from .masks.tensors import Padding
@@ -173,7 +173,7 @@ class ArbProbGenerationMixin(GenerationMixin):
         if mask is None:
             masks = list(self.base_model._default_masks().values())
         else:
-            mask = _adopted_kind("mask", mask)
+            mask = _as_mask_argument("mask", mask)
             if isinstance(mask, Tensor):
                 mask = Continued(_prompt_table(mask, prompt, self.config.n_head))
             mask = _remembered(Mask.parse(mask)) if isinstance(mask, str) else mask
@@ -187,8 +187,8 @@ class ArbProbGenerationMixin(GenerationMixin):
         read, length = _cached(kwargs), self._longest(prompt, kwargs)
         parts = [] if size is None else list(range(read + size, prompt.length, size))
         earliest = min([prompt.length, *parts, *([read] if read else [])])
-        unsettled = [mask for mask in masks if not is_settled(mask, earliest)]
-        found = [_foreseen(mask, prompt, length) for mask in unsettled]
+        unsettled = [mask for mask in masks if not is_cache_safe(mask, earliest)]
+        found = [_earliest_viewer(mask, prompt, length) for mask in unsettled]
         if read and any(crosses(first, read, length) for first in found):
             raise ValueError(refusal(read))
         if any(crosses(first, part, length) for first in found for part in parts):
@@ -255,13 +255,13 @@ def _cached(kwargs: dict[str, Any]) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def _foreseen(mask: Mask, prompt: Prompt, length: int) -> Tensor:
+def _earliest_viewer(mask: Mask, prompt: Prompt, length: int) -> Tensor:
     if prompt.keep is None:
-        return foreseen(mask, length=length).to(prompt.device)
+        return earliest_viewer(mask, length=length).to(prompt.device)
     # patterns count real tokens, in each row from another column
     keep = torch.nn.functional.pad(prompt.keep, (0, length - prompt.length), value=True)
     starts = torch.arange(length, device=keep.device) - (keep.cumsum(1) - 1)  # (B, length)
-    return foreseen(mask.shifted(starts) & Padding(keep), length=length, keep=keep)
+    return earliest_viewer(mask.shifted(starts) & Padding(keep), length=length, keep=keep)
 
 
 def _drafting_mask(assistant: Any, mask: Mask | None, prompt: int) -> Mask | None:
@@ -278,7 +278,7 @@ def _drafting_mask(assistant: Any, mask: Mask | None, prompt: int) -> Mask | Non
 
 def _never_crosses(mask: Mask, cut: int, length: int) -> bool:
     # whether no token sees a later one from `cut` on
-    return is_settled(mask, cut) or not looks_ahead(foreseen(mask, length=length), cut)
+    return is_cache_safe(mask, cut) or not looks_ahead(earliest_viewer(mask, length=length), cut)
 
 
 def _is_whole(value: object) -> bool:
@@ -293,15 +293,15 @@ def _reroute(kwargs: dict[str, Any]) -> None:
         return
     if isinstance(value, Tensor) and value.dim() not in (3, 4):
         raise ValueError(f"attention_mask: expected 2, 3 or 4 dimensions, got shape {tuple(value.shape)}")
-    value = _adopted_kind("attention_mask", value)
+    value = _as_mask_argument("attention_mask", value)
     if kwargs.get("mask") is not None:
         raise ValueError("mask: given together with an attention_mask that is a mask itself; combine them and pass one")
     del kwargs["attention_mask"]
     kwargs["mask"] = value
 
 
-def _adopted_kind(name: str, value: object) -> Any:
-    value = adopted(value)
+def _as_mask_argument(name: str, value: object) -> Any:
+    value = from_foreign(value)
     if not isinstance(value, Tensor | Mask | str):
         raise TypeError(f"{name}: expected a tensor, a Mask, its text or None, got {kind_of(value)}")
     return value

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from .attention.plan import may_look
+from .attention.plan import can_read_values
 
 IGNORED = -100
 # vocabularies below this are scored in larger chunks
@@ -174,7 +174,7 @@ def _onednn(hidden: Tensor, head: nn.Linear) -> Tensor:
 
 def _is_plain(head: nn.Linear, hidden: Tensor) -> bool:
     # the cheapest questions first; nothing here may be asked of a compiler
-    if torch.is_grad_enabled() or not may_look(hidden.device):
+    if torch.is_grad_enabled() or not can_read_values(hidden.device):
         return False
     weight, rows = head.weight, hidden.shape[:-1].numel()
     # a weight that lies elsewhere is brought by a forward that someone has put in place of the module's own

@@ -33,11 +33,11 @@ from .generation import ArbProbGenerationMixin
 from .lm_head import causal_loss, head_logits
 from .masks.arguments import MaskArguments, resolve_mask
 from .masks.custom import Custom
-from .masks.lookahead import check_past
+from .masks.lookahead import check_cache_valid
 from .masks.mask import Mask
 from .masks.tiles import Sizes
 from .questions.layouts import MASK_ID
-from .questions.mixin import ArbProbQuestions
+from .questions.mixin import QuestionMixin
 from .validation import (
     check_bias,
     check_cache,
@@ -351,13 +351,13 @@ class ArbProbModel(ArbProbPreTrainedModel):
         made = {}
         for text, default in self._default_masks().items():
             mask = resolve_mask(default, arguments, sizes)
-            check_past(mask, sizes, self.config.n_positions)
+            check_cache_valid(mask, sizes, self.config.n_positions)
             made[text] = prepare_attention(mask, sizes, backend=backend, dtype=compute, bias=bias)
         texts = self.config.mask_texts
         return [made[texts[layer % len(texts)]] for layer in range(self.config.n_layer)]
 
 
-class ArbProbForCausalLM(ArbProbQuestions, ArbProbPreTrainedModel, ArbProbGenerationMixin):
+class ArbProbForCausalLM(QuestionMixin, ArbProbPreTrainedModel, ArbProbGenerationMixin):
     """The GPT-2 network with its language-modelling head; it generates, and answers questions."""
 
     _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}

@@ -197,7 +197,7 @@ def _optimizers(model: ArbProbForCausalLM, recipe: Recipe) -> list[torch.optim.O
 
 
 def _loss(model: ArbProbForCausalLM, batch: Batch) -> Tensor:
-    question = batch.ask().settle(*batch.tokens.shape, given_sees="all")
+    question = batch.ask().resolve(*batch.tokens.shape, given_sees="all")
     slots = lay_out(question, model.config.layout)
     inputs = slots.fill(batch.tokens, names_target=model.config.target_positions)
     loss = model(**inputs, shift_labels=slots.labels(batch.tokens), use_cache=False).loss

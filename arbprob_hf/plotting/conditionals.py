@@ -119,7 +119,7 @@ def _strip(model: ArbProbForCausalLM, ids: Sequence[int], name: str, questions: 
     parts = [several[first : first + at_once] for first in range(0, len(several), at_once)]
     with evaluating(model):
         nats = torch.cat([model.log_prob(input_ids, part, layout=layout) for part in parts])  # (questions, 1, T)
-    settled = [one.settle(1, len(ids)) for one in several]
+    settled = [one.resolve(1, len(ids)) for one in several]
     asked = torch.cat([one.target for one in settled]).any(0)
     # what all questions give; where they differ, nothing is marked
     given = torch.cat([one.given for one in settled]).all(0)

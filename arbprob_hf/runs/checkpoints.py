@@ -110,13 +110,13 @@ def newest(output_dir: Path, *, repair: bool = True) -> Path | None:
         if problem is None:
             return path
         if repair:
-            set_aside(path, problem)
+            quarantine(path, problem)
         else:
             logger.warning("%s is passed over: %s", path, problem)
     return None
 
 
-def set_aside(path: Path, why: str) -> Path:
+def quarantine(path: Path, why: str) -> Path:
     """Move `path` (a file, a link or a folder) to `_set_aside/` beside it, saying `why` in one line."""
     target = _free_name(path.parent / ASIDE_NAME / path.name)
     os.rename(path, target)
@@ -184,7 +184,7 @@ def _put_in_place(staged: Path, output_dir: Path) -> Path:
         if is_sealed(target):
             _discard(target)
         else:
-            set_aside(target, "it is not a sealed checkpoint and was in the way of one")
+            quarantine(target, "it is not a sealed checkpoint and was in the way of one")
     os.rename(staged, target)
     _flush(output_dir)
     return target
@@ -299,7 +299,7 @@ def leave_later_ones(source: Path, output_dir: Path) -> None:
     for later in reversed(numbered(output_dir)):
         if _same_folder(later, source):
             return
-        set_aside(later, f"it is later than {source.name}, which was named to resume from")
+        quarantine(later, f"it is later than {source.name}, which was named to resume from")
 
 
 def _named(path: Path, output_dir: Path) -> Path:

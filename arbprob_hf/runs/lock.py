@@ -29,7 +29,7 @@ _held: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
-def hold_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> Iterator[None]:
+def lock_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> Iterator[None]:
     """Hold the output folder `path` for this process while the block runs.
 
     The folder is made if need be. The lock is the operating system's (`flock`): it ends with the process, however

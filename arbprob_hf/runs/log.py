@@ -94,7 +94,7 @@ def _row(columns: Sequence[str], cells: Sequence[str]) -> Row | None:
     return dict(zip(columns, numbers, strict=True)) if len(numbers) == len(columns) else None
 
 
-class Logbook:
+class CsvLog:
     """The CSV file: started anew or continued, one flushed line at a time; `further` columns stand behind COLUMNS."""
 
     def __init__(self, path: Path, further: Sequence[str] = ()) -> None:

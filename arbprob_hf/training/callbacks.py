@@ -17,7 +17,7 @@ from transformers.trainer_utils import IntervalStrategy
 from ..data.collators import QuestionCollator
 from ..plotting.curves import draw_training_curves
 from ..plotting.figures import save_whole
-from ..runs.log import CURVES, Logbook, Row, read_log
+from ..runs.log import CURVES, CsvLog, Row, read_log
 from . import eval_modes as modes
 from .dataloaders import epoch_seed
 from .eval_modes import bits_per_byte, perplexity
@@ -26,7 +26,7 @@ from .signals import Stopped, StopSignal
 logger = logging.getLogger(__name__)
 
 
-class LogbookCallback(TrainerCallback):
+class CsvLogCallback(TrainerCallback):
     """Writes `training_log.csv` and redraws `training_curves.png`, on the main process.
 
     It also asks for a log line at the last step and wherever a checkpoint is saved, so that a resumed run
@@ -42,7 +42,7 @@ class LogbookCallback(TrainerCallback):
         self.mode_bytes: Mapping[str, float] = {}
         if isinstance(bytes_per_token, Mapping):
             self.mode_bytes, bytes_per_token = bytes_per_token, bytes_per_token[modes.main_mode(bytes_per_token)]
-        self.book = Logbook(folder / "training_log.csv", modes.COLUMNS if self.mode_bytes else ())
+        self.book = CsvLog(folder / "training_log.csv", modes.COLUMNS if self.mode_bytes else ())
         self.picture = folder / "training_curves.png"
         self.title = title
         self.bytes_per_token = bytes_per_token
@@ -164,7 +164,7 @@ class _Stopwatch:
         return total
 
 
-class EpochOfQuestions(TrainerCallback):
+class SetEpochCallback(TrainerCallback):
     """Tells a collator which epoch it draws questions for, before the epoch's first batch is made."""
 
     def __init__(self, collator: QuestionCollator) -> None:
@@ -177,7 +177,7 @@ class EpochOfQuestions(TrainerCallback):
         self.collator.set_epoch(int(state.epoch or 0))
 
 
-class KeepModes(TrainerCallback):
+class SaveEvalSetsCallback(TrainerCallback):
     """Keeps the questions with the run as training starts, when a run that is resumed is known to be the same."""
 
     def __init__(self, questions: Mapping[str, Dataset], folder: Path) -> None:

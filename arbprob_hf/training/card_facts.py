@@ -17,7 +17,7 @@ from ..model.modeling_arbprob import ArbProbForCausalLM
 from ..plotting import plot_mask
 from ..publishing import CardFacts, ModeRow
 from .arguments import Arguments, TrainingArguments
-from .data_setup import asked
+from .data_setup import question_options
 from .eval_modes import FIGURES
 
 # from the run's folder
@@ -32,7 +32,7 @@ _UNITS = {
 def short_title(arguments: Arguments, model: ArbProbForCausalLM) -> str:
     """Name, size, and mask or task in one line."""
     name = Path(arguments.model.init_from).name if arguments.model.init_from else arguments.model.preset or "nano"
-    size, asking = _count(model.num_parameters()), asked(arguments.model)
+    size, asking = _count(model.num_parameters()), question_options(arguments.model)
     trained = f"layout {asking['layout']}, task: {asking['task']}" if asking else f"mask: {_mask(model)}"
     return f"{name}, {size} parameters, {trained}"
 
@@ -51,7 +51,7 @@ def draw_mask(path: Path, model: ArbProbForCausalLM, batch: Mapping[str, Tensor]
     plot_mask(mask, batch["ranks"].shape[1], title=f"one question in the layout {layout}", path=path)
 
 
-def kept_step(args: TrainingArguments, state: TrainerState) -> int:
+def saved_step(args: TrainingArguments, state: TrainerState) -> int:
     """The step whose weights a finished run keeps: the best checkpoint's if that was asked for, else the last."""
     best = state.best_model_checkpoint if args.load_best_model_at_end else None
     return state.global_step if best is None else int(Path(best).name.rpartition("-")[2])
@@ -67,7 +67,7 @@ def describe(
     samples: Sequence[str],
 ) -> CardFacts:
     """The facts of the model card; `evaluation` is the line of the training log with its figures, empty without one."""
-    config, run, asking = model.config, arguments.run, asked(arguments.model)
+    config, run, asking = model.config, arguments.run, question_options(arguments.model)
     figures = {name: value for name in _UNITS if (value := evaluation.get(name)) is not None}
     rows = {_UNITS[name][0]: _UNITS[name][1].format(value) for name, value in figures.items()}
     return CardFacts(
@@ -151,7 +151,7 @@ def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) ->
     args = arguments.training
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     origin = _hub_name(arguments.model.init_from)
-    kept = kept_step(args, state)
+    kept = saved_step(args, state)
     # a question has slots beside the tokens it is about
     seen = "slots seen" if arguments.model.task else "tokens seen"
     seen += "" if arguments.data.packing or arguments.model.task else ", padding included"

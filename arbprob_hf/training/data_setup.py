@@ -11,13 +11,13 @@ from ..data.collators import QuestionCollator, number_blocks
 from ..data.tasks import Task
 from ..errors import UsageError
 from .arguments import Arguments, ModelArguments
-from .callbacks import EpochOfQuestions, KeepModes
+from .callbacks import SaveEvalSetsCallback, SetEpochCallback
 from .eval_modes import FOLDER, answered, bytes_per_scored_token, bytes_per_text_token, drawn_modes
 from .question_options import refuse_short_documents
 
 
 @dataclass(frozen=True)
-class Feed:
+class RunData:
     """Sets, collator and callbacks of a run.
 
     Attributes:
@@ -37,14 +37,14 @@ class Feed:
     left_out: tuple[str, ...] = ()
 
 
-def feed(arguments: Arguments, blocks: Blocks, tokenizer: PreTrainedTokenizerFast) -> Feed:
+def build_run_data(arguments: Arguments, blocks: Blocks, tokenizer: PreTrainedTokenizerFast) -> RunData:
     """What a run on `blocks`, which `tokenizer` made, is fed.
 
     Raises UsageError where a document is too short for a question of the task.
     """
-    asking = asked(arguments.model)
+    asking = question_options(arguments.model)
     if not asking:
-        return Feed(blocks.train, blocks.validation, BlockCollator(), blocks.validation_bytes_per_token)
+        return RunData(blocks.train, blocks.validation, BlockCollator(), blocks.validation_bytes_per_token)
     task, layout = Task.parse(asking["task"]), asking["layout"]
     try:
         # a stream is not read ahead: a document of it that is too short ends the run
@@ -62,19 +62,19 @@ def feed(arguments: Arguments, blocks: Blocks, tokenizer: PreTrainedTokenizerFas
     questions = drawn_modes(blocks.validation, task)
     validation = {mode: questions[mode] for mode in answered(layout)}
     average = bytes_per_text_token(blocks.validation, blocks.validation_bytes_per_token)
-    return Feed(
+    return RunData(
         # those of a stream are numbered as they come
         train=number_blocks(blocks.train) if isinstance(blocks.train, Dataset) else blocks.train,
         validation=validation,
         collator=collator,
         bytes_per_token=bytes_per_scored_token(validation, tokenizer, otherwise=average),
         asking=asking,
-        callbacks=(EpochOfQuestions(collator), KeepModes(questions, Path(arguments.folder) / FOLDER)),
+        callbacks=(SetEpochCallback(collator), SaveEvalSetsCallback(questions, Path(arguments.folder) / FOLDER)),
         left_out=tuple(mode for mode in questions if mode not in validation),
     )
 
 
-def asked(model_args: ModelArguments) -> dict[str, str]:
+def question_options(model_args: ModelArguments) -> dict[str, str]:
     """`task`, `layout` and `given_sees` by name; empty without a task."""
     if model_args.task is None or model_args.layout is None or model_args.given_sees is None:
         return {}

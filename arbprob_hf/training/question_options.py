@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset
 
 from ..data.packing import LENGTH
-from ..data.tasks import Drawn, Fixed, Leaf, Mixture, Task, question_random
-from ..model.questions.conditional import SEES, Question
+from ..data.tasks import Fixed, Leaf, Mixture, SampledQuestion, Task, question_rng
+from ..model.questions.conditional import SEES, ResolvedConditional
 from ..model.questions.layouts import LAYOUTS, lay_out
 
 # asks from left to right only
@@ -63,7 +63,7 @@ def refuse_short_documents(task: Task, sets: Iterable[Dataset]) -> None:
     lengths = {length for blocks in sets for row in blocks for length in _document_lengths(row)}
     for leaf in fixed:
         try:
-            leaf.draw(min(lengths), question_random(0, 0, 0))
+            leaf.draw(min(lengths), question_rng(0, 0, 0))
         except ValueError as error:
             raise ValueError(f"task: the text has documents of {min(lengths)} tokens, and {error}") from error
 
@@ -87,17 +87,17 @@ def _refuse_unaskable(task: Task, layout: str, given_sees: str) -> None:
             torch.from_numpy(np.stack([getattr(one, name) for one in drawn])) for name in ("given", "target", "step")
         )
         try:
-            lay_out(Question(given, target, step, given_sees), layout)
+            lay_out(ResolvedConditional(given, target, step, given_sees), layout)
         except ValueError as error:
             # what the layout says names it first
             raise ValueError(f"task: {leaf!s:.60} cannot be asked, {error}") from error
 
 
-def _drawn(leaf: Leaf, index: int) -> Drawn:
+def _drawn(leaf: Leaf, index: int) -> SampledQuestion:
     try:
-        return leaf.draw(_LENGTHS[0], question_random(0, 0, index))
+        return leaf.draw(_LENGTHS[0], question_rng(0, 0, index))
     except ValueError:
-        return leaf.draw(_LENGTHS[1], question_random(0, 0, index))
+        return leaf.draw(_LENGTHS[1], question_rng(0, 0, index))
 
 
 def _leaves(task: Task) -> Sequence[Leaf]:

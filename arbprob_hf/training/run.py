@@ -13,13 +13,13 @@ from ..data import Blocks, DataArguments, StreamedBlocks, load_blocks, load_toke
 from ..errors import UsageError
 from ..model.modeling_arbprob import ArbProbForCausalLM
 from ..publishing import write_card
-from ..runs.lock import hold_run_folder
+from ..runs.lock import lock_run_folder
 from ..runs.log import Row, read_log
 from ..runs.record import Record, describe_stream, describe_text
 from .arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
-from .callbacks import LogbookCallback
-from .card_facts import MASK_PICTURE, describe, draw_mask, kept_step, short_title
-from .data_setup import asked, feed
+from .callbacks import CsvLogCallback
+from .card_facts import MASK_PICTURE, describe, draw_mask, saved_step, short_title
+from .data_setup import build_run_data, question_options
 from .eval_modes import summary
 from .hub import refuse_destination
 from .model_setup import build_model, refuse_flex, warn_of_visible_answers
@@ -37,7 +37,7 @@ class Outcome:
 
     folder: Path
     steps: int
-    kept_step: int
+    saved_step: int
     eval_loss: float | None = None
     perplexity: float | None = None
     bits_per_byte: float | None = None
@@ -45,8 +45,8 @@ class Outcome:
 
     def __str__(self) -> str:
         parts = [f"{self.steps} steps"]
-        if self.kept_step != self.steps:
-            parts += [f"the best kept, of step {self.kept_step}"]
+        if self.saved_step != self.steps:
+            parts += [f"the best kept, of step {self.saved_step}"]
         if self.eval_loss is not None:
             parts += [f"validation loss {self.eval_loss:.3f} nats/token", f"perplexity {self.perplexity:.1f}"]
             parts += [f"{self.bits_per_byte:.3f} bits/byte"]
@@ -68,7 +68,7 @@ def train(
     refuse_missing(resume)
     refuse_destination(training_args)
     # held to the end: the model, the card and the logs are written after training
-    with hold_run_folder(arguments.folder, resume=resume is not False, is_main=training_args.process_index == 0):
+    with lock_run_folder(arguments.folder, resume=resume is not False, is_main=training_args.process_index == 0):
         set_seed(training_args.seed)
         tokenizer = load_tokenizer(data_args.tokenizer)
         model = _model(arguments, tokenizer)
@@ -119,35 +119,37 @@ def _trainer(
     arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast, blocks: Blocks
 ) -> ArbProbTrainer:
     is_main = arguments.training.process_index == 0
-    fed = feed(arguments, blocks, tokenizer)
+    data = build_run_data(arguments, blocks, tokenizer)
     begun = arguments.model.position_init
     positions = {"position_init": begun} if begun == "sinusoidal" else {}
     # a question decides itself who sees whom
-    if is_main and not fed.asking:
+    if is_main and not data.asking:
         size = blocks.block_size
         try:
             warn_of_visible_answers(model, size)
         except ValueError as error:
             raise UsageError(f"{error}; blocks have block_size={size} tokens") from error
-    _say(arguments, f"{short_title(arguments, model)}; {blocks.amount} of {blocks.source}")
-    if fed.left_out:
-        _say(arguments, f"not evaluated, as the layout {fed.asking['layout']} cannot: {', '.join(fed.left_out)}")
-    logbook = LogbookCallback(
+    print_main(arguments, f"{short_title(arguments, model)}; {blocks.amount} of {blocks.source}")
+    if data.left_out:
+        print_main(
+            arguments, f"not evaluated, as the layout {data.asking['layout']} cannot: {', '.join(data.left_out)}"
+        )
+    logbook = CsvLogCallback(
         arguments.folder / "logs",
-        bytes_per_token=fed.bytes_per_token,
+        bytes_per_token=data.bytes_per_token,
         title=short_title(arguments, model),
     )
     trainer = ArbProbTrainer(
         model=model,
         args=arguments.training,
-        train_dataset=fed.train,
-        eval_dataset=fed.validation,
-        data_collator=fed.collator,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        data_collator=data.collator,
         processing_class=tokenizer,
-        callbacks=list(fed.callbacks),
+        callbacks=list(data.callbacks),
         # the main process compares and writes it; reading all of a large text takes a while
-        text=_described(arguments, blocks, {**fed.asking, **positions}) if is_main else None,
-        summary=summary if fed.asking else None,
+        text=_described(arguments, blocks, {**data.asking, **positions}) if is_main else None,
+        summary=summary if data.asking else None,
     )
     # after the trainer's own, which decide on a save that the logbook accompanies with a line
     trainer.add_callback(logbook)
@@ -168,7 +170,7 @@ def _finish(
 ) -> Outcome:
     # internal: no push yet
     trainer.save_model(_internal_call=True)
-    folder, steps, kept = arguments.folder, trainer.state.global_step, kept_step(arguments.training, trainer.state)
+    folder, steps, kept = arguments.folder, trainer.state.global_step, saved_step(arguments.training, trainer.state)
     if not trainer.is_world_process_zero():
         return Outcome(folder, steps, kept)
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -178,16 +180,16 @@ def _finish(
     evaluation = _evaluation(folder / "logs" / "training_log.csv", kept)
     # of validation: what is streamed need not be read again; a question is drawn by the number of a block
     first = trainer.data_collator([{**blocks.validation[0], "index": 0}])
-    draw_mask(folder / MASK_PICTURE, model, first, layout=asked(arguments.model).get("layout"))
+    draw_mask(folder / MASK_PICTURE, model, first, layout=question_options(arguments.model).get("layout"))
     write_card(folder, describe(arguments, model, blocks, trainer.state, evaluation=evaluation, samples=samples))
-    _say(arguments, "\n" + _SEPARATOR.join(samples))
+    print_main(arguments, "\n" + _SEPARATOR.join(samples))
     return Outcome(folder, steps, kept, samples=tuple(samples), **{name: evaluation.get(name) for name in _FIGURES})
 
 
 def _samples(arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    layout = asked(arguments.model).get("layout")
+    layout = question_options(arguments.model).get("layout")
     if layout is not None and not continues_text(layout):
-        _say(arguments, f"no samples: a network of the layout {layout} does not continue texts by itself")
+        print_main(arguments, f"no samples: a network of the layout {layout} does not continue texts by itself")
         return []
     return write_samples(model, tokenizer, arguments.run, seed=arguments.training.seed)
 
@@ -198,7 +200,7 @@ def _evaluation(log: Path, step: int) -> Row:
     return evaluated[-1] if evaluated else {}
 
 
-def _say(arguments: Arguments, text: str) -> None:
+def print_main(arguments: Arguments, text: str) -> None:
     if arguments.training.process_index == 0:
         print(text, flush=True)
 

@@ -32,7 +32,7 @@ from ..runs.checkpoints import (
     staging,
     verify,
 )
-from ..runs.lock import hold_run_folder
+from ..runs.lock import lock_run_folder
 from ..runs.record import compare, describe_run, write_record
 from .callbacks import StepBoundaryCallback
 from .dataloaders import isolate, stream_loader
@@ -106,7 +106,7 @@ class ArbProbTrainer(PublishingTrainer):
         with contextlib.ExitStack() as held:
 
             def begin() -> Path | None:
-                held.enter_context(hold_run_folder(output_dir, resume=choice is not False))
+                held.enter_context(lock_run_folder(output_dir, resume=choice is not False))
                 found = choose_checkpoint(choice, output_dir)
                 if found is not None:
                     compare(found, describe_run(self._own_model(), self.args, self.text))

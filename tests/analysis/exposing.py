@@ -73,7 +73,7 @@ class Case:
             is_part = self.make is not None and len(grid.queries) < LENGTH and not self.goes_on
             return {"mask": write(mask, grid)} if mask is not truth or is_part else self.given(package, grid)
 
-        return is_found(self.model(package), truth, lengths=(LENGTH,), give=give)
+        return is_found(self.model(package), truth, lengths=(LENGTH,), mask_kwargs=give)
 
     @property
     def goes_on(self) -> bool:

@@ -7,8 +7,8 @@ from torch import nn
 from arbprob_hf import audit
 from arbprob_hf.analysis.audit import audit as auditing
 from arbprob_hf.analysis.audit.audit import Probe
-from arbprob_hf.analysis.audit.cases import Masks, Setting
-from arbprob_hf.analysis.audit.checks import Subject
+from arbprob_hf.analysis.audit.cases import AuditCase, Masks
+from arbprob_hf.analysis.audit.checks import AuditedModel
 from arbprob_hf.analysis.audit.report import PASSED, Outcome
 
 
@@ -33,7 +33,7 @@ def is_found(model: nn.Module, mask: Masks = None, **options: Any) -> bool:
 
 
 def _stopping(probe: Probe) -> Probe:
-    def run(subject: Subject, setting: Setting) -> Outcome:
+    def run(subject: AuditedModel, setting: AuditCase) -> Outcome:
         try:
             outcome = probe.run(subject, setting)
         except Exception as error:

@@ -22,11 +22,11 @@ TARGETS: dict[str, list[str]] = {
     ],
     "tiling_arbprob": ["Grid.indices", *_methods("Tiling", "slots counted_from _extremes")],
     "resolving_arbprob": [
-        *("Sizes.filled", "Sizes.grid", "resolve_mask", "write_out", "is_causal", "is_open"),
+        *("Sizes.filled", "Sizes.grid", "resolve_mask", "to_dense", "is_causal", "is_open"),
         *("_split_attention_mask", "_keep", "_table", "_order", "_restarts", "_starts", "_padded"),
     ],
     "continuing_arbprob": _methods("Continued", NODES),
-    "plans_arbprob": ["Written.attend", "additive_plan", "zero_unseeing", "_with_self"],
+    "plans_arbprob": ["EagerPlan.attend", "additive_plan", "zero_empty_rows", "_with_self"],
     "structure_arbprob": [
         *("sdpa_plan", "_structured", "_is_causal_throughout", "_tiled", "_regions", "_alike", "_runs"),
         *("_grid", "_filled", "_sorted", "_take"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, documents, order, padding, tree
-from arbprob_hf.analysis.audit.cases import LENGTHS, give_by_name, write
+from arbprob_hf.analysis.audit.cases import LENGTHS, by_name, write
 from arbprob_hf.analysis.audit.reference_gpt2 import Reference
 from arbprob_hf.model.masks.mask import PATTERNS
 from arbprob_hf.model.masks.tiles import Grid
@@ -150,8 +150,8 @@ def four_d(mask: Mask, grid: Grid) -> dict[str, Tensor]:
 
 
 def test_gpt2_passes_a_4d_bool_mask_on_sdpa_and_fails_it_on_eager() -> None:
-    assert audit(theirs(), "causal & window(4)", lengths=SHORT, give=four_d)
-    report = audit(theirs(backend="eager"), "causal & window(4)", lengths=SHORT, give=four_d)
+    assert audit(theirs(), "causal & window(4)", lengths=SHORT, mask_kwargs=four_d)
+    report = audit(theirs(backend="eager"), "causal & window(4)", lengths=SHORT, mask_kwargs=four_d)
     assert "leaks" in {check.verdict for check in report.failed}
 
 
@@ -161,7 +161,7 @@ def additive(mask: Mask, grid: Grid) -> dict[str, Tensor]:
 
 
 def test_finfo_min_leaks_where_a_query_may_see_nothing() -> None:
-    report = audit(theirs(backend="eager"), "causal", lengths=(16,), give=additive)
+    report = audit(theirs(backend="eager"), "causal", lengths=(16,), mask_kwargs=additive)
     assert [check.name for check in report.failed] == ["rows with masks of their own"]
 
 
@@ -193,7 +193,7 @@ def test_gradients_that_are_not_those_of_the_outputs_are_found() -> None:
 
 
 def test_a_forward_that_raises_is_a_finding() -> None:
-    report = audit(ours(), "causal", lengths=(16,), give=lambda mask, grid: {"mask": "nonsense"})
+    report = audit(ours(), "causal", lengths=(16,), mask_kwargs=lambda mask, grid: {"mask": "nonsense"})
     assert [(check.name, check.verdict) for check in report.checks] == [
         ("forward, finite outputs", "raised"),
         ("rows with masks of their own", "raised"),
@@ -216,12 +216,12 @@ def test_one_layer_cannot_show_a_relay_and_the_report_says_so() -> None:
 
     def give(mask: Mask, grid: Grid) -> dict[str, object]:
         # the bug of the original research code: conditioning slots see the body
-        return give_by_name(leaky if mask == meant else mask, grid)
+        return by_name(leaky if mask == meant else mask, grid)
 
-    one = audit(ours(n_layer=1), meant, give=give)
+    one = audit(ours(n_layer=1), meant, mask_kwargs=give)
     assert "the model has one layer: relays cannot be seen" in one.notes
     assert not any("slot 5 saw" in check.figure for check in one.failed)
-    two = audit(ours(), meant, give=give)
+    two = audit(ours(), meant, mask_kwargs=give)
     assert {"embeddings, evaluation", "gradients, training"} <= {check.name for check in two.failed}
     assert "the model has one layer: relays cannot be seen" not in two.notes
 

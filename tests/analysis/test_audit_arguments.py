@@ -39,22 +39,22 @@ def ours() -> ArbProbForCausalLM:
     ("model", "mask"), [(mistral(4), "causal & window(4)"), (mistral(None), "causal"), (llama(), "causal")]
 )
 def test_a_model_with_a_mask_of_its_own_is_audited_without_being_told(model: nn.Module, mask: str) -> None:
-    report = audit(model, mask, lengths=SHORT, give=lambda mask, grid: {})
+    report = audit(model, mask, lengths=SHORT, mask_kwargs=lambda mask, grid: {})
     assert report.passed, str(report)
     assert "rows with masks of their own" not in [check.name for check in report.checks]
     assert "no mask is handed over: rows with masks of their own do not apply" in report.notes
 
 
 def test_and_fails_where_its_mask_is_another() -> None:
-    narrow = audit(mistral(4), "causal", lengths=SHORT, give=lambda mask, grid: {})
+    narrow = audit(mistral(4), "causal", lengths=SHORT, mask_kwargs=lambda mask, grid: {})
     assert {check.verdict for check in narrow.failed} == {"too strict"}
-    wide = audit(mistral(5), "causal & window(4)", lengths=SHORT, give=lambda mask, grid: {})
+    wide = audit(mistral(5), "causal & window(4)", lengths=SHORT, mask_kwargs=lambda mask, grid: {})
     assert "leaks" in {check.verdict for check in wide.failed}
 
 
 def test_what_never_changes_is_nothing_either() -> None:
     ones = lambda mask, grid: {"attention_mask": torch.ones(len(grid.rows), len(grid.keys))}  # noqa: E731
-    report = audit(gpt2(), "causal", lengths=(16,), give=ones)
+    report = audit(gpt2(), "causal", lengths=(16,), mask_kwargs=ones)
     assert report.passed, str(report)
     assert any("do not apply" in note for note in report.notes)
 
@@ -65,14 +65,14 @@ def test_a_mask_that_is_the_same_whatever_is_asked_is_found() -> None:
     def give(mask: Mask, grid: Grid) -> dict[str, Tensor]:
         return {"attention_mask": tril[:, :, grid.queries.start : grid.queries.stop, : grid.keys.stop]}
 
-    assert [check.name for check in audit(gpt2(), "causal", lengths=(16,), give=give).failed] == [
+    assert [check.name for check in audit(gpt2(), "causal", lengths=(16,), mask_kwargs=give).failed] == [
         "rows with masks of their own"
     ]
 
 
 @pytest.mark.parametrize("mask", ["causal & window(4)", "heads(causal, causal & window(3))", "causal | prefix(3)"])
 def test_models_of_transformers_pass_under_a_bool_mask_of_four_dimensions(mask: str) -> None:
-    report = audit(gpt2(), mask, lengths=SHORT, give=lambda mask, grid: {"attention_mask": mask.written(grid)})
+    report = audit(gpt2(), mask, lengths=SHORT, mask_kwargs=lambda mask, grid: {"attention_mask": mask.evaluate(grid)})
     assert report.passed, str(report)
     assert "rows with masks of their own" in [check.name for check in report.checks]
 

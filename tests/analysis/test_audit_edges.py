@@ -6,9 +6,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, order
-from arbprob_hf.analysis.audit.cases import make_settings
+from arbprob_hf.analysis.audit.cases import make_cases
 from arbprob_hf.model.attention import sdpa
-from arbprob_hf.model.attention.plan import Kernel
+from arbprob_hf.model.attention.plan import FusedPlan
 from arbprob_hf.model.masks.tiles import Grid
 from tests.analysis.finding import is_found
 
@@ -23,8 +23,8 @@ def llama(backend: str) -> LlamaForCausalLM:
 
 
 def test_a_long_input_without_a_bug_raises_no_alarm() -> None:
-    written = lambda mask, grid: {"attention_mask": mask.written(grid)}  # noqa: E731
-    assert audit(llama("sdpa"), "causal", lengths=(LENGTH,), give=written)
+    written = lambda mask, grid: {"attention_mask": mask.evaluate(grid)}  # noqa: E731
+    assert audit(llama("sdpa"), "causal", lengths=(LENGTH,), mask_kwargs=written)
 
 
 @pytest.mark.parametrize(("query", "key"), [(63, 64), (127, 128), (255, 256), (70, 200), (10, 30)])
@@ -35,7 +35,7 @@ def test_one_pair_too_many_in_a_long_input_is_found(query: int, key: int) -> Non
             keep[..., query, key] = True
         return {"attention_mask": keep}
 
-    report = audit(llama("sdpa"), "causal", lengths=(LENGTH,), give=leaky)
+    report = audit(llama("sdpa"), "causal", lengths=(LENGTH,), mask_kwargs=leaky)
     assert not report
     assert "LEAKS       embeddings, evaluation" in str(report)
 
@@ -61,10 +61,10 @@ def test_the_path_that_sorts_slots_is_audited(monkeypatch: pytest.MonkeyPatch) -
 
     sizes = dict(vocab_size=31, n_embd=16, n_layer=2, n_head=2, n_positions=700, bos_token_id=0, eos_token_id=0)
     model = ArbProbForCausalLM(ArbProbConfig(**sizes)).eval()
-    longest = max(setting.length for setting in make_settings(model, shuffled, None))
+    longest = max(setting.length for setting in make_cases(model, shuffled, None))
     # the shorter ones of an audit do not sort
     assert audit(model, shuffled, lengths=(longest,))
     sort = sdpa._sorted
     # broken only where slots are sorted
-    monkeypatch.setattr(sdpa, "_sorted", lambda *given: sort(*given) and Kernel(causal=False))
+    monkeypatch.setattr(sdpa, "_sorted", lambda *given: sort(*given) and FusedPlan(causal=False))
     assert is_found(model, shuffled, lengths=(longest,))

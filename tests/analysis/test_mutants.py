@@ -21,7 +21,7 @@ from arbprob_hf.analysis.audit import audit as auditing
 from arbprob_hf.analysis.audit.cases import write
 from arbprob_hf.model import modeling_arbprob
 from arbprob_hf.model.attention import sdpa
-from arbprob_hf.model.attention.plan import Additive, Kernel, Plan, write_out
+from arbprob_hf.model.attention.plan import AdditivePlan, FusedPlan, Plan, to_dense
 from arbprob_hf.model.masks.tiles import Grid, Sizes
 from tests.analysis.comparing import judge
 from tests.analysis.finding import is_found
@@ -124,7 +124,7 @@ def bug_in_a_mask(pattern: str, change: Callable[[Tensor], Tensor]) -> str:
         changed.append(not wrong.equal(right))
         return {"mask": wrong[:, :, grid.queries.start :]}
 
-    found = is_found(model(), pattern, lengths=(17,), give=give)
+    found = is_found(model(), pattern, lengths=(17,), mask_kwargs=give)
     return "caught" if found else "missed" if any(changed) else "equivalent"
 
 
@@ -202,14 +202,14 @@ def wrong_plan(patch: Patched, change: Callable[[list[Plan], Any], list[Plan]]) 
 
 
 def opened(number: int) -> Callable[[list[Plan], Any], list[Plan]]:
-    return lambda plans, _: [Kernel(causal=False) if i == number % len(plans) else p for i, p in enumerate(plans)]
+    return lambda plans, _: [FusedPlan(causal=False) if i == number % len(plans) else p for i, p in enumerate(plans)]
 
 
 def penalty(value: float) -> Callable[[Patched], None]:
     def plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None = None) -> Plan:
-        keep = write_out(mask, sizes)
+        keep = to_dense(mask, sizes)
         low = max(value, torch.finfo(dtype).min)
-        return Additive(torch.zeros(keep.shape, dtype=dtype).masked_fill(~keep, low))
+        return AdditivePlan(torch.zeros(keep.shape, dtype=dtype).masked_fill(~keep, low))
 
     return lambda patch: patch.setitem(modeling_arbprob.prepare_attention.__globals__["BACKENDS"], "sdpa", plan)
 
@@ -251,7 +251,7 @@ def slots_meet(patch: Patched) -> None:
 
 def unmasked_in(mode: bool) -> Callable[[Patched], None]:
     return lambda patch: wrong_plan(
-        patch, lambda plans, own: [Kernel(causal=False)] * len(plans) if own.training is mode else plans
+        patch, lambda plans, own: [FusedPlan(causal=False)] * len(plans) if own.training is mode else plans
     )
 
 
@@ -260,7 +260,7 @@ def wrong_cache(patch: Patched) -> None:
 
     def plan(mask: Mask, sizes: Sizes, **options: Any) -> Plan:
         # a step sees all that is cached, whatever its mask
-        return Kernel(causal=False) if sizes.q_len == 1 and sizes.kv_len > 1 else right(mask, sizes, **options)
+        return FusedPlan(causal=False) if sizes.q_len == 1 and sizes.kv_len > 1 else right(mask, sizes, **options)
 
     patch.setitem(modeling_arbprob.prepare_attention.__globals__["BACKENDS"], "sdpa", plan)
 
@@ -340,7 +340,7 @@ def test_an_audit_that_stops_at_its_first_finding_fails_where_the_whole_one_does
 
 
 def test_a_forward_that_raises_is_found() -> None:
-    assert is_found(model(), "causal", lengths=(16,), give=lambda mask, grid: {"mask": "nonsense"})
+    assert is_found(model(), "causal", lengths=(16,), mask_kwargs=lambda mask, grid: {"mask": "nonsense"})
 
 
 @pytest.mark.parametrize("bug", MODEL_BUGS)

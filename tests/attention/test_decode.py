@@ -5,8 +5,8 @@ import torch
 
 from arbprob_hf import Mask
 from arbprob_hf.model.attention.backends import prepare_attention
-from arbprob_hf.model.attention.decode import Stepped, step_plan
-from arbprob_hf.model.attention.plan import written_plan
+from arbprob_hf.model.attention.decode import DecodePlan, step_plan
+from arbprob_hf.model.attention.plan import eager_plan
 from arbprob_hf.model.masks.tiles import Sizes
 from tests.model.twins import far, ours_alone, tokens
 
@@ -35,7 +35,7 @@ def test_a_step_gives_what_the_written_mask_gives(text: str, offset: int, static
     plan = step_plan(mask, given)
     assert plan is not None
     out, weights = plan.attend(query, key, value, scaling=0.5, dropout=0.0)
-    expected, _ = written_plan(mask, given).attend(query, key, value, scaling=0.5, dropout=0.0)
+    expected, _ = eager_plan(mask, given).attend(query, key, value, scaling=0.5, dropout=0.0)
     assert weights is None
     assert far(out, expected) <= 1e-12
 
@@ -43,12 +43,12 @@ def test_a_step_gives_what_the_written_mask_gives(text: str, offset: int, static
 @pytest.mark.parametrize("offset", [7, 63, 64, 200])
 def test_a_window_reads_as_many_keys_as_it_counts(offset: int) -> None:
     plan = step_plan(Mask.parse("causal & window(5)"), sizes(offset))
-    assert plan == Stepped((slice(offset - 4, offset + 1),))
+    assert plan == DecodePlan((slice(offset - 4, offset + 1),))
 
 
 def test_neighbouring_runs_are_one() -> None:
     plan = step_plan(Mask.parse("causal & window(4) | sinks(2)"), sizes(5))
-    assert plan == Stepped((slice(0, 6),))
+    assert plan == DecodePlan((slice(0, 6),))
 
 
 OTHERS: dict[str, tuple[Mask, Sizes]] = {

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from arbprob_hf import HIDDEN, Mask, causal, documents, full, heads, order, padding, prefix, window
 from arbprob_hf.model.attention.flex import TILE, block_mask, flex_plan, fused
-from arbprob_hf.model.attention.plan import written_plan
+from arbprob_hf.model.attention.plan import eager_plan
 from arbprob_hf.model.masks.tiles import Sizes
 from tests.masks.oracles import micro, random_ids
 
@@ -81,7 +81,7 @@ def test_flex_equals_eager(mask: Mask, q_len: int, offset: int) -> None:
     plan = flex_plan(mask, sizes(q_len, offset), dtype=torch.float32)
     assert plan.path == "flex"
     got, _ = plan.attend(*given, scaling=0.25, dropout=0.0)
-    expected, _ = written_plan(mask, sizes(q_len, offset)).attend(*given, scaling=0.25, dropout=0.0)
+    expected, _ = eager_plan(mask, sizes(q_len, offset)).attend(*given, scaling=0.25, dropout=0.0)
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
 
 
@@ -133,7 +133,7 @@ def test_the_compiled_kernel_takes_more_kinds_of_masks_than_torch_compiles_by_it
             query, key, value = states()
             made = block_mask(MASKS[name], sizes())
             got = fused(query, key, value, score_mod=None, block_mask=made, scale=0.25)
-            expected, _ = written_plan(MASKS[name], sizes()).attend(query, key, value, scaling=0.25, dropout=0.0)
+            expected, _ = eager_plan(MASKS[name], sizes()).attend(query, key, value, scaling=0.25, dropout=0.0)
             torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 

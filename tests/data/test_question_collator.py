@@ -10,7 +10,7 @@ from datasets import Dataset
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data.collators import QuestionCollator, number_blocks
 from arbprob_hf.data.eval_sets import BlockQuestion, draw_question, left_to_right
-from arbprob_hf.data.tasks import Task, question_random
+from arbprob_hf.data.tasks import Task, question_rng
 from arbprob_hf.model.questions.conditional import Conditional
 from arbprob_hf.model.questions.layouts import LAYOUTS
 
@@ -60,7 +60,7 @@ def with_question(row: dict[str, object], question: BlockQuestion) -> dict[str, 
 
 
 def drawn(row: dict[str, object]) -> BlockQuestion:
-    return draw_question(TASK, np.asarray(row["document_ids"]), question_random(3, 0, int(str(row["index"]))))
+    return draw_question(TASK, np.asarray(row["document_ids"]), question_rng(3, 0, int(str(row["index"]))))
 
 
 def row_of(batch: dict[str, torch.Tensor], row: int) -> dict[str, list[int]]:

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from arbprob_hf.data.task_parser import MAX_NUMBER, MAX_TEXT, Range
 from arbprob_hf.data.tasks import (
     TASKS,
-    Drawn,
     Mixture,
+    SampledQuestion,
     Task,
     bernoulli,
     boundary,
     causal,
     fixed,
     prefix,
-    question_random,
+    question_rng,
     spans,
     uniform,
 )
@@ -62,23 +62,23 @@ TEXTS = [
 each_task = pytest.mark.parametrize("text", TEXTS)
 
 
-def draws(text: str, length: int, count: int = 20) -> Iterator[Drawn]:
+def draws(text: str, length: int, count: int = 20) -> Iterator[SampledQuestion]:
     task = Task.parse(text)
     for index in range(count):
-        yield task.draw(length, question_random(0, 0, index))
+        yield task.draw(length, question_rng(0, 0, index))
 
 
-def draws_of_all_lengths(text: str) -> Iterator[Drawn]:
+def draws_of_all_lengths(text: str) -> Iterator[SampledQuestion]:
     for length in LENGTHS:
         yield from draws(text, length)
 
 
-def shown(drawn: Drawn) -> str:
+def shown(drawn: SampledQuestion) -> str:
     """The question as the docstrings draw it."""
     return "".join("G" if g else "T" if t else "." for g, t in zip(drawn.given, drawn.target, strict=True))
 
 
-def runs(drawn: Drawn) -> list[int]:
+def runs(drawn: SampledQuestion) -> list[int]:
     """The lengths of the uninterrupted stretches of targets."""
     return [len(run) for run in re.findall("T+", shown(drawn))]
 
@@ -249,7 +249,7 @@ def test_spans_at_the_largest_share_alternate_with_given_positions() -> None:
 
 def test_all_places_of_spans_are_equally_likely() -> None:
     task = spans(2, share=0.5)
-    seen = Counter(shown(task.draw(9, question_random(0, 0, index))) for index in range(3000))
+    seen = Counter(shown(task.draw(9, question_rng(0, 0, index))) for index in range(3000))
     # two spans of two and four given positions, at most one span in each of five gaps
     assert len(seen) == 10
     assert all(count == pytest.approx(300, abs=75) for count in seen.values())
@@ -270,7 +270,7 @@ def test_a_mixture_without_weights_draws_its_tasks_equally_often() -> None:
 @pytest.mark.parametrize("rate", [0.2, 0.7])
 def test_targets_are_asked_in_random_order_at_the_rate_given(rate: float) -> None:
     task = causal(random=rate)
-    steps = [task.draw(30, question_random(0, 0, index)).step for index in range(2000)]
+    steps = [task.draw(30, question_rng(0, 0, index)).step for index in range(2000)]
     assert mean(bool((np.diff(step) < 0).any()) for step in steps) == pytest.approx(rate, abs=0.04)
 
 
@@ -300,16 +300,16 @@ def test_a_task_knows_whether_its_order_is_temporal(text: str, is_temporal: bool
 
 
 def bits(seed: int, epoch: int, index: int) -> list[int]:
-    return question_random(seed, epoch, index).integers(0, 2**62, 4).tolist()
+    return question_rng(seed, epoch, index).integers(0, 2**62, 4).tolist()
 
 
 def test_a_draw_depends_on_nothing_that_was_drawn_before() -> None:
     task = Task.parse(TEXTS[-1])
-    first = task.draw(64, question_random(1, 2, 3))
+    first = task.draw(64, question_rng(1, 2, 3))
     for index in range(10):
-        task.draw(64, question_random(1, 2, index))
+        task.draw(64, question_rng(1, 2, index))
     np.random.random(7)
-    again = Task.parse(TEXTS[-1]).draw(64, question_random(1, 2, 3))
+    again = Task.parse(TEXTS[-1]).draw(64, question_rng(1, 2, 3))
     assert shown(first) == shown(again)
     assert (first.step == again.step).all()
 
@@ -330,7 +330,7 @@ def test_streams_are_those_of_philox() -> None:
 
 
 def test_streams_are_the_same_for_ever() -> None:
-    raw = question_random(1, 2, 3).bit_generator.random_raw(3)
+    raw = question_rng(1, 2, 3).bit_generator.random_raw(3)
     assert raw.tolist() == [1170280437898119671, 13051159143091778299, 5120089422708784769]
 
 
@@ -552,18 +552,18 @@ def test_numbers_of_numpy_are_shares(number: float) -> None:
 @pytest.mark.parametrize("length", [1, 0, -3])
 def test_a_sequence_too_short_for_a_question_is_refused(text: str, length: int) -> None:
     with pytest.raises(ValueError, match=rf"draw\(length\): expected at least 2 positions, .*, got {length}"):
-        Task.parse(text).draw(length, question_random(0, 0, 0))
+        Task.parse(text).draw(length, question_rng(0, 0, 0))
 
 
 @pytest.mark.parametrize("length", [2.0, True, "3"])
 def test_a_length_that_is_no_integer_is_refused(length: object) -> None:
     with pytest.raises(TypeError, match=r"draw\(length\): expected an integer, got"):
-        causal().draw(length, question_random(0, 0, 0))
+        causal().draw(length, question_rng(0, 0, 0))
 
 
 @pytest.mark.parametrize("random", [0, np.random.RandomState(0), np.random, None], ids=lambda x: type(x).__name__)
 def test_what_is_no_generator_is_refused(random: object) -> None:
-    with pytest.raises(TypeError, match=r"draw\(random\): expected a numpy Generator, got .*; use question_random"):
+    with pytest.raises(TypeError, match=r"draw\(random\): expected a numpy Generator, got .*; use question_rng"):
         causal().draw(4, random)
 
 
@@ -579,21 +579,21 @@ def test_what_is_no_generator_is_refused(random: object) -> None:
 )
 def test_positions_that_do_not_fit_a_sequence_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        Task.parse(text).draw(9, question_random(0, 0, 0))
+        Task.parse(text).draw(9, question_rng(0, 0, 0))
 
 
 @pytest.mark.parametrize("name", ["seed", "epoch", "index"])
 @pytest.mark.parametrize("value", [-1, 2**64])
 def test_numbers_that_name_no_stream_are_refused(name: str, value: int) -> None:
-    with pytest.raises(ValueError, match=rf"question_random\({name}\): expected 0 to 2\*\*64 - 1, got {value}"):
-        question_random(**{"seed": 0, "epoch": 0, "index": 0, name: value})
+    with pytest.raises(ValueError, match=rf"question_rng\({name}\): expected 0 to 2\*\*64 - 1, got {value}"):
+        question_rng(**{"seed": 0, "epoch": 0, "index": 0, name: value})
 
 
 @pytest.mark.parametrize("name", ["seed", "epoch", "index"])
 @pytest.mark.parametrize("value", [1.0, True, None])
 def test_what_is_no_number_of_a_stream_is_refused(name: str, value: object) -> None:
-    with pytest.raises(TypeError, match=rf"question_random\({name}\): expected an integer, got"):
-        question_random(**{"seed": 0, "epoch": 0, "index": 0, name: value})
+    with pytest.raises(TypeError, match=rf"question_rng\({name}\): expected an integer, got"):
+        question_rng(**{"seed": 0, "epoch": 0, "index": 0, name: value})
 
 
 HOSTILE = {
@@ -685,4 +685,4 @@ def test_any_words_are_read_or_refused_in_one_line(text: str) -> None:
 def test_the_longest_list_that_is_read_is_written_and_drawn() -> None:
     task = fixed(range(100, 100 + (MAX_TEXT - len("fixed(given=[])")) // 5))
     assert Task.parse(str(task)) == task
-    assert task.draw(600, question_random(0, 0, 0)).given.sum() == 1 + len(task.given)
+    assert task.draw(600, question_rng(0, 0, 0)).given.sum() == 1 + len(task.given)

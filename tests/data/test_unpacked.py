@@ -16,7 +16,7 @@ from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import BlockCollator, Blocks, DataArguments, load_blocks
 from arbprob_hf.data.collators import QuestionCollator, number_blocks
 from arbprob_hf.data.eval_sets import MODES, draw_modes
-from arbprob_hf.data.packing import TokenDocuments, one_a_block
+from arbprob_hf.data.packing import TokenDocuments, pad_to_blocks
 from arbprob_hf.data.streaming import Packer
 from arbprob_hf.data.tasks import Task
 
@@ -50,7 +50,9 @@ def test_every_document_is_there_in_full_behind_separators(blocks: Blocks, token
 def test_a_stream_makes_the_same_blocks(lengths: list[int], size: int) -> None:
     documents = [list(range(100 * number + 1, 100 * number + 1 + length)) for number, length in enumerate(lengths)]
     flat = np.asarray([token for document in documents for token in document])
-    expected = one_a_block(TokenDocuments(flat, np.asarray(lengths), np.asarray(lengths)), block_size=size, separator=0)
+    expected = pad_to_blocks(
+        TokenDocuments(flat, np.asarray(lengths), np.asarray(lengths)), block_size=size, separator=0
+    )
     packer = Packer(size, 0, joins=False)
     found = [block for document in documents for block in packer.add(document)]
     assert [block["input_ids"].tolist() for block in found] == expected.input_ids.tolist()
@@ -64,8 +66,8 @@ def test_a_stream_makes_the_same_blocks(lengths: list[int], size: int) -> None:
 
 def test_a_limit_takes_the_first_blocks() -> None:
     documents = TokenDocuments(np.arange(1, 20), np.asarray([7, 12]), np.asarray([70, 120]))
-    whole = one_a_block(documents, block_size=5, separator=0)
-    some = one_a_block(documents, block_size=5, separator=0, limit=3)
+    whole = pad_to_blocks(documents, block_size=5, separator=0)
+    some = pad_to_blocks(documents, block_size=5, separator=0, limit=3)
     assert some.input_ids.tolist() == whole.input_ids.tolist()[:3]
     assert some.n_bytes == 110
 

@@ -199,7 +199,7 @@ def test_what_may_not_be_seen_changes_nothing_not_even_a_bit(device: str, backen
 @devices
 def test_slots_and_blocks_never_wait_for_the_device(device: str) -> None:
     model = on(network(layout="two_stream", mask_token=True, given_sees="all"), device)
-    slots = lay_out(asked().settle(BATCH, 40, given_sees="all"), "two_stream")
+    slots = lay_out(asked().resolve(BATCH, 40, given_sees="all"), "two_stream")
     ids = tokens(40).to(device)
     # what a data loader does beforehand
     moved = {name: value.pin_memory() if device == "cuda" else value for name, value in vars(slots).items()}

@@ -37,7 +37,7 @@ def test_a_picture_is_what_the_code_draws(name: str, gallery: ModuleType) -> Non
     # `python docs/draw_gallery.py` brings it up to date
     figure = gallery.DRAWINGS[name]()
     with Image.open(ROOT / "docs" / name) as picture:
-        assert picture.info["Drawn"] == gallery.digest(figure)
+        assert picture.info["SampledQuestion"] == gallery.digest(figure)
         assert picture.width == round(figure.get_figwidth() * figure.dpi)
 
 

@@ -31,7 +31,7 @@ from arbprob_hf import (
     tree,
     window,
 )
-from arbprob_hf.model.masks.foreign import adopted
+from arbprob_hf.model.masks.foreign import from_foreign
 from arbprob_hf.model.masks.mask import PATTERNS
 from tests.bundle.journeying import HUB_NAME, put_in_hub_cache
 
@@ -117,14 +117,14 @@ def test_an_installed_assistant_drafts_for_a_model_with_its_own_code(pair: Any) 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_go_both_ways_and_keep_their_tensors(pair: Any, name: str) -> None:
-    there = sys.modules[type(pair[1]).__module__.rpartition(".")[0] + ".adopting_arbprob"].adopted
+    there = sys.modules[type(pair[1]).__module__.rpartition(".")[0] + ".adopting_arbprob"].from_foreign
     mask = MASKS[name]()
     moved = there(mask)
     assert (type(moved) is type(mask), isinstance(moved, Mask), str(moved)) == (False, False, str(mask))
-    assert adopted(moved) == mask
+    assert from_foreign(moved) == mask
     assert there(moved) is moved
     assert check_leakage(moved, length=T).where.equal(check_leakage(mask, length=T).where)
-    assert adopted(there(Mask.of(HALF))).tensor is not None
+    assert from_foreign(there(Mask.of(HALF))).tensor is not None
     assert plot_mask(moved, T).axes
 
 
@@ -139,7 +139,7 @@ def test_what_is_no_mask_stays_and_is_refused_as_before(pair: Any) -> None:
         pass
 
     given = Mask()
-    assert adopted(given) is given
+    assert from_foreign(given) is given
     with pytest.raises(TypeError, match="^mask: expected a tensor, a Mask, its text or None, got Mask$"):
         pair[1](IDS, mask=given)
 
@@ -175,7 +175,7 @@ def test_a_mask_with_other_fields_is_refused(pair: Any) -> None:
     later = dataclasses.make_dataclass("Causal", [("step", int)], bases=(kind,), frozen=True, eq=False, repr=False)
     later.__module__ = kind.__module__
     with pytest.raises(ValueError, match=r"^mask: Causal of another copy .* has other fields in this one; pass mask."):
-        adopted(later(3))
+        from_foreign(later(3))
 
 
 def saved(folder: Path) -> Path:
@@ -230,5 +230,5 @@ def test_a_folder_without_code_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_mask_tensor_of_another_copy_stays_the_same_object(pair: Any) -> None:
     there = sys.modules[type(pair[1]).__module__.rpartition(".")[0] + ".masking_arbprob"]
     table: Tensor = HALF
-    assert adopted(there.Mask.of(table)).tensor is table
-    assert adopted(there.Mask.parse("full")) == full()
+    assert from_foreign(there.Mask.of(table)).tensor is table
+    assert from_foreign(there.Mask.parse("full")) == full()

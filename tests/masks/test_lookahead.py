@@ -9,7 +9,7 @@ from torch import Tensor
 from arbprob_hf import Mask, causal, padding, pattern, window
 from arbprob_hf.model.masks import lookahead
 from arbprob_hf.model.masks.continuation import Continued
-from arbprob_hf.model.masks.lookahead import crosses, foreseen, holds_rules, is_settled, looks_ahead
+from arbprob_hf.model.masks.lookahead import crosses, earliest_viewer, holds_rules, is_cache_safe, looks_ahead
 from arbprob_hf.model.masks.mask import PATTERNS, And
 from arbprob_hf.model.masks.tiles import Grid
 
@@ -56,9 +56,9 @@ def first_of(allowed: Tensor) -> Tensor:
 def test_a_pattern_is_foreseen_as_it_is_written(text: str, length: int) -> None:
     mask = Mask.parse(text)
     allowed = mask.dense(length)[0].any(0)
-    assert torch.equal(foreseen(mask, length=length), first_of(allowed))
+    assert torch.equal(earliest_viewer(mask, length=length), first_of(allowed))
     for cut in range(1, length):
-        assert not (is_settled(mask, cut) and bool(allowed[:cut, cut:].any()))
+        assert not (is_cache_safe(mask, cut) and bool(allowed[:cut, cut:].any()))
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -68,13 +68,13 @@ def test_so_is_one_that_counts_from_the_first_token_of_each_row(text: str) -> No
     starts = torch.arange(length) - (keep.cumsum(1) - 1)
     shifted = mask.shifted(starts) & padding(keep)
     allowed = shifted.dense(length) & keep[:, None, :, None]
-    assert torch.equal(foreseen(shifted, length=length, keep=keep), first_of(allowed.flatten(0, 1).any(0)))
+    assert torch.equal(earliest_viewer(shifted, length=length, keep=keep), first_of(allowed.flatten(0, 1).any(0)))
 
 
 def test_a_prompts_tensor_is_foreseen_with_what_it_is_joined_with() -> None:
     table = torch.rand(2, 3, 20, 20, generator=torch.Generator().manual_seed(0)) < 0.1
     mask = Continued(table) | causal() & window(4)
-    assert torch.equal(foreseen(mask, length=50), first_of(mask.dense(50).flatten(0, 1).any(0)))
+    assert torch.equal(earliest_viewer(mask, length=50), first_of(mask.dense(50).flatten(0, 1).any(0)))
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_a_prompts_tensor_is_foreseen_with_what_it_is_joined_with() -> None:
 )
 def test_what_never_looks_ahead_is_known_from_the_expression(text: str) -> None:
     mask = Mask.parse(text)
-    assert is_settled(mask, 1)
-    assert is_settled(mask.shifted(torch.tensor([[0] * 9, [0] * 4 + [4] * 5])), 1)
+    assert is_cache_safe(mask, 1)
+    assert is_cache_safe(mask.shifted(torch.tensor([[0] * 9, [0] * 4 + [4] * 5])), 1)
 
 
 def test_only_tiles_that_may_hold_a_later_key_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_only_tiles_that_may_hold_a_later_key_are_looked_at(monkeypatch: pytest.
         return written(mask, grid)
 
     monkeypatch.setattr(And, "written", counting)
-    assert not looks_ahead(foreseen(Mask.parse("causal & window(9) | prefix(4)"), length=1600), 4)
+    assert not looks_ahead(earliest_viewer(Mask.parse("causal & window(9) | prefix(4)"), length=1600), 4)
     assert looked == 1600 * 16
 
 
@@ -111,5 +111,5 @@ def test_a_rule_of_ones_own_is_not_remembered() -> None:
     mask = Mask.parse("own(3) | causal")
     assert holds_rules(mask)
     assert not holds_rules(Mask.parse("causal & window(3)"))
-    assert crosses(foreseen(mask, length=40), 5, 40)
+    assert crosses(earliest_viewer(mask, length=40), 5, 40)
     assert lookahead._of_pattern.cache_info().currsize == 0

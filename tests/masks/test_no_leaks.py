@@ -11,7 +11,7 @@ from torch import Tensor
 from arbprob_hf import HIDDEN, ArbProbForCausalLM, Mask, causal, documents, full, order, padding, prefix, window
 from arbprob_hf.model import modeling_arbprob
 from arbprob_hf.model.attention.backends import prepare_attention
-from arbprob_hf.model.attention.plan import Additive, Kernel, Plan, write_out
+from arbprob_hf.model.attention.plan import AdditivePlan, FusedPlan, Plan, to_dense
 from arbprob_hf.model.masks.tiles import Sizes
 from tests.masks.leaks import findings
 from tests.masks.oracles import micro, random_ids, reference_logits, whole
@@ -98,7 +98,7 @@ def mutated(change: Callable[[Tensor, Sizes], Tensor]) -> Prepared:
     """A bug in the mask itself: `change` gets the right one, bool (B or 1, H or 1, T, T)."""
 
     def prepare(resolved: Mask, sizes: Sizes, **options: object) -> Plan:
-        right = write_out(resolved, sizes).expand(sizes.batch, sizes.heads, -1, -1)
+        right = to_dense(resolved, sizes).expand(sizes.batch, sizes.heads, -1, -1)
         return prepare_attention(Mask.of(change(right.clone(), sizes)), sizes, **options)
 
     return prepare
@@ -181,7 +181,7 @@ def test_a_layer_without_a_mask_is_found(layer: int, monkeypatch: pytest.MonkeyP
 
     def wrong(self: modeling_arbprob.ArbProbModel, *arguments: object) -> list[Plan]:
         masks = right(self, *arguments)
-        masks[layer] = Kernel(causal=False)
+        masks[layer] = FusedPlan(causal=False)
         return masks
 
     monkeypatch.setattr(modeling_arbprob.ArbProbModel, "_layer_plans", wrong)
@@ -216,9 +216,9 @@ def test_forbidden_scores_that_are_merely_low_are_found(penalty: float, monkeypa
     """A finite penalty: embeddings of 1e3 give scores that outweigh -10; a query with nothing to see outweighs any."""
 
     def prepare(resolved: Mask, sizes: Sizes, **options: object) -> Plan:
-        keep = write_out(resolved, sizes)
+        keep = to_dense(resolved, sizes)
         scores = torch.zeros(keep.shape, dtype=options["dtype"]).masked_fill(~keep, penalty)
-        return Additive(scores)
+        return AdditivePlan(scores)
 
     monkeypatch.setattr(modeling_arbprob, "prepare_attention", prepare)
     nothing = Mask.of(torch.ones(16, 16, dtype=torch.bool).tril(-1))

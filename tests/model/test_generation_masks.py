@@ -284,11 +284,11 @@ def test_a_cache_that_holds_the_whole_prefix_is_gone_on_from() -> None:
 def test_what_is_foreseen_is_what_the_written_mask_shows(text: str, length: int) -> None:
     mask, rows, columns = Mask.parse(text), torch.arange(length)[:, None], torch.arange(length)
     allowed = mask.dense(length)[0, 0]
-    first = lookahead.foreseen(mask, length=length)
+    first = lookahead.earliest_viewer(mask, length=length)
     for cut in {1, min(2, length), min(129, length), length}:
         crossing = bool(allowed[:cut, cut:].any())
         assert lookahead.crosses(first, cut, length) == crossing
-        assert not (lookahead.is_settled(mask, cut) and crossing)
+        assert not (lookahead.is_cache_safe(mask, cut) and crossing)
         ahead = bool((allowed & (columns > rows) & (columns >= cut)).any())
         assert lookahead.looks_ahead(first, cut) == ahead
 

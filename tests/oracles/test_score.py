@@ -28,7 +28,7 @@ class Truth:
         self.config = SimpleNamespace(layout=layout)
 
     def log_prob(self, ids: Tensor, ask: Conditional) -> Tensor:
-        question = ask.settle(*ids.shape)
+        question = ask.resolve(*ids.shape)
         parts = (part[:, 1:] for part in (ids, question.given, question.target, question.step))
         nats = self.source.chain_log_prob(*parts)
         # a bias that depends on the order: the first target's
@@ -38,7 +38,7 @@ class Truth:
         return torch.cat([torch.zeros(len(ids), 1), nats], dim=1)
 
     def marginals(self, ids: Tensor, ask: Conditional) -> Tensor:
-        nats = self.source.marginals(ids[:, 1:], ask.settle(*ids.shape).given[:, 1:]) - self.bias
+        nats = self.source.marginals(ids[:, 1:], ask.resolve(*ids.shape).given[:, 1:]) - self.bias
         # the start, and its token
         return torch.nn.functional.pad(nats, (0, 1, 1, 0), value=-math.inf)
 

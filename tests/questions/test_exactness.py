@@ -116,7 +116,7 @@ def step_by_step(model: Any, ids: Tensor, ask: Conditional) -> Tensor:
     Content slots of what is known: given tokens see one another (or the earlier ones), a target sees what was known
     before it. Target i is read from the slot of i - 1 if that sees all that is known, else from a query beside it.
     """
-    question = ask.settle(*ids.shape, given_sees="all")
+    question = ask.resolve(*ids.shape, given_sees="all")
     answers = torch.zeros(ids.shape, dtype=torch.float64)
     (row,) = ids.tolist()
     given = question.given[0].nonzero().squeeze(1).tolist()
@@ -159,7 +159,7 @@ def test_one_pass_of_two_stream_equals_one_pass_a_target() -> None:
 def test_the_first_target_has_its_marginal(layout: str) -> None:
     model, ids = network(layout), tokens(1)
     for ask in questions(layout, LENGTH):
-        question = ask.settle(1, LENGTH)
+        question = ask.resolve(1, LENGTH)
         first = int((question.step == 1).long().argmax())
         joint = model.log_prob(ids, ask)[0, first]
         torch.testing.assert_close(model.marginals(ids, ask)[0, first, ids[0, first]], joint, **EXACT)

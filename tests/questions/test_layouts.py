@@ -14,7 +14,7 @@ LENGTH = 5
 def drawn(slots: Slots) -> list[str]:
     """The slots of row 0: the position or M@position, the rank (h is hidden), the limit, and what is predicted."""
     rows = zip(
-        *(getattr(slots, n)[0].tolist() for n in ("places", "masked", "ranks", "limits", "targets")), strict=True
+        *(getattr(slots, n)[0].tolist() for n in ("positions", "masked", "ranks", "limits", "targets")), strict=True
     )
     return [
         f"{'M@' if masked else ''}{place} {'h' if rank == HIDDEN else rank}/{limit}{f' > {target}' * (target >= 0)}"
@@ -23,7 +23,7 @@ def drawn(slots: Slots) -> list[str]:
 
 
 def laid(layout: str, **fields: object) -> list[str]:
-    return drawn(lay_out(Conditional(**fields).settle(1, 6), layout))
+    return drawn(lay_out(Conditional(**fields).resolve(1, 6), layout))
 
 
 def test_two_stream_from_the_start_in_temporal_order_is_gpt2() -> None:
@@ -79,14 +79,14 @@ def test_causal_continues() -> None:
 @pytest.mark.parametrize("layout", [*CHAINED, "causal"])
 def test_a_row_is_filled_up_with_slots_that_nobody_sees_and_that_see_nobody(layout: str) -> None:
     asked = dict(given_sees="earlier", target=[[1, 2, 3, 4], [1]])
-    slots = lay_out(Conditional([0], **asked).settle(2, 6), layout)
+    slots = lay_out(Conditional([0], **asked).resolve(2, 6), layout)
     assert drawn(Slots(*(getattr(slots, name)[1:] for name in slots.__dict__)))[-1] == "0 h/-1"
 
 
 @pytest.mark.parametrize("layout", CHAINED)
 def test_every_target_is_predicted_once(layout: str) -> None:
     for ask in questions(layout, LENGTH):
-        question = ask.settle(1, LENGTH)
+        question = ask.resolve(1, LENGTH)
         targets = lay_out(question, layout).targets
         assert sorted(targets[targets >= 0].tolist()) == question.target[0].nonzero().squeeze(1).tolist()
 
@@ -94,30 +94,30 @@ def test_every_target_is_predicted_once(layout: str) -> None:
 @pytest.mark.parametrize("layout", CHAINED)
 def test_slots_are_at_most_as_many_as_the_design_says(layout: str) -> None:
     for ask in questions(layout, LENGTH):
-        question = ask.settle(1, LENGTH)
+        question = ask.resolve(1, LENGTH)
         given, target = int(question.given.sum()), int(question.target.sum())
         most = {"two_stream": given + 2 * target, "prefix": given - 1 + LENGTH, "sigma": given + target}[layout]
-        assert lay_out(question, layout).places.shape[1] <= most
+        assert lay_out(question, layout).positions.shape[1] <= most
 
 
 @pytest.mark.parametrize("layout", CHAINED)
 def test_every_question_is_certified(layout: str) -> None:
     for ask in questions(layout, LENGTH):
-        slots = lay_out(ask.settle(1, LENGTH), layout)
+        slots = lay_out(ask.resolve(1, LENGTH), layout)
         assert certify(slots.ranks, slots.limits)
 
 
 @pytest.mark.parametrize("layout", CHAINED)
 def test_no_question_leaks_through_any_number_of_layers(layout: str) -> None:
     for ask in questions(layout, LENGTH):
-        question = ask.settle(1, LENGTH)
+        question = ask.resolve(1, LENGTH)
         assert not check_question(lay_out(question, layout), question)
 
 
 @pytest.mark.parametrize("layout", ANY_ORDER)
 def test_nothing_leaks_while_targets_are_asked_at_once(layout: str) -> None:
     for ask in questions(layout, LENGTH):
-        question = ask.settle(1, LENGTH)
+        question = ask.resolve(1, LENGTH)
         for count in range(int(question.step.max())):
             known = torch.tensor([count])
             slots = lay_out(question, layout, known)
@@ -128,7 +128,7 @@ def test_nothing_leaks_while_targets_are_asked_at_once(layout: str) -> None:
 
 
 def test_the_layouts_that_go_left_to_right_refuse_other_orders() -> None:
-    question = Conditional([0], order=[2, 1]).settle(1, 3)
+    question = Conditional([0], order=[2, 1]).resolve(1, 3)
     for layout in ("prefix", "causal"):
         with pytest.raises(ValueError, match=f"order: the layout {layout} asks from left to right only"):
             lay_out(question, layout)
@@ -143,7 +143,7 @@ def test_the_layouts_that_go_left_to_right_refuse_other_orders() -> None:
     ],
 )
 def test_causal_refuses_what_gpt2_cannot_answer(fields: dict, problem: str) -> None:
-    question = Conditional(**{"given_sees": "earlier", **fields}).settle(1, 4)
+    question = Conditional(**{"given_sees": "earlier", **fields}).resolve(1, 4)
     with pytest.raises(ValueError, match=f"layout: causal only continues a text, and this question has {problem}"):
         lay_out(question, "causal")
 
@@ -152,7 +152,7 @@ def test_an_unknown_layout_is_refused() -> None:
     with pytest.raises(
         ValueError, match="layout: expected one of two_stream, prefix, sigma, masked, causal, got 'xlnet'"
     ):
-        lay_out(Conditional([0]).settle(1, 2), "xlnet")
+        lay_out(Conditional([0]).resolve(1, 2), "xlnet")
 
 
 # the bugs that this package exists to prevent
@@ -191,7 +191,7 @@ def test_seeded_bugs_are_caught_wherever_they_change_what_is_seen(bug, sees: str
     found = 0
     for given, target in subset_pairs(LENGTH):
         for order in ("temporal", target[::-1]):
-            question = Conditional(given, target, order, sees).settle(1, LENGTH)
+            question = Conditional(given, target, order, sees).resolve(1, LENGTH)
             right = lay_out(question, "two_stream")
             wrong = bug(right)
             if torch.equal(sight(right), sight(wrong)):

@@ -9,7 +9,7 @@ from arbprob_hf.model.questions.conditional import dense_steps
 
 
 def settled(batch: int = 1, length: int = 5, **fields: object) -> tuple[list, list, list]:
-    question = Conditional(**fields).settle(batch, length)
+    question = Conditional(**fields).resolve(batch, length)
     return question.given.int().tolist(), question.target.int().tolist(), question.step.tolist()
 
 
@@ -51,7 +51,7 @@ def test_each_row_may_have_its_own_order() -> None:
 def test_a_random_order_is_a_permutation_and_follows_the_global_seed() -> None:
     def draw() -> torch.Tensor:
         torch.manual_seed(4)
-        return Conditional([0], order="random").settle(50, 6).step
+        return Conditional([0], order="random").resolve(50, 6).step
 
     steps = draw()
     assert torch.equal(steps, draw())

@@ -17,7 +17,7 @@ import pytest
 from transformers import TrainerCallback
 
 from arbprob_hf.runs.checkpoints import PRIVATE_NAME, newest
-from arbprob_hf.runs.lock import hold_run_folder
+from arbprob_hf.runs.lock import lock_run_folder
 from arbprob_hf.training.dataloaders import _start_worker
 from arbprob_hf.training.signals import IDLE, STOPPING, Stopped, StopSignal
 
@@ -29,8 +29,8 @@ import os, sys, time, types
 for name in ("arbprob_hf", "arbprob_hf.training"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [os.path.join(sys.argv[3], *name.split("."))]
-from arbprob_hf.runs.lock import hold_run_folder
-with hold_run_folder(sys.argv[1], resume=True):
+from arbprob_hf.runs.lock import lock_run_folder
+with lock_run_folder(sys.argv[1], resume=True):
     if sys.argv[2] == "fork" and os.fork() == 0:
         print(os.getpid(), flush=True)
         time.sleep(60)
@@ -61,7 +61,7 @@ def holder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subproces
 
 def test_a_second_process_is_refused(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     refused = pytest.raises(ValueError, match=rf"is in use by another run \(process {holder.pid} on .*\): wait")
-    with refused, hold_run_folder(tmp_path, resume=True):
+    with refused, lock_run_folder(tmp_path, resume=True):
         raise AssertionError("held twice")
 
 
@@ -75,28 +75,28 @@ def test_a_second_trainer_is_refused_and_changes_nothing(tmp_path: Path, holder,
 def test_the_lock_ends_with_a_killed_process_even_if_its_workers_live(tmp_path: Path, holder) -> None:
     holder.kill()
     holder.wait()
-    with hold_run_folder(tmp_path, resume=True):
+    with lock_run_folder(tmp_path, resume=True):
         assert (tmp_path / PRIVATE_NAME / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_the_folder_is_free_and_clean_afterwards(tmp_path: Path) -> None:
     for _ in range(2):
-        with hold_run_folder(tmp_path / "new", resume=False):
+        with lock_run_folder(tmp_path / "new", resume=False):
             assert (tmp_path / "new" / PRIVATE_NAME).is_dir()
     assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_was_there_or_has_something_in_it_stays(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
-    with hold_run_folder(tmp_path / "old", resume=False):
+    with lock_run_folder(tmp_path / "old", resume=False):
         pass
-    with hold_run_folder(tmp_path / "a" / "b", resume=False):
+    with lock_run_folder(tmp_path / "a" / "b", resume=False):
         (tmp_path / "a" / "beside").touch()
     assert {path.name for path in tmp_path.rglob("*")} == {"old", "a", "beside"}
 
 
 def test_reading_the_lock_file_does_not_open_the_lock(tmp_path: Path) -> None:
-    with hold_run_folder(tmp_path, resume=True):
+    with lock_run_folder(tmp_path, resume=True):
         (tmp_path / PRIVATE_NAME / "lock").read_text()  # as an upload of the folder would
         code = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         command = [sys.executable, "-c", code, str(tmp_path / PRIVATE_NAME / "lock")]
@@ -105,15 +105,15 @@ def test_reading_the_lock_file_does_not_open_the_lock(tmp_path: Path) -> None:
 
 
 def test_one_process_may_nest(tmp_path: Path) -> None:
-    with hold_run_folder(tmp_path, resume=False):
+    with lock_run_folder(tmp_path, resume=False):
         (tmp_path / "config.json").write_text("{}")
-        with hold_run_folder(tmp_path, resume=False):
+        with lock_run_folder(tmp_path, resume=False):
             pass
         assert (tmp_path / PRIVATE_NAME / "lock").exists()
 
 
 def test_other_processes_of_a_run_do_not_lock(tmp_path: Path) -> None:
-    with hold_run_folder(tmp_path / "new", resume=False, is_main=False):
+    with lock_run_folder(tmp_path / "new", resume=False, is_main=False):
         assert not (tmp_path / "new").exists()
 
 
@@ -123,7 +123,7 @@ def test_a_file_system_without_locks_is_told_in_one_line(tmp_path: Path, monkeyp
 
     monkeypatch.setattr("fcntl.flock", flock)
     refused = pytest.raises(ValueError, match=r"is on a file system without locks \(No locks available\): name one")
-    with refused, hold_run_folder(tmp_path, resume=True):
+    with refused, lock_run_folder(tmp_path, resume=True):
         raise AssertionError("held without a lock")
     assert list(tmp_path.iterdir()) == []
 
@@ -135,7 +135,7 @@ def test_a_refused_run_changes_nothing(tmp_path: Path, whole_run: tuple[Path, st
     (tmp_path / PRIVATE_NAME / "trash" / "half").write_text("a killed run's")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     refused = pytest.raises(ValueError, match="already holds a run .it has checkpoint-4.: resume it")
-    with refused, hold_run_folder(tmp_path, resume=False):
+    with refused, lock_run_folder(tmp_path, resume=False):
         raise AssertionError("held another run's folder")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -143,7 +143,7 @@ def test_a_refused_run_changes_nothing(tmp_path: Path, whole_run: tuple[Path, st
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     refused = pytest.raises(ValueError, match="output_dir must be a folder, got .*/out: a file is in the way")
-    with refused, hold_run_folder(tmp_path / "out", resume=False):
+    with refused, lock_run_folder(tmp_path / "out", resume=False):
         raise AssertionError("held a file")
 
 
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     refused = pytest.raises(ValueError, match="output_dir .*/out cannot be made: name a folder on a disk that can")
-    with refused, hold_run_folder(tmp_path / "out", resume=False):
+    with refused, lock_run_folder(tmp_path / "out", resume=False):
         raise AssertionError("held nothing")
 
 
@@ -167,7 +167,7 @@ def test_a_folder_that_vanishes_once_is_made_again(tmp_path: Path, monkeypatch: 
         return opened(path, *args)
 
     monkeypatch.setattr(os, "open", vanish_once)
-    with hold_run_folder(tmp_path / "out", resume=False):
+    with lock_run_folder(tmp_path / "out", resume=False):
         assert vanished == [tmp_path / "out" / PRIVATE_NAME / "lock"]
         assert vanished[0].exists()
 
@@ -178,7 +178,7 @@ def test_a_read_only_disk_is_told_with_the_folder(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     refused = pytest.raises(ValueError, match=r"output_dir .*/out cannot be written to \(Read-only file system\): name")
-    with refused, hold_run_folder(tmp_path / "out", resume=False):
+    with refused, lock_run_folder(tmp_path / "out", resume=False):
         raise AssertionError("held nothing")
 
 
@@ -187,15 +187,15 @@ def test_a_folder_with_another_run_is_refused_unless_resuming(tmp_path: Path, tr
     (tmp_path / trace).parent.mkdir(exist_ok=True)
     (tmp_path / trace).write_text("")
     refused = pytest.raises(ValueError, match=f"already holds a run .it has {trace}.: resume it with")
-    with refused, hold_run_folder(tmp_path, resume=False):
+    with refused, lock_run_folder(tmp_path, resume=False):
         raise AssertionError("held another run's folder")
-    with hold_run_folder(tmp_path, resume=True):
+    with lock_run_folder(tmp_path, resume=True):
         assert (tmp_path / trace).exists()
 
 
 def test_a_folder_with_a_users_notes_is_taken(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with hold_run_folder(tmp_path, resume=False):
+    with lock_run_folder(tmp_path, resume=False):
         assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arbprob_hf.runs.log import COLUMNS, Logbook, read_log
+from arbprob_hf.runs.log import COLUMNS, CsvLog, read_log
 from arbprob_hf.training.eval_modes import bits_per_byte, perplexity
 
 
-def book_with_steps(folder: Path, *steps: int) -> Logbook:
-    book = Logbook(folder / "logs" / "training_log.csv")
+def book_with_steps(folder: Path, *steps: int) -> CsvLog:
+    book = CsvLog(folder / "logs" / "training_log.csv")
     book.start()
     for step in steps:
         book.append({"step": step, "loss": 1 / step})
     return book
 
 
-def steps_in(book: Logbook) -> list[float | None]:
+def steps_in(book: CsvLog) -> list[float | None]:
     return [row["step"] for row in read_log(book.path)]
 
 
@@ -51,7 +51,7 @@ def test_start_forgets_an_earlier_log(tmp_path: Path) -> None:
 
 
 def test_resume_without_a_log_begins_one(tmp_path: Path) -> None:
-    book = Logbook(tmp_path / "logs" / "training_log.csv")
+    book = CsvLog(tmp_path / "logs" / "training_log.csv")
     book.resume(5)
     assert steps_in(book) == []
 
@@ -77,7 +77,7 @@ def test_a_file_that_is_no_log_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "training_log.csv"
     path.write_text("my,own\n1,2\n")
     with pytest.raises(ValueError, match="expected a training log whose first line is step,epoch,loss"):
-        Logbook(path).resume(1)
+        CsvLog(path).resume(1)
     assert path.read_text() == "my,own\n1,2\n"
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import arbprob_hf
 from arbprob_hf.cli import app
-from arbprob_hf.errors import UsageError, told_in_one_line
+from arbprob_hf.errors import UsageError, exit_on_user_error
 from arbprob_hf.runs.checkpoints import CheckpointError
 from arbprob_hf.training import selfcheck as sanity
 from arbprob_hf.training.arguments import TrainingArguments
@@ -45,13 +45,13 @@ def test_a_misspelt_option_ends_the_script_with_one_line_and_status_two() -> Non
 def test_what_users_can_cause_is_one_line(
     error: Exception, status: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as leaving, told_in_one_line("script"):
+    with pytest.raises(SystemExit) as leaving, exit_on_user_error("script"):
         raise error
     assert (leaving.value.code, capsys.readouterr().err) == (status, line)
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leaving, told_in_one_line("script"):
+    with pytest.raises(SystemExit) as leaving, exit_on_user_error("script"):
         raise KeyboardInterrupt
     assert leaving.value.code == 130
     assert capsys.readouterr().err.startswith("script: interrupted; ")
@@ -59,12 +59,12 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
 def test_traceback_is_shown_on_request(error: BaseException) -> None:
-    with pytest.raises(type(error)), told_in_one_line("script", traceback=True):
+    with pytest.raises(type(error)), exit_on_user_error("script", traceback=True):
         raise error
 
 
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:
-    with pytest.raises(KeyError), told_in_one_line("script"):
+    with pytest.raises(KeyError), exit_on_user_error("script"):
         raise KeyError("ours")
 
 

@@ -21,8 +21,8 @@ from arbprob_hf.data.eval_sets import GAINS, MODES, load_modes
 from arbprob_hf.data.tasks import Task
 from arbprob_hf.plotting.curves import MODE_STYLES, draw_training_curves
 from arbprob_hf.plotting.figures import save_whole
-from arbprob_hf.runs.log import COLUMNS, CURVES, LOSSES, Logbook, read_log
-from arbprob_hf.training.callbacks import EpochOfQuestions
+from arbprob_hf.runs.log import COLUMNS, CURVES, LOSSES, CsvLog, read_log
+from arbprob_hf.training.callbacks import SetEpochCallback
 from arbprob_hf.training.eval_modes import COLUMNS as MODE_COLUMNS
 from arbprob_hf.training.eval_modes import (
     answered,
@@ -72,7 +72,7 @@ def asking_trainer(micro_trainer):
             model=micro_asker(),
             train_dataset=number_blocks(blocks(24, first_length=7)),
             data_collator=collate,
-            callbacks=[EpochOfQuestions(collator), *callbacks],
+            callbacks=[SetEpochCallback(collator), *callbacks],
             remove_unused_columns=False,
             prediction_loss_only=True,
             **given,
@@ -238,7 +238,7 @@ def test_a_new_run_replaces_questions_that_a_stopped_one_left(tmp_path: Path) ->
 
 
 def test_a_log_with_modes_is_read_and_resumed_with_them(tmp_path: Path) -> None:
-    book = Logbook(tmp_path / "logs" / "training_log.csv", MODE_COLUMNS)
+    book = CsvLog(tmp_path / "logs" / "training_log.csv", MODE_COLUMNS)
     book.start()
     book.append({"step": 1, "loss": 3.0})
     book.append({"step": 1, "eval_loss": 2.0, "task_loss": 2.0, "task_gain": 0.5})

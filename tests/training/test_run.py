@@ -147,7 +147,7 @@ def test_the_figures_are_those_of_the_best_weights_when_they_are_kept(text: Path
     )
     rows = {r["step"]: r["eval_loss"] for r in read_log(best.folder / "logs" / "training_log.csv") if r["eval_loss"]}
     assert rows[6] < rows[12]
-    assert (best.steps, best.kept_step, best.eval_loss) == (12, 6, rows[6])
+    assert (best.steps, best.saved_step, best.eval_loss) == (12, 6, rows[6])
     assert str(best).startswith("12 steps, the best kept, of step 6, validation loss")
     saved, kept = (load_file(best.folder / name / "model.safetensors") for name in (".", "checkpoint-6"))
     assert all(saved[name].equal(kept[name]) for name in kept)
@@ -160,7 +160,7 @@ def test_the_figures_are_those_of_the_best_weights_when_they_are_kept(text: Path
 @pytest.mark.parametrize("changes", [{"eval_steps": 5}, {"eval_delay": 100}], ids=["between", "delayed"])
 def test_the_figures_are_those_of_the_last_weights(text: Path, tmp_path: Path, done: Outcome, changes) -> None:
     last = run(text, tmp_path / "last", sample_count=0, **changes)
-    assert (last.kept_step, last.eval_loss) == (12, done.eval_loss)
+    assert (last.saved_step, last.eval_loss) == (12, done.eval_loss)
 
 
 def test_samples_are_written_and_returned(done: Outcome) -> None:

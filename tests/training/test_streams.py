@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf.data import StreamedBlocks, load_tokenizer
 from arbprob_hf.data.streaming import Streamed
-from arbprob_hf.errors import UsageError, told_in_one_line
+from arbprob_hf.errors import UsageError, exit_on_user_error
 from arbprob_hf.runs.record import compare, describe_stream, write_record
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.run import Outcome, train
@@ -198,7 +198,7 @@ def test_what_fails_in_a_worker_is_told_in_one_line(text: Path, tmp_path: Path, 
         whole = (text / f"part-{number}.parquet").read_bytes()
         # the first one is read to the end for validation, which stops there
         (tmp_path / f"part-{number}.parquet").write_bytes(whole if number == 0 else whole[:-40] + bytes(40))
-    with pytest.raises(SystemExit), told_in_one_line("train"):
+    with pytest.raises(SystemExit), exit_on_user_error("train"):
         run(tmp_path, tmp_path / "run", num_val_samples=1)
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("train: error: source ")

@@ -4,6 +4,7 @@ No single check finds every bug (a test with one layer cannot see a relay, one i
 that is left out in training, one of leaks alone a mask that is too strict), so the audit is a set of them.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,19 +12,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from . import checks as probing
-from .cases import Give, Masks, Setting, default_give, make_settings
-from .checks import Subject
+from . import checks
+from .cases import AuditCase, MaskKwargs, Masks, default_mask_kwargs, make_cases
+from .checks import AuditedModel
 from .report import PASSED, AuditReport, Check, Outcome
 
 ROWS = "rows with masks of their own"
 
 
 class Probe(NamedTuple):
-    """A probe by its name; `summary` tells what was measured over all settings, of those that passed."""
+    """A probe by its name; `summary` tells what was measured over all cases, of those that passed."""
 
     name: str
-    run: Callable[[Subject, Setting], Outcome]
+    run: Callable[[AuditedModel, AuditCase], Outcome]
     summary: Callable[[list[float]], str]
     in_double: bool = False
 
@@ -33,8 +34,9 @@ def audit(
     mask: Masks = None,
     *,
     lengths: tuple[int, ...] | None = None,
-    give: Give | None = None,
+    mask_kwargs: MaskKwargs | None = None,
     seed: int = 0,
+    give: MaskKwargs | None = None,
 ) -> AuditReport:
     """Check a live causal language model of transformers, ours or not, against the reach of its mask.
 
@@ -48,12 +50,13 @@ def audit(
         mask: what is given to the model and must hold in every layer: a `Mask`, its text, a keep-mask tensor, or a
             function from a length to a `Mask`. None gives nothing: `config.mask` must hold, layer by layer, and any
             other network is taken to be causal in every layer. For one with windows of its own say what holds, and
-            that nothing is to be handed over: `audit(model, "causal & window(4)", give=lambda mask, grid: {})`.
+            that nothing is to be handed over: `audit(model, "causal & window(4)", mask_kwargs=lambda mask, grid: {})`.
         lengths: a tuple of numbers of slots; 16, 17 and 272 by default, or what the mask's tensors cover.
-        give: from the mask and the grid of a pass (`grid.queries`, `grid.keys`, ...) to keyword arguments of forward.
-            By default `mask=` where forward names it, else `attention_mask=` as a bool tensor (B, T_q, T_kv). What
-            models of transformers understand on sdpa is a bool tensor of four dimensions:
-            `give=lambda mask, grid: {"attention_mask": mask.written(grid)}`.
+        mask_kwargs: from the mask and the grid of a pass (`grid.queries`, `grid.keys`, ...) to keyword arguments of
+            forward. By default `mask=` where forward names it, else `attention_mask=` as a bool tensor (B, T_q, T_kv).
+            What models of transformers understand on sdpa is a bool tensor of four dimensions:
+            `mask_kwargs=lambda mask, grid: {"attention_mask": mask.evaluate(grid)}`.
+        give: the name of `mask_kwargs` before 0.2; will be removed.
 
     Returns:
         A report, truthy when everything passed; it prints as a table. A forward that raises is a finding.
@@ -61,57 +64,62 @@ def audit(
     Raises:
         ValueError, TypeError: a mask or lengths that cannot be, or do not fit the model; what is no model.
     """
-    settings = make_settings(model, mask, lengths)
+    if give is not None:
+        if mask_kwargs is not None:
+            raise ValueError("give: the former name of mask_kwargs, which is given too; leave give out")
+        warnings.warn("audit(give=...) is called mask_kwargs now; give will be removed", FutureWarning, stacklevel=2)
+        mask_kwargs = give
+    cases = make_cases(model, mask, lengths)
     with _as_before(model), torch.random.fork_rng(devices=_cuda_devices(model)):
-        subject = Subject(model, default_give(model) if give is None else give, seed)
-        settings = [setting for setting in settings if not setting.with_rows or subject.is_told(setting)]
-        twin = subject.in_double() if probing.runs_in_double(subject, settings[0]) else None
-        outcomes = {setting: _probe_all(subject, twin, setting) for setting in settings}
-        notes = list(_notes(model, subject, settings))
+        audited = AuditedModel(model, default_mask_kwargs(model) if mask_kwargs is None else mask_kwargs, seed)
+        cases = [case for case in cases if not case.with_rows or audited.is_told(case)]
+        twin = audited.in_double() if checks.runs_in_double(audited, cases[0]) else None
+        outcomes = {case: _probe_all(audited, twin, case) for case in cases}
+        notes = list(_notes(model, audited, cases))
         if twin is None:
             notes.append(f"{type(model).__name__} does not run in float64: checks in float64 do not apply")
     return AuditReport(_describe(model, mask), tuple(_checks(outcomes)), tuple(notes))
 
 
 PROBES = (
-    Probe("forward, finite outputs", probing.runs, lambda counts: f"{sum(counts):.0f} passes"),
-    Probe("embeddings, evaluation", probing.embeddings_in_evaluation, lambda counts: _pairs(counts, "changed")),
-    Probe("embeddings, training", probing.embeddings_in_training, lambda counts: _pairs(counts, "changed")),
-    Probe("token ids", probing.token_ids, lambda counts: _pairs(counts, "changed")),
-    Probe("batch rows apart", probing.batch_rows, lambda counts: f"{sum(counts):.0f} pairs of rows, none changed"),
-    Probe("gradients, training", probing.gradients, lambda counts: _pairs(counts, "with a gradient")),
-    Probe("must depend, float64", probing.must_depend, lambda counts: f"all of {sum(counts):.0f} allowed pairs", True),
-    Probe("slopes, float64", probing.slopes, lambda sizes: f"within {max(sizes):.0e} of small steps", True),
-    Probe("prefill and decode, float64", probing.decoding, lambda sizes: f"within {max(sizes):.0e} of one pass", True),
-    Probe("reference, float64", probing.reference, lambda sizes: f"within {max(sizes):.0e}", True),
+    Probe("forward, finite outputs", checks.runs, lambda counts: f"{sum(counts):.0f} passes"),
+    Probe("embeddings, evaluation", checks.embeddings_in_evaluation, lambda counts: _pairs(counts, "changed")),
+    Probe("embeddings, training", checks.embeddings_in_training, lambda counts: _pairs(counts, "changed")),
+    Probe("token ids", checks.token_ids, lambda counts: _pairs(counts, "changed")),
+    Probe("batch rows apart", checks.batch_rows, lambda counts: f"{sum(counts):.0f} pairs of rows, none changed"),
+    Probe("gradients, training", checks.gradients, lambda counts: _pairs(counts, "with a gradient")),
+    Probe("must depend, float64", checks.must_depend, lambda counts: f"all of {sum(counts):.0f} allowed pairs", True),
+    Probe("slopes, float64", checks.slopes, lambda sizes: f"within {max(sizes):.0e} of small steps", True),
+    Probe("prefill and decode, float64", checks.decoding, lambda sizes: f"within {max(sizes):.0e} of one pass", True),
+    Probe("reference, float64", checks.reference, lambda sizes: f"within {max(sizes):.0e}", True),
 )
 
 
-def _probe_all(subject: Subject, twin: Subject | None, setting: Setting) -> dict[str, Outcome]:
+def _probe_all(audited: AuditedModel, twin: AuditedModel | None, case: AuditCase) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
     for probe in PROBES:
-        asked = twin if probe.in_double else subject
-        if asked is None or (probe.run is probing.decoding and setting.looks_ahead):
+        asked = twin if probe.in_double else audited
+        if asked is None or (probe.run is checks.decoding and case.looks_ahead):
             continue
-        if probe.run is probing.reference and asked.reference is None:
+        if probe.run is checks.reference and asked.reference is None:
             continue
         try:
-            found[probe.name] = probe.run(asked, setting)
+            found[probe.name] = probe.run(asked, case)
         except Exception as error:
             text = str(error).strip().splitlines() or [""]
-            found[probe.name] = Outcome("raised", f"{setting}: {type(error).__name__}: {text[0]:.70}")
+            found[probe.name] = Outcome("raised", f"{case}: {type(error).__name__}: {text[0]:.70}")
             if probe is PROBES[0]:
                 break
     return found
 
 
-def _checks(outcomes: dict[Setting, dict[str, Outcome]]) -> Iterator[Check]:
-    plain = [found for setting, found in outcomes.items() if not setting.with_rows]
+def _checks(outcomes: dict[AuditCase, dict[str, Outcome]]) -> Iterator[Check]:
+    plain = [found for case, found in outcomes.items() if not case.with_rows]
     for probe in PROBES:
         results = [found[probe.name] for found in plain if probe.name in found]
         if results:
             yield _check(probe.name, results, probe.summary)
-    with_rows = [found for setting, found in outcomes.items() if setting.with_rows]
+    with_rows = [found for case, found in outcomes.items() if case.with_rows]
     if with_rows:
         results = [
             Outcome(outcome.verdict, f"{name}, {outcome.figure}")
@@ -128,17 +136,17 @@ def _check(name: str, results: list[Outcome], summary: Callable[[list[float]], s
     return Check(name, PASSED, summary([outcome.measured for outcome in results]))
 
 
-def _notes(model: nn.Module, subject: Subject, settings: list[Setting]) -> Iterator[str]:
-    yield f"at {', '.join(str(length) for length in sorted({setting.length for setting in settings}))} slots"
-    if len(settings[0].masks) == 1:
+def _notes(model: nn.Module, audited: AuditedModel, cases: list[AuditCase]) -> Iterator[str]:
+    yield f"at {', '.join(str(length) for length in sorted({case.length for case in cases}))} slots"
+    if len(cases[0].masks) == 1:
         yield "the model has one layer: relays cannot be seen"
-    if all(setting.looks_ahead for setting in settings if not setting.with_rows):
+    if all(case.looks_ahead for case in cases if not case.with_rows):
         yield "the mask looks ahead: nothing to decode from a cache"
-    if settings[0].given is None:
+    if cases[0].given is None:
         yield "no mask is given: rows with masks of their own cannot be checked"
-    elif not any(setting.with_rows for setting in settings):
+    elif not any(case.with_rows for case in cases):
         yield f"no mask is handed over: {ROWS} do not apply"
-    if subject.reference is None:
+    if audited.reference is None:
         yield f"{type(model).__name__} is not shaped as GPT-2: no reference to compare with"
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model.attention.sdpa import SHORTEST_SORTED
-from ...model.masks.foreign import adopted
+from ...model.masks.foreign import from_foreign
 from ...model.masks.mask import Mask
 from ...model.masks.patterns import Causal
 from ...model.masks.reach import reach_through
@@ -18,7 +18,7 @@ from ...model.masks.text import kind_of
 from ...model.masks.tiles import Grid
 from ..leakage import own_lengths
 
-Give = Callable[[Mask, Grid], dict[str, Any]]
+MaskKwargs = Callable[[Mask, Grid], dict[str, Any]]
 Masks = Mask | str | Tensor | Callable[[int], Mask] | None
 
 # 17: kernels work in powers of two; the longest is past the length from which ours looks for structure
@@ -30,7 +30,7 @@ _LISTED = "; masks of the layers are those of config.mask, audited with mask=Non
 
 
 @dataclass(frozen=True)
-class Setting:
+class AuditCase:
     """One shape of input and what must hold under it.
 
     Attributes:
@@ -65,24 +65,24 @@ class Setting:
         return f"{self.length} slots"
 
 
-def make_settings(model: nn.Module, mask: Masks, lengths: tuple[int, ...] | None) -> list[Setting]:
+def make_cases(model: nn.Module, mask: Masks, lengths: tuple[int, ...] | None) -> list[AuditCase]:
     """The mask at each length, and, where one is given, batches whose rows have masks of their own."""
     config: Any = _config(model)
     layers = int(config.num_hidden_layers)
     fixed = _fixed(mask)
-    settings = []
+    cases = []
     for length in _lengths(config, fixed, lengths):
         given = fixed if fixed is None or isinstance(fixed, Mask) else _made(fixed, length)
         if given is None:
-            settings.append(Setting(default_masks(model, layers), None, BATCH, length))
+            cases.append(AuditCase(default_masks(model, layers), None, BATCH, length))
             continue
         rows = given.count_rows()
-        plain = Setting((given,) * layers, given, rows if rows > 1 else BATCH, length)
+        plain = AuditCase((given,) * layers, given, rows if rows > 1 else BATCH, length)
         # what cannot fit is a mistake of the caller, not a finding
         given.check_fits(batch=plain.batch, heads=int(config.num_attention_heads), q_len=length, kv_len=length)
         own = Mask.of(_own_rows(plain))
-        settings += [plain, Setting((own,) * layers, own, 3, length, with_rows=True)]
-    return settings
+        cases += [plain, AuditCase((own,) * layers, own, 3, length, with_rows=True)]
+    return cases
 
 
 def default_masks(model: nn.Module, layers: int) -> tuple[Mask, ...]:
@@ -110,7 +110,7 @@ def _config(model: object) -> Any:
 def _fixed(mask: Any) -> Any:
     if isinstance(mask, Tensor):
         return Mask.of(mask)
-    mask = Mask.parse(mask) if isinstance(mask, str) else adopted(mask)
+    mask = Mask.parse(mask) if isinstance(mask, str) else from_foreign(mask)
     if mask is None or isinstance(mask, Mask) or (callable(mask) and not isinstance(mask, type)):
         return mask
     raise TypeError(
@@ -120,24 +120,24 @@ def _fixed(mask: Any) -> Any:
 
 
 def _made(make: Callable[[int], Mask], length: int) -> Mask:
-    mask = adopted(make(length))
+    mask = from_foreign(make(length))
     if not isinstance(mask, Mask):
         raise TypeError(f"mask: expected a function from a length to a Mask, got one to {type(mask).__name__}")
     return mask
 
 
-def default_give(model: nn.Module) -> Give:
+def default_mask_kwargs(model: nn.Module) -> MaskKwargs:
     """How people hand a mask to this model: as `mask=` where its forward names that, else as an `attention_mask`."""
-    return give_by_name if "mask" in inspect.signature(model.forward).parameters else give_attention_mask
+    return by_name if "mask" in inspect.signature(model.forward).parameters else as_attention_mask
 
 
-def give_by_name(mask: Mask, grid: Grid) -> dict[str, Any]:
+def by_name(mask: Mask, grid: Grid) -> dict[str, Any]:
     """`mask=`: the expression itself, or, for a part of what its tensors cover, those rows."""
     is_whole = own_lengths(mask) <= {len(grid.queries)} and len(grid.queries) == len(grid.keys)
     return {"mask": mask if is_whole or not own_lengths(mask) else write(mask, grid)}
 
 
-def give_attention_mask(mask: Mask, grid: Grid) -> dict[str, Any]:
+def as_attention_mask(mask: Mask, grid: Grid) -> dict[str, Any]:
     """`attention_mask=`: bool (B, T_q, T_kv), or (B, H, T_q, T_kv) where heads differ."""
     keep = write(mask, grid)
     return {"attention_mask": keep[:, 0] if keep.shape[1] == 1 else keep}
@@ -167,7 +167,7 @@ def _are_integers(asked: object) -> bool:
     return isinstance(asked, tuple | list) and all(type(length) is int for length in asked)
 
 
-def _own_rows(plain: Setting) -> Tensor:
+def _own_rows(plain: AuditCase) -> Tensor:
     # bool (3, T, T): the mask, some of it with a query that sees nothing, and another one, as causal as the mask is
     mask, length = plain.masks[0], plain.length
     keep = mask.dense(length, batch=plain.batch)[0].any(0)

@@ -1,4 +1,4 @@
-"""The probes of an audit: each puts questions to a live model under one setting and says what it found.
+"""The probes of an audit: each puts questions to a live model under one case and says what it found.
 
 Inputs are disturbed by large finite values and outputs compared bit by bit: a tolerance would hide a leak, and infinite
 values poison sound kernels.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...model.masks.mask import Mask
 from ...model.masks.tiles import Grid
-from .cases import Give, Setting
+from .cases import AuditCase, MaskKwargs
 from .reference_gpt2 import Reference
 from .report import PASSED, Outcome
 
@@ -33,32 +33,32 @@ SLOPE = 1e-3
 STEPS = (1e-3, 1e-6)
 
 
-class Subject:
+class AuditedModel:
     """A model under audit and how it is spoken to; every pass starts from the same seed, dropout included."""
 
-    def __init__(self, model: nn.Module, give: Give, seed: int) -> None:
+    def __init__(self, model: nn.Module, mask_kwargs: MaskKwargs, seed: int) -> None:
         self.model: Any = model
-        self.give, self.seed = give, seed
+        self.mask_kwargs, self.seed = mask_kwargs, seed
         self.generator = torch.Generator().manual_seed(seed)
         self.reference = Reference(model) if Reference.knows(model) else None
 
-    def in_double(self) -> "Subject":
+    def in_double(self) -> "AuditedModel":
         """The same on a copy of the model in float64, without dropout."""
         twin = copy.deepcopy(self.model).double()
         for module in twin.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        return Subject(twin, self.give, self.seed)
+        return AuditedModel(twin, self.mask_kwargs, self.seed)
 
-    def train(self, mode: bool) -> "Subject":
+    def train(self, mode: bool) -> "AuditedModel":
         """Switch the model's mode."""
         self.model.train(mode)
         return self
 
-    def ids(self, setting: Setting) -> Tensor:
+    def ids(self, case: AuditCase) -> Tensor:
         """Random token ids, long (B, T)."""
-        generator = torch.Generator().manual_seed(self.seed + setting.length)
-        shape = (setting.batch, setting.length)
+        generator = torch.Generator().manual_seed(self.seed + case.length)
+        shape = (case.batch, case.length)
         return torch.randint(self._vocabulary, shape, generator=generator).to(self.device)
 
     def other_ids(self, ids: Tensor) -> Tensor:
@@ -75,31 +75,31 @@ class Subject:
         """Gaussian noise in the shape of another tensor."""
         return scale * torch.randn(like.shape, generator=self.generator).to(like)
 
-    def outputs(self, setting: Setting, **inputs: Any) -> Tensor:
+    def outputs(self, case: AuditCase, **inputs: Any) -> Tensor:
         """Logits (B, T, V) of one pass over all slots, or hidden states where the model has no head."""
-        return _tensor(self.run(setting, range(setting.length), **inputs))
+        return _tensor(self.run(case, range(case.length), **inputs))
 
-    def run(self, setting: Setting, queries: range, **inputs: Any) -> Any:
+    def run(self, case: AuditCase, queries: range, **inputs: Any) -> Any:
         """One pass over some slots, those before them cached."""
-        grid = Grid(range(setting.batch), range(self.heads), queries, range(queries.stop), self.device)
-        given = {} if setting.given is None else self.give(setting.given, grid)
+        grid = Grid(range(case.batch), range(self.heads), queries, range(queries.stop), self.device)
+        given = {} if case.given is None else self.mask_kwargs(case.given, grid)
         # torch.manual_seed would look for every kind of device, at half the cost of a small model's pass
         torch.default_generator.manual_seed(self.seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(self.seed)
         return self.model(**inputs, **given)
 
-    def is_told(self, setting: Setting) -> bool:
+    def is_told(self, case: AuditCase) -> bool:
         """Whether a pass is given a mask: a model with one of its own may be told nothing, or which tokens exist."""
-        slots = range(setting.length)
-        grid = Grid(range(setting.batch), range(self.heads), slots, slots, self.device)
-        assert setting.given is not None
+        slots = range(case.length)
+        grid = Grid(range(case.batch), range(self.heads), slots, slots, self.device)
+        assert case.given is not None
         try:
-            one = self.give(setting.given, grid)
+            one = self.mask_kwargs(case.given, grid)
             # a mask that is always the same is a finding
             if any(map(_is_mask, one.values())):
                 return True
-            other = self.give(~setting.given, grid)
+            other = self.mask_kwargs(~case.given, grid)
             return one.keys() != other.keys() or not all(_alike(one[name], other[name]) for name in one)
         except Exception:
             return True  # the passes will raise it too, and that is a finding
@@ -120,11 +120,11 @@ class Subject:
         return int(self.model.config.vocab_size)
 
 
-def runs(subject: Subject, setting: Setting) -> Outcome:
+def runs(audited: AuditedModel, case: AuditCase) -> Outcome:
     """A plain pass raises nothing and its outputs are finite, in evaluation and in training."""
     for mode in (False, True):
         with torch.no_grad():
-            out = subject.train(mode).outputs(setting, input_ids=subject.ids(setting))
+            out = audited.train(mode).outputs(case, input_ids=audited.ids(case))
         if not bool(out.isfinite().all()):
             row, slot = (~out.isfinite()).any(-1).nonzero()[0].tolist()
             return Outcome("not finite", f"row {row}, slot {slot}{' in training' if mode else ''}")
@@ -132,208 +132,206 @@ def runs(subject: Subject, setting: Setting) -> Outcome:
 
 
 @torch.no_grad()
-def runs_in_double(subject: Subject, setting: Setting) -> bool:
+def runs_in_double(audited: AuditedModel, case: AuditCase) -> bool:
     """Whether the model computes in float64 at all; True where it raises in its own dtype too, which `runs` finds."""
-    for one in (subject.in_double(), subject):
+    for one in (audited.in_double(), audited):
         try:
-            one.train(False).outputs(setting, input_ids=one.ids(setting))
+            one.train(False).outputs(case, input_ids=one.ids(case))
         except Exception:
             continue
-        return one is not subject
+        return one is not audited
     return True
 
 
-def embeddings_in_evaluation(subject: Subject, setting: Setting) -> Outcome:
+def embeddings_in_evaluation(audited: AuditedModel, case: AuditCase) -> Outcome:
     """No output changes by a bit where the embedding of a slot it must not depend on becomes large noise."""
-    return _disturbed_embeddings(subject.train(False), setting)
+    return _disturbed_embeddings(audited.train(False), case)
 
 
-def embeddings_in_training(subject: Subject, setting: Setting) -> Outcome:
+def embeddings_in_training(audited: AuditedModel, case: AuditCase) -> Outcome:
     """The same in training mode, under the same dropout."""
-    return _disturbed_embeddings(subject.train(True), setting)
+    return _disturbed_embeddings(audited.train(True), case)
 
 
 @torch.no_grad()
-def token_ids(subject: Subject, setting: Setting) -> Outcome:
+def token_ids(audited: AuditedModel, case: AuditCase) -> Outcome:
     """No output changes by a bit where a token it must not depend on is another one."""
-    subject.train(False)
-    ids = subject.ids(setting)
-    before, others, count = subject.outputs(setting, input_ids=ids), subject.other_ids(ids), 0
-    for k in _probes(setting):
+    audited.train(False)
+    ids = audited.ids(case)
+    before, others, count = audited.outputs(case, input_ids=ids), audited.other_ids(ids), 0
+    for k in _probes(case):
         changed = ids.clone()
         changed[:, k] = others[:, k]
-        forbidden = ~setting.reach[:, :, k]
-        found = _difference(before, subject.outputs(setting, input_ids=changed), forbidden)
+        forbidden = ~case.reach[:, :, k]
+        found = _difference(before, audited.outputs(case, input_ids=changed), forbidden)
         if found is not None:
-            return _leak(setting, (*found[:2], k), found[2])
+            return _leak(case, (*found[:2], k), found[2])
         count += int(forbidden.sum())
     return Outcome(PASSED, measured=count)
 
 
 @torch.no_grad()
-def batch_rows(subject: Subject, setting: Setting) -> Outcome:
+def batch_rows(audited: AuditedModel, case: AuditCase) -> Outcome:
     """No row of a batch changes by a bit where another becomes large noise."""
     for mode in (False, True):
-        subject.train(mode)
-        embeds = subject.embed(subject.ids(setting))
-        before = subject.outputs(setting, inputs_embeds=embeds)
-        for row in range(setting.batch):
+        audited.train(mode)
+        embeds = audited.embed(audited.ids(case))
+        before = audited.outputs(case, inputs_embeds=embeds)
+        for row in range(case.batch):
             changed = embeds.clone()
-            changed[row] = subject.noise(embeds[row], LARGE)
-            others = torch.ones(setting.reach.shape[:2], dtype=torch.bool)
+            changed[row] = audited.noise(embeds[row], LARGE)
+            others = torch.ones(case.reach.shape[:2], dtype=torch.bool)
             others[row] = False
-            found = _difference(before, subject.outputs(setting, inputs_embeds=changed), others)
+            found = _difference(before, audited.outputs(case, inputs_embeds=changed), others)
             if found is not None:
                 return Outcome("leaks", f"row {found[0]} saw row {row}: changed by {found[2]:.2g}")
-    return Outcome(PASSED, measured=setting.batch * (setting.batch - 1))
+    return Outcome(PASSED, measured=case.batch * (case.batch - 1))
 
 
-def gradients(subject: Subject, setting: Setting) -> Outcome:
+def gradients(audited: AuditedModel, case: AuditCase) -> Outcome:
     """The gradient of an output is exactly zero for every input it must not depend on, in training."""
-    influence = _influence(subject.train(True), setting)
-    forbidden = ~setting.reach[:, _probes(setting)]
+    influence = _influence(audited.train(True), case)
+    forbidden = ~case.reach[:, _probes(case)]
     if bool((influence[forbidden] != 0).any()):
         row, probe, k = ((influence != 0) & forbidden).nonzero()[0].tolist()
-        return _leak(setting, (row, _probes(setting)[probe], k), float(influence[row, probe, k]), "gradient")
+        return _leak(case, (row, _probes(case)[probe], k), float(influence[row, probe, k]), "gradient")
     return Outcome(PASSED, measured=int(forbidden.sum()))
 
 
-def must_depend(twin: Subject, setting: Setting) -> Outcome:
+def must_depend(twin: AuditedModel, case: AuditCase) -> Outcome:
     """Every allowed input has an influence: by its gradient, and, where that is not tiny, by the output itself."""
-    influence, probes = _influence(twin.train(False), setting), _probes(setting)
-    reach = setting.reach[:, probes]
+    influence, probes = _influence(twin.train(False), case), _probes(case)
+    reach = case.reach[:, probes]
     if bool((influence[reach] == 0).any()):
         row, probe, k = ((influence == 0) & reach).nonzero()[0].tolist()
-        return Outcome("too strict", _where(setting, row, f"slot {probes[probe]} does not depend on slot {k}"))
-    embeds = twin.embed(twin.ids(setting))
+        return Outcome("too strict", _where(case, row, f"slot {probes[probe]} does not depend on slot {k}"))
+    embeds = twin.embed(twin.ids(case))
     with torch.no_grad():
-        before = twin.outputs(setting, inputs_embeds=embeds)
+        before = twin.outputs(case, inputs_embeds=embeds)
         strong = reach & (influence * float(embeds.std()) > EXACT * float(before.abs().max()))
         for k in probes:
             other = embeds.clone()
             other[:, k] += twin.noise(embeds[:, k], float(embeds.std()))
-            same = (twin.outputs(setting, inputs_embeds=other) == before).all(-1)[:, probes].cpu()
+            same = (twin.outputs(case, inputs_embeds=other) == before).all(-1)[:, probes].cpu()
             if bool((same & strong[:, :, k]).any()):
                 row, probe = (same & strong[:, :, k]).nonzero()[0].tolist()
                 text = f"slot {probes[probe]} stays the same whatever slot {k} is"
-                return Outcome("too strict", _where(setting, row, text))
+                return Outcome("too strict", _where(case, row, text))
     return Outcome(PASSED, measured=int(reach.sum()))
 
 
-def slopes(twin: Subject, setting: Setting) -> Outcome:
+def slopes(twin: AuditedModel, case: AuditCase) -> Outcome:
     """Gradients are what the outputs do: the slope along a random direction, by autograd and by small steps."""
-    embeds = twin.train(False).embed(twin.ids(setting))
+    embeds = twin.train(False).embed(twin.ids(case))
     step = twin.noise(embeds, float(embeds.std()))
     followed = embeds.clone().requires_grad_()
     with torch.enable_grad():
-        out = twin.outputs(setting, inputs_embeds=followed)
+        out = twin.outputs(case, inputs_embeds=followed)
         direction = twin.noise(out, 1.0)
         (gradient,) = torch.autograd.grad((out * direction).sum(), followed)
     claimed, best = float((gradient * step).sum()), (torch.inf, 0.0)
     # a curved network asks for small steps, one that computes parts in float32 whatever its dtype for larger ones
     for size in STEPS:
         with torch.no_grad():
-            ends = [twin.outputs(setting, inputs_embeds=embeds + sign * size * step) for sign in (1, -1)]
+            ends = [twin.outputs(case, inputs_embeds=embeds + sign * size * step) for sign in (1, -1)]
         measured = float(((ends[0] - ends[1]) * direction).sum()) / (2 * size)
         scale = max(float((gradient * step).norm()), abs(measured), 1e-30)
         best = min(best, (abs(claimed - measured) / scale, measured))
     if best[0] <= SLOPE:
         return Outcome(PASSED, measured=best[0])
-    text = f"{setting}: gradients promise a slope of {claimed:.2g}, the outputs have one of {best[1]:.2g}"
+    text = f"{case}: gradients promise a slope of {claimed:.2g}, the outputs have one of {best[1]:.2g}"
     return Outcome("differs", text, best[0])
 
 
 @torch.no_grad()
-def decoding(twin: Subject, setting: Setting) -> Outcome:
+def decoding(twin: AuditedModel, case: AuditCase) -> Outcome:
     """A prompt, a few tokens together, then one at a time, cached: as in one pass."""
     twin.train(False)
-    ids, length = twin.ids(setting), setting.length
-    whole = twin.outputs(setting, input_ids=ids, use_cache=False)
+    ids, length = twin.ids(case), case.length
+    whole = twin.outputs(case, input_ids=ids, use_cache=False)
     first = max(length // 2, length - 11)
     cuts = [0, first, *([first + 3] if first + 3 < length else []), *range(first + 4, length + 1)]
     cache, parts = None, []
     for start, stop in itertools.pairwise(cuts):
         inputs = {"input_ids": ids[:, start:stop], "use_cache": True, "past_key_values": cache}
-        out = twin.run(setting, range(start, stop), **inputs)
+        out = twin.run(case, range(start, stop), **inputs)
         cache = out.past_key_values
         parts.append(out.logits)
     # what kernels of other sizes make of the same sums
-    alone = _tensor(twin.run(setting, range(first), input_ids=ids[:, :first], use_cache=False))
+    alone = _tensor(twin.run(case, range(first), input_ids=ids[:, :first], use_cache=False))
     rounding = ROUNDING * float((alone - whole[:, :first]).abs().max())
-    return _compared(setting, torch.cat(parts, dim=1), whole, "cached and in one pass", rounding=rounding)
+    return _compared(case, torch.cat(parts, dim=1), whole, "cached and in one pass", rounding=rounding)
 
 
 @torch.no_grad()
-def reference(twin: Subject, setting: Setting) -> Outcome:
+def reference(twin: AuditedModel, case: AuditCase) -> Outcome:
     """The logits are those of GPT-2 written a second time, in evaluation and, without dropout, in training."""
     assert twin.reference is not None
-    ids = twin.ids(setting)
-    right = twin.reference.logits(ids, setting.keeps(twin.heads))
+    ids = twin.ids(case)
+    right = twin.reference.logits(ids, case.keeps(twin.heads))
     outcomes = [
-        _compared(setting, twin.train(mode).outputs(setting, input_ids=ids).cpu(), right, "model and reference")
+        _compared(case, twin.train(mode).outputs(case, input_ids=ids).cpu(), right, "model and reference")
         for mode in (False, True)
     ]
     return max(outcomes, key=lambda outcome: (outcome.verdict != PASSED, outcome.measured))
 
 
-def _disturbed_embeddings(subject: Subject, setting: Setting) -> Outcome:
-    embeds, count = subject.embed(subject.ids(setting)), 0
+def _disturbed_embeddings(audited: AuditedModel, case: AuditCase) -> Outcome:
+    embeds, count = audited.embed(audited.ids(case)), 0
     with torch.no_grad():
-        before = subject.outputs(setting, inputs_embeds=embeds)
-        for k in _probes(setting):
+        before = audited.outputs(case, inputs_embeds=embeds)
+        for k in _probes(case):
             # in every row at once: what goes from row to row has a check of its own
             changed = embeds.clone()
-            changed[:, k] = subject.noise(embeds[:, k], LARGE)
-            forbidden = ~setting.reach[:, :, k]
-            found = _difference(before, subject.outputs(setting, inputs_embeds=changed), forbidden)
+            changed[:, k] = audited.noise(embeds[:, k], LARGE)
+            forbidden = ~case.reach[:, :, k]
+            found = _difference(before, audited.outputs(case, inputs_embeds=changed), forbidden)
             if found is not None:
-                return _leak(setting, (*found[:2], k), found[2])
+                return _leak(case, (*found[:2], k), found[2])
             count += int(forbidden.sum())
-        if setting.length > MOST_PROBED:
-            return _disturbed_together(subject, setting, count)
+        if case.length > MOST_PROBED:
+            return _disturbed_together(audited, case, count)
     return Outcome(PASSED, measured=count)
 
 
-def _disturbed_together(subject: Subject, setting: Setting, count: int) -> Outcome:
+def _disturbed_together(audited: AuditedModel, case: AuditCase, count: int) -> Outcome:
     # what one slot must not depend on, all at once, tells of every slot that must depend on none of it
-    stride = STRIDE * -(-setting.length // MANY)
-    embeds = subject.embed(subject.ids(setting))
-    before = subject.outputs(setting, inputs_embeds=embeds)
-    for q in sorted({*_probes(setting), *range(stride - 1, setting.length, stride)}):
-        disturbed = ~setting.reach[:, q]  # (B, T)
-        noise = subject.noise(embeds, LARGE)
+    stride = STRIDE * -(-case.length // MANY)
+    embeds = audited.embed(audited.ids(case))
+    before = audited.outputs(case, inputs_embeds=embeds)
+    for q in sorted({*_probes(case), *range(stride - 1, case.length, stride)}):
+        disturbed = ~case.reach[:, q]  # (B, T)
+        noise = audited.noise(embeds, LARGE)
         changed = torch.where(disturbed[..., None].to(embeds.device), noise, embeds)
-        unaware = ~(setting.reach & disturbed[:, None, :]).any(-1)  # (B, T)
-        found = _difference(before, subject.outputs(setting, inputs_embeds=changed), unaware)
+        unaware = ~(case.reach & disturbed[:, None, :]).any(-1)  # (B, T)
+        found = _difference(before, audited.outputs(case, inputs_embeds=changed), unaware)
         if found is not None:
             row, slot, change = found
             text = (
                 f"slot {slot} saw one of {int(disturbed[row].sum())} slots disturbed together: changed by {change:.2g}"
             )
-            return Outcome("leaks", _where(setting, row, text), change)
+            return Outcome("leaks", _where(case, row, text), change)
         count += int(unaware.sum())
     return Outcome(PASSED, measured=count)
 
 
-def _influence(subject: Subject, setting: Setting) -> Tensor:
+def _influence(audited: AuditedModel, case: AuditCase) -> Tensor:
     # float (B, probes, T): the norm of the gradient of each probed output with respect to each input
-    embeds = subject.embed(subject.ids(setting)).requires_grad_()
+    embeds = audited.embed(audited.ids(case)).requires_grad_()
     with torch.enable_grad():
-        out = subject.outputs(setting, inputs_embeds=embeds)
-        direction = subject.noise(out[:, 0], 1.0)
-        rows = [
-            torch.autograd.grad((out[:, q] * direction).sum(), embeds, retain_graph=True)[0] for q in _probes(setting)
-        ]
+        out = audited.outputs(case, inputs_embeds=embeds)
+        direction = audited.noise(out[:, 0], 1.0)
+        rows = [torch.autograd.grad((out[:, q] * direction).sum(), embeds, retain_graph=True)[0] for q in _probes(case)]
     # the largest entry, not the norm: squares of tiny numbers are zero
     return torch.stack([row.abs().amax(-1) for row in rows], dim=1).cpu()
 
 
-def _probes(setting: Setting) -> list[int]:
-    if setting.length <= MOST_PROBED:
-        return list(range(setting.length))
-    anywhere = torch.linspace(0, setting.length - 1, PROBES_OF_MANY).long().tolist()
-    step = EDGE * -(-setting.length // MANY)
-    edges = [slot for edge in range(step, setting.length, step) for slot in (edge - 1, edge)]
+def _probes(case: AuditCase) -> list[int]:
+    if case.length <= MOST_PROBED:
+        return list(range(case.length))
+    anywhere = torch.linspace(0, case.length - 1, PROBES_OF_MANY).long().tolist()
+    step = EDGE * -(-case.length // MANY)
+    edges = [slot for edge in range(step, case.length, step) for slot in (edge - 1, edge)]
     return sorted({*anywhere, *edges})
 
 
@@ -347,22 +345,22 @@ def _difference(before: Tensor, after: Tensor, where: Tensor) -> tuple[int, int,
     return row, slot, float(size[row, slot])
 
 
-def _compared(setting: Setting, one: Tensor, other: Tensor, names: str, *, rounding: float = 0.0) -> Outcome:
+def _compared(case: AuditCase, one: Tensor, other: Tensor, names: str, *, rounding: float = 0.0) -> Outcome:
     size = (one - other).abs().amax(-1).nan_to_num(torch.inf)
     largest = float(size.max())
     if largest <= max(rounding, EXACT * max(1.0, float(other.abs().max()))):
         return Outcome(PASSED, measured=largest)
     row, slot = divmod(int(size.argmax()), one.shape[1])
-    return Outcome("differs", _where(setting, row, f"slot {slot}: {names} differ by {largest:.2g}"), largest)
+    return Outcome("differs", _where(case, row, f"slot {slot}: {names} differ by {largest:.2g}"), largest)
 
 
-def _leak(setting: Setting, pair: tuple[int, int, int], change: float, what: str = "changed by") -> Outcome:
+def _leak(case: AuditCase, pair: tuple[int, int, int], change: float, what: str = "changed by") -> Outcome:
     row, q, k = pair
-    return Outcome("leaks", _where(setting, row, f"slot {q} saw slot {k}: {what} {change:.2g}"), change)
+    return Outcome("leaks", _where(case, row, f"slot {q} saw slot {k}: {what} {change:.2g}"), change)
 
 
-def _where(setting: Setting, row: int, text: str) -> str:
-    return f"{setting}, row {row}: {text}"
+def _where(case: AuditCase, row: int, text: str) -> str:
+    return f"{case}, row {row}: {text}"
 
 
 def _is_mask(value: object) -> bool:

@@ -7,7 +7,7 @@ PASSED = "passed"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check found under one setting.
+    """What one check found under one case.
 
     `verdict`: `passed`, `leaks`, `too strict`, `differs`, `not finite` or `raised`. `figure`: what was seen, of a
     finding. `measured`: what a passing check counts or compares.
@@ -43,7 +43,7 @@ class AuditReport:
     `notes` say what could not be checked.
     """
 
-    subject: str
+    audited: str
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
 
@@ -63,5 +63,5 @@ class AuditReport:
     def __str__(self) -> str:
         count = len(self.checks)
         result = f"all {count} checks passed" if self.passed else f"{len(self.failed)} of {count} checks FAILED"
-        lines = [f"audit of {self.subject}: {result}", *map(str, self.checks)]
+        lines = [f"audit of {self.audited}: {result}", *map(str, self.checks)]
         return "\n  ".join([*lines, *(f"note: {note}" for note in self.notes)])

@@ -9,7 +9,7 @@ from ..masks.mask import Mask
 from ..masks.tiles import Sizes
 from .decode import step_plan
 from .flex import flex_plan
-from .plan import Plan, Written, is_open, written_plan
+from .plan import EagerPlan, Plan, eager_plan, is_open
 from .sdpa import sdpa_plan
 
 
@@ -36,8 +36,8 @@ def _sdpa_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | N
 
 def _eager_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:
     if bias is None and is_open(mask, sizes):
-        return Written()
-    return written_plan(mask, sizes, None if bias is None else bias.to(dtype))
+        return EagerPlan()
+    return eager_plan(mask, sizes, None if bias is None else bias.to(dtype))
 
 
 # the backends that are known to obey every mask; a name not listed here is refused

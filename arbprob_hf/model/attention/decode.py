@@ -19,7 +19,7 @@ _MOST_RUNS = 4
 
 
 @dataclass(frozen=True)
-class Stepped(Plan):
+class DecodePlan(Plan):
     """One query that sees the same runs of keys in every row and head; `runs` is empty where it sees nothing."""
 
     runs: tuple[slice, ...]
@@ -38,7 +38,7 @@ class Stepped(Plan):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def step_plan(mask: Mask, sizes: Sizes) -> Stepped | None:
+def step_plan(mask: Mask, sizes: Sizes) -> DecodePlan | None:
     """The plan of a pass of one query per row under a pattern on the CPU.
 
     None where rows or heads differ, where tensors would have to be looked at, and where the runs are many.
@@ -53,7 +53,7 @@ def step_plan(mask: Mask, sizes: Sizes) -> Stepped | None:
         (runs,) = _written_runs(mask, offset, 1)
     else:
         runs = _runs(mask, offset // _ROWS_AT_ONCE)[offset % _ROWS_AT_ONCE]
-    return Stepped(runs) if len(runs) <= _MOST_RUNS else None
+    return DecodePlan(runs) if len(runs) <= _MOST_RUNS else None
 
 
 @functools.lru_cache(maxsize=256)
@@ -64,7 +64,7 @@ def _runs(mask: Mask, block: int) -> list[tuple[slice, ...]]:
 def _written_runs(mask: Mask, first: int, count: int) -> list[tuple[slice, ...]]:
     # of each of `count` queries, the runs of earlier keys that it sees, itself included
     queries, keys = range(first, first + count), range(first + count)
-    allowed = mask.written(Grid(range(1), range(1), queries, keys)).expand(1, 1, len(queries), len(keys))[0, 0]
+    allowed = mask.evaluate(Grid(range(1), range(1), queries, keys)).expand(1, 1, len(queries), len(keys))[0, 0]
     # an edge is where a run starts, or where it has ended
     edges: list[list[int]] = [[] for _ in queries]
     for row, edge in F.pad(allowed.tril(first), (1, 1)).diff().nonzero().tolist():

@@ -27,7 +27,7 @@ _KINDS = 512
 
 
 @dataclass(frozen=True)
-class Flex(Plan):
+class FlexPlan(Plan):
     """torch's flex_attention under a block mask, over the key columns that hold tokens."""
 
     block_mask: BlockMask
@@ -55,7 +55,7 @@ def flex_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | No
     is_compiled_for_cpu = sizes.device.type == "cpu" and torch.compiler.is_compiling()
     if sizes.q_len < FEWEST_QUERIES or is_compiled_for_cpu:
         return sdpa_plan(mask, sizes, dtype=dtype, bias=bias)
-    return Flex(block_mask(mask, sizes), None if bias is None else _added(bias.to(dtype)), sizes.filled)
+    return FlexPlan(block_mask(mask, sizes), None if bias is None else _added(bias.to(dtype)), sizes.filled)
 
 
 def block_mask(mask: Mask, sizes: Sizes) -> BlockMask:

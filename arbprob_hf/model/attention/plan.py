@@ -35,19 +35,19 @@ class Plan(ABC):
 
 
 @dataclass(frozen=True)
-class Written(Plan):
+class EagerPlan(Plan):
     """Attention written out in plain operations; the plan that returns its weights.
 
     Attributes:
         allowed: bool (B or 1, H or 1, T_q, T_kv), or None when every key is seen; a query that may see nothing is let
-            see itself, see `seeing`.
+            see itself, see `has_keys`.
         bias: float, added to the scores, or None.
-        seeing: bool (B or 1, H or 1, T_q, 1), False where a query may see nothing; None when all see something.
+        has_keys: bool (B or 1, H or 1, T_q, 1), False where a query may see nothing; None when all see something.
     """
 
     allowed: Tensor | None = None
     bias: Tensor | None = None
-    seeing: Tensor | None = None
+    has_keys: Tensor | None = None
     path = "written"
 
     def attend(
@@ -61,14 +61,14 @@ class Written(Plan):
             scores = scores.masked_fill(~self.allowed, float("-inf"))
         accurate = torch.promote_types(scores.dtype, torch.float32)
         weights = torch.softmax(scores, dim=-1, dtype=accurate).to(value.dtype)
-        if self.seeing is not None:
-            weights = torch.where(self.seeing, weights, 0.0)
+        if self.has_keys is not None:
+            weights = torch.where(self.has_keys, weights, 0.0)
         weights = F.dropout(weights, p=dropout, training=dropout > 0)
-        return zero_unseeing(weights @ value, self.seeing), weights
+        return zero_empty_rows(weights @ value, self.has_keys), weights
 
 
 @dataclass(frozen=True)
-class Kernel(Plan):
+class FusedPlan(Plan):
     """torch's fused kernel without a mask: every key is seen (`open`) or every earlier one (`causal`)."""
 
     causal: bool
@@ -85,16 +85,16 @@ class Kernel(Plan):
 
 
 @dataclass(frozen=True)
-class Additive(Plan):
+class AdditivePlan(Plan):
     """torch's fused kernel with one tensor of scores: 0 or the bias where allowed, -inf elsewhere.
 
     Attributes:
         scores: float, in the dtype of the queries (B or 1, H or 1, T_q, T_kv).
-        seeing: as in `Written`.
+        has_keys: as in `EagerPlan`.
     """
 
     scores: Tensor
-    seeing: Tensor | None = None
+    has_keys: Tensor | None = None
     path = "additive"
 
     def attend(
@@ -105,43 +105,43 @@ class Additive(Plan):
                 query, key, value, attn_mask=self.scores, dropout_p=dropout, scale=scaling
             )
 
-        return zero_unseeing(whatever_the_keys(kernel, query, key), self.seeing), None
+        return zero_empty_rows(guard_overflow(kernel, query, key), self.has_keys), None
 
 
-def written_plan(mask: Mask, sizes: Sizes, bias: Tensor | None = None) -> Written:
+def eager_plan(mask: Mask, sizes: Sizes, bias: Tensor | None = None) -> EagerPlan:
     """The plan of plain operations for a resolved mask."""
-    allowed, seeing = _with_self(write_out(mask, sizes), sizes)
-    return Written(allowed, bias, seeing)
+    allowed, has_keys = _with_self(to_dense(mask, sizes), sizes)
+    return EagerPlan(allowed, bias, has_keys)
 
 
-def additive_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None = None) -> Additive:
+def additive_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None = None) -> AdditivePlan:
     """The plan of one fused kernel with scores in `dtype`, that of the queries."""
-    allowed, seeing = _with_self(write_out(mask, sizes), sizes)
+    allowed, has_keys = _with_self(to_dense(mask, sizes), sizes)
     kept = torch.zeros((), dtype=dtype, device=sizes.device) if bias is None else bias.to(dtype)
-    return Additive(torch.where(allowed, kept, float("-inf")), seeing)
+    return AdditivePlan(torch.where(allowed, kept, float("-inf")), has_keys)
 
 
-def whatever_the_keys(kernel: Callable[[Tensor, Tensor], Tensor], query: Tensor, key: Tensor) -> Tensor:
+def guard_overflow(kernel: Callable[[Tensor, Tensor], Tensor], query: Tensor, key: Tensor) -> Tensor:
     """The output of a kernel that adds -inf to forbidden scores, also where such a score overflows to inf.
 
     inf - inf is nan. Queries and keys beyond what can overflow are drawn in, which changes no bit of the others; on the
     CPU only when the output shows the need, elsewhere and under a compiler, where looking costs more, always.
     """
-    if may_look(query.device):
+    if can_read_values(query.device):
         out = kernel(query, key)
         # the sum is the cheapest test there is; where it overflows by itself, only time is lost
         if bool(out.detach().sum(dtype=torch.promote_types(out.dtype, torch.float32)).isfinite()):
             return out
-    return kernel(_drawn_in(query), _drawn_in(key))
+    return kernel(_clamp_safe(query), _clamp_safe(key))
 
 
-def may_look(device: torch.device) -> bool:
+def can_read_values(device: torch.device) -> bool:
     """Whether to decide by values: not under a compiler or a function transform, nor where a device is waited for."""
     is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
     return device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed
 
 
-def _drawn_in(states: Tensor) -> Tensor:
+def _clamp_safe(states: Tensor) -> Tensor:
     if states.dtype == torch.float16:
         # its range is so small that the bound would touch sound values
         return states
@@ -150,26 +150,26 @@ def _drawn_in(states: Tensor) -> Tensor:
     return torch.where(states.isfinite(), states.clamp(-bound, bound), states)
 
 
-def zero_unseeing(out: Tensor, seeing: Tensor | None) -> Tensor:
+def zero_empty_rows(out: Tensor, has_keys: Tensor | None) -> Tensor:
     """The output with zeros where a query may see nothing."""
-    return out if seeing is None else torch.where(seeing, out, 0.0)
+    return out if has_keys is None else torch.where(has_keys, out, 0.0)
 
 
 def _with_self(allowed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor | None]:
     # a softmax over nothing is nan on some kernels: such a query sees itself and its output is zeroed
-    seeing = allowed.any(-1, keepdim=True)  # (B or 1, H or 1, T_q, 1)
-    if may_look(sizes.device) and bool(seeing.all()):
+    has_keys = allowed.any(-1, keepdim=True)  # (B or 1, H or 1, T_q, 1)
+    if can_read_values(sizes.device) and bool(has_keys.all()):
         return allowed, None
     own = (torch.arange(sizes.q_len, device=sizes.device) + sizes.offset)[:, None]  # (T_q, 1)
     itself = torch.arange(sizes.kv_len, device=sizes.device)[None, :] == own  # (T_q, T_kv)
     # in words of logic: onnxruntime chooses between no bool tensors
-    return allowed | (itself & ~seeing), seeing
+    return allowed | (itself & ~has_keys), has_keys
 
 
-def write_out(mask: Mask, sizes: Sizes) -> Tensor:
+def to_dense(mask: Mask, sizes: Sizes) -> Tensor:
     """A resolved mask as bool (B or 1, H or 1, T_q, T_kv); columns of a static cache not yet filled are False."""
     columns = sizes.filled
-    allowed = mask.written(sizes.grid())
+    allowed = mask.evaluate(sizes.grid())
     allowed = allowed.expand(*allowed.shape[:-2], sizes.q_len, columns)
     if not isinstance(sizes.offset, int):
         allowed = allowed & (torch.arange(columns, device=sizes.device) < sizes.offset + sizes.q_len)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..masks.mask import Mask
 from ..masks.tensors import HIDDEN, Order
 from ..masks.tiles import Grid, Sizes, Tiles, Tiling
-from .plan import Kernel, Plan, additive_plan, is_causal, is_open, may_look, whatever_the_keys, zero_unseeing
+from .plan import FusedPlan, Plan, additive_plan, can_read_values, guard_overflow, is_causal, is_open, zero_empty_rows
 from .tiled import Piece, tiled_attention
 
 # shorter passes are over before their structure is known
@@ -33,9 +33,9 @@ LARGEST_SHARE = 0.75
 def sdpa_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None = None) -> Plan:
     """The fastest plan for a resolved mask on torch's scaled_dot_product_attention; `dtype` is that of the queries."""
     if bias is None and is_open(mask, sizes):
-        return Kernel(causal=False)
+        return FusedPlan(causal=False)
     if bias is None and is_causal(mask, sizes):
-        return Kernel(causal=True)
+        return FusedPlan(causal=True)
     if bias is None and _has_structure_to_look_for(sizes):
         found = _sorted(mask, sizes, dtype) or _structured(mask, sizes, dtype)
         if found is not None:
@@ -44,7 +44,7 @@ def sdpa_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | No
 
 
 @dataclass(frozen=True)
-class Sorted(Plan):
+class SortedPlan(Plan):
     """Another plan over slots put in order; `order` and its `inverse` are long (B, T)."""
 
     inner: Plan
@@ -64,15 +64,15 @@ class Sorted(Plan):
 
 
 @dataclass(frozen=True)
-class Tiled(Plan):
+class TiledPlan(Plan):
     """Queries tile by tile, each with the runs of keys that some query of the tile may see.
 
     Attributes:
-        seeing: bool (B or 1, H or 1, T_q, 1), False where a query may see nothing; None when all see something.
+        has_keys: bool (B or 1, H or 1, T_q, 1), False where a query may see nothing; None when all see something.
     """
 
     pieces: tuple[Piece, ...]
-    seeing: Tensor | None = None
+    has_keys: Tensor | None = None
     path = "tiled"
 
     def attend(
@@ -81,12 +81,12 @@ class Tiled(Plan):
         def kernel(query: Tensor, key: Tensor) -> Tensor:
             return tiled_attention(query, key, value, self.pieces, scaling=scaling, dropout=dropout)
 
-        return zero_unseeing(whatever_the_keys(kernel, query, key), self.seeing), None
+        return zero_empty_rows(guard_overflow(kernel, query, key), self.has_keys), None
 
 
 def _has_structure_to_look_for(sizes: Sizes) -> bool:
     # a static cache has columns that hold no tokens yet; an accelerator has flex attention
-    if not may_look(sizes.device):
+    if not can_read_values(sizes.device):
         # nor are sizes compared: a compiled network would be bound to one side of SHORTEST
         return False
     is_filled = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
@@ -99,8 +99,8 @@ def _structured(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> Plan | None:
     counts = (-(-sizes.q_len // TILE), -(-sizes.kv_len // TILE))
     tiles = Tiles(some.expand(*some.shape[:2], *counts), every.expand(*every.shape[:2], *counts))
     if _is_causal_throughout(mask, tiles, sizes):
-        return Kernel(causal=True)
-    if float(tiles.some.float().mean()) > LARGEST_SHARE:
+        return FusedPlan(causal=True)
+    if float(tiles.any.float().mean()) > LARGEST_SHARE:
         return None
     return _tiled(mask, tiles, sizes, dtype)
 
@@ -109,36 +109,36 @@ def _is_causal_throughout(mask: Mask, tiles: Tiles, sizes: Sizes) -> bool:
     # tiles above the diagonal empty, tiles below it full: only those on it are left to look at
     if sizes.offset != 0 or sizes.q_len != sizes.kv_len:
         return False
-    if bool(tiles.some.triu(1).any()) or not bool((tiles.every | ~torch.ones_like(tiles.every).tril(-1)).all()):
+    if bool(tiles.any.triu(1).any()) or not bool((tiles.all | ~torch.ones_like(tiles.all).tril(-1)).all()):
         return False
     for start in range(0, sizes.q_len, TILE):
         own = range(start, min(start + TILE, sizes.q_len))
-        allowed = mask.written(Grid(range(sizes.batch), range(sizes.heads), own, own, sizes.device))
+        allowed = mask.evaluate(Grid(range(sizes.batch), range(sizes.heads), own, own, sizes.device))
         if not bool((allowed == torch.ones(len(own), len(own), dtype=torch.bool).tril()).all()):
             return False
     return True
 
 
-def _tiled(mask: Mask, tiles: Tiles, sizes: Sizes, dtype: torch.dtype) -> Tiled:
-    seeing = torch.ones(sizes.batch, sizes.heads, sizes.q_len, 1, dtype=torch.bool)
+def _tiled(mask: Mask, tiles: Tiles, sizes: Sizes, dtype: torch.dtype) -> TiledPlan:
+    has_keys = torch.ones(sizes.batch, sizes.heads, sizes.q_len, 1, dtype=torch.bool)
     pieces = []
     for region, is_full in _regions(tiles, sizes):
         if is_full:
             pieces.append(region)
             continue
         grids = [_grid(region, keys, sizes) for keys in region.keys]
-        allowed = torch.cat([_filled(mask.written(grid), grid) for grid in grids], dim=-1)
+        allowed = torch.cat([_filled(mask.evaluate(grid), grid) for grid in grids], dim=-1)
         sees = allowed.any(-1, keepdim=True)
-        seeing[region.rows, region.heads, region.queries] &= sees
+        has_keys[region.rows, region.heads, region.queries] &= sees
         # a softmax over nothing is nan: such a query sees all, and its output is zeroed
         scores = torch.zeros((), dtype=dtype).where(allowed | ~sees, float("-inf"))
         pieces.append(replace(region, scores=scores))
-    return Tiled(tuple(pieces), None if bool(seeing.all()) else seeing)
+    return TiledPlan(tuple(pieces), None if bool(has_keys.all()) else has_keys)
 
 
 def _regions(tiles: Tiles, sizes: Sizes) -> Iterator[tuple[Piece, bool]]:
     # rows and heads, the queries of one tile, and the runs of keys they have to look at; whether they see all of those
-    table = torch.stack(torch.broadcast_tensors(tiles.some, tiles.every), dim=-1).tolist()
+    table = torch.stack(torch.broadcast_tensors(tiles.any, tiles.all), dim=-1).tolist()
     for row, by_head in enumerate(table):
         rows = slice(0, sizes.batch) if len(table) == 1 else slice(row, row + 1)
         for first, last in _alike(by_head):
@@ -191,7 +191,7 @@ def _filled(allowed: Tensor, grid: Grid) -> Tensor:
     return allowed.expand(*allowed.shape[:2], len(grid.queries), len(grid.keys))
 
 
-def _sorted(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> Sorted | None:
+def _sorted(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> SortedPlan | None:
     is_whole = sizes.offset == 0 and sizes.q_len == sizes.kv_len
     if type(mask) is not Order or not is_whole or sizes.q_len < SHORTEST_SORTED:
         return None
@@ -203,7 +203,7 @@ def _sorted(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> Sorted | None:
     if bool((order.diff(dim=1) > 0).all()):
         return None
     inner = _structured(Order(rank.gather(1, order), limit.gather(1, order)), sizes, dtype)
-    return None if inner is None else Sorted(inner, order, order.argsort(dim=1))
+    return None if inner is None else SortedPlan(inner, order, order.argsort(dim=1))
 
 
 class _Reordered(torch.autograd.Function):

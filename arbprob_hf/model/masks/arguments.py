@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .foreign import adopted
+from .foreign import from_foreign
 from .mask import And, Dense, Mask, keep_mask, on_device
 from .tensors import Documents, Order, Padding
 from .text import kind_of
@@ -93,7 +93,7 @@ def _keep(value: Tensor, sizes: Sizes) -> Tensor | None:
 
 
 def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> Mask | None:
-    value = adopted(value)
+    value = from_foreign(value)
     if value is None:
         return None
     if isinstance(value, str):

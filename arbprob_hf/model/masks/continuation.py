@@ -31,10 +31,10 @@ class Continued(TensorMask):
         known = table[b * (table.shape[0] > 1), h * (table.shape[1] > 1), q.clamp(max=last), k.clamp(max=last)]
         return (known & (k <= last)) | ((k > last) & (k <= q))
 
-    def written(self, grid: Grid) -> Tensor:
+    def evaluate(self, grid: Grid) -> Tensor:
         is_step = grid.offset is None and len(grid.queries) == 1 and grid.queries.stop == grid.keys.stop > self.prompt
         if not is_step:
-            return super().written(grid)
+            return super().evaluate(grid)
         # decoding: the last row of the prompt, and every column since
         table = self.table.to(grid.device if grid.device is not None else self.table.device)
         rows = slice(grid.rows.start, grid.rows.stop) if table.shape[0] > 1 else slice(None)

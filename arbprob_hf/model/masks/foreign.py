@@ -15,7 +15,7 @@ from .mask import PATTERNS, Mask
 _ADVICE = "pass mask.dense(...), a tensor, or load a model saved with the same code"
 
 
-def adopted(value: Any) -> Any:
+def from_foreign(value: Any) -> Any:
     """A mask made by another copy of these files in the classes of this copy; anything else as it is.
 
     What it holds is kept, tensors as the same objects.
@@ -23,7 +23,7 @@ def adopted(value: Any) -> Any:
     Raises:
         ValueError: a mask that this copy has not, or has with other fields or as another function; one line.
     """
-    return _adopted(value, {})
+    return _from_foreign(value, {})
 
 
 def definition_of(source: str | None) -> str | None:
@@ -38,16 +38,16 @@ def definition_of(source: str | None) -> str | None:
     return ast.unparse(first)
 
 
-def _adopted(value: Any, known: dict[int, Mask]) -> Any:
+def _from_foreign(value: Any, known: dict[int, Mask]) -> Any:
     if isinstance(value, tuple):
-        return tuple(_adopted(part, known) for part in value)
+        return tuple(_from_foreign(part, known) for part in value)
     if isinstance(value, Mask | Tensor | str | int | None) or not any(map(_is_mask_class, type(value).__mro__)):
         return value
     if id(value) not in known:
         kind = _kind_like(type(value))
         made: Mask = object.__new__(kind)
         for field in fields(kind):  # type: ignore[arg-type]
-            object.__setattr__(made, field.name, _adopted(getattr(value, field.name), known))
+            object.__setattr__(made, field.name, _from_foreign(getattr(value, field.name), known))
         # operands that are one object stay one: heads evaluates each but once
         known[id(value)] = made
     return known[id(value)]

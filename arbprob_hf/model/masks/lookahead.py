@@ -14,28 +14,28 @@ from .tiles import Grid, Sizes, Tiling
 _ROWS_AT_ONCE = 128
 
 
-def check_past(mask: Mask, sizes: Sizes, n_positions: int) -> None:
+def check_cache_valid(mask: Mask, sizes: Sizes, n_positions: int) -> None:
     """Raise where a cached token, under a resolved mask, sees one of the tokens of this pass.
 
     A pattern is looked at once and remembered, a rule of one's own is asked every time. Tensors are looked at on the
     CPU only: an accelerator would have to be waited for. A tensor of this pass's queries tells nothing of earlier ones.
     """
     cut = sizes.offset
-    if not isinstance(cut, int) or cut == 0 or torch.compiler.is_compiling() or is_settled(mask, cut):
+    if not isinstance(cut, int) or cut == 0 or torch.compiler.is_compiling() or is_cache_safe(mask, cut):
         return
     if holds_tensors(mask):
         if sizes.device.type != "cpu" or _starts_late(mask):
             return
         grid = Grid(range(sizes.batch), range(sizes.heads), range(cut), range(cut, sizes.filled), sizes.device)
-        is_crossed = bool(mask.written(grid).any())
+        is_crossed = bool(mask.evaluate(grid).any())
     elif holds_rules(mask):
         heads = range(mask.count_heads())
         parts = (range(start, min(start + _ROWS_AT_ONCE, cut)) for start in range(0, cut, _ROWS_AT_ONCE))
         is_crossed = any(
-            bool(mask.written(Grid(range(1), heads, part, range(cut, sizes.filled))).any()) for part in parts
+            bool(mask.evaluate(Grid(range(1), heads, part, range(cut, sizes.filled))).any()) for part in parts
         )
     else:
-        is_crossed = crosses(foreseen(mask, length=n_positions), cut, sizes.filled)
+        is_crossed = crosses(earliest_viewer(mask, length=n_positions), cut, sizes.filled)
     if is_crossed:
         raise ValueError(refusal(cut))
 
@@ -48,7 +48,7 @@ def refusal(cut: int) -> str:
     )
 
 
-def is_settled(mask: Mask, cut: int) -> bool:
+def is_cache_safe(mask: Mask, cut: int) -> bool:
     """Whether it is plain from the expression that no token before `cut` sees a later one; False if it is not."""
     if isinstance(mask, Causal | Sinks):
         return True
@@ -57,10 +57,10 @@ def is_settled(mask: Mask, cut: int) -> bool:
     parts = mask.operands()
     if not parts or isinstance(mask, Not):
         return False
-    return (any if isinstance(mask, And) else all)(is_settled(part, cut) for part in parts)
+    return (any if isinstance(mask, And) else all)(is_cache_safe(part, cut) for part in parts)
 
 
-def foreseen(mask: Mask, *, length: int, keep: Tensor | None = None) -> Tensor:
+def earliest_viewer(mask: Mask, *, length: int, keep: Tensor | None = None) -> Tensor:
     """The first token that sees each token before its time: long (length,); `length` where none does.
 
     Args:
@@ -73,19 +73,19 @@ def foreseen(mask: Mask, *, length: int, keep: Tensor | None = None) -> Tensor:
 
 
 def crosses(first: Tensor, cut: int, length: int) -> bool:
-    """Whether a token before `cut` sees one of `cut` to `length - 1`; `first` is what `foreseen` returned."""
+    """Whether a token before `cut` sees one of `cut` to `length - 1`; `first` is what `earliest_viewer` returned."""
     return bool((first[cut:length] < cut).any())
 
 
 def looks_ahead(first: Tensor, cut: int) -> bool:
-    """Whether some token from `cut` on is seen before its time; `first` is what `foreseen` returned."""
+    """Whether some token from `cut` on is seen before its time; `first` is what `earliest_viewer` returned."""
     return bool((first[cut:] < torch.arange(cut, len(first), device=first.device)).any())
 
 
 def _crosses_now(mask: Mask, cut: int, length: int) -> bool:
     heads, keys = range(mask.count_heads()), range(cut, length)
     parts = (range(start, min(start + _ROWS_AT_ONCE, cut)) for start in range(0, cut, _ROWS_AT_ONCE))
-    return any(bool(mask.written(Grid(range(1), heads, queries, keys)).any()) for queries in parts)
+    return any(bool(mask.evaluate(Grid(range(1), heads, queries, keys)).any()) for queries in parts)
 
 
 @functools.lru_cache(maxsize=64)
@@ -104,7 +104,7 @@ def _search(mask: Mask, length: int, keep: Tensor | None) -> Tensor:
         queries = range(start, min(start + _ROWS_AT_ONCE, length))
         grid = Grid(batch, heads, queries, range(start, stop), device)
         _, _, q, k = grid.indices()
-        ahead = mask.written(grid) & (k > q)  # (B, H, queries, keys)
+        ahead = mask.evaluate(grid) & (k > q)  # (B, H, queries, keys)
         if keep is not None:
             ahead = ahead & keep[:, None, queries.start : queries.stop, None]
         seen = ahead.flatten(0, 1).any(0)  # (queries, keys)
@@ -115,7 +115,7 @@ def _search(mask: Mask, length: int, keep: Tensor | None) -> Tensor:
 
 def _stops(mask: Mask, tiling: Tiling, keep: Tensor | None) -> list[int]:
     # for each tile of queries, where the last tile of keys ends that it may see; its own tile at least
-    some = mask.tiles(tiling).some
+    some = mask.tiles(tiling).any
     if keep is not None:
         some = some & tiling.over_queries(keep.long())[1].bool()
     count = -(-tiling.q_len // tiling.size)

@@ -48,9 +48,13 @@ class Mask(metaclass=MaskClass):
         values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
         return [value for value in values if value is not None]
 
-    def written(self, grid: Grid) -> Tensor:
+    def evaluate(self, grid: Grid) -> Tensor:
         """The rule at every point of a grid: bool, broadcastable to (B, H, T_q, T_kv)."""
         return self.allowed(*grid.indices())
+
+    def written(self, grid: Grid) -> Tensor:
+        """As `evaluate`, under the name it had before 0.2."""
+        return self.evaluate(grid)
 
     def tiles(self, tiling: Tiling) -> Tiles:
         """What is known of each tile without looking at its pairs; nothing, unless a mask says more."""
@@ -129,7 +133,7 @@ class Mask(metaclass=MaskClass):
         heads = self.count_heads() if heads is None else heads
         self.check_fits(batch=batch, heads=heads, q_len=offset + q_len, kv_len=kv_len)
         grid = Grid(range(batch), range(heads), range(offset, offset + q_len), range(kv_len), device)
-        return self.written(grid).expand(batch, heads, q_len, kv_len)
+        return self.evaluate(grid).expand(batch, heads, q_len, kv_len)
 
     def reach(self, length: int, layers: int | None = None, *, batch: int | None = None) -> Tensor:
         """Which inputs can influence which outputs after `layers` layers, or any number of them when None.
@@ -234,12 +238,12 @@ class And(Mask):
     def operands(self) -> tuple[Mask, ...]:
         return self.left, self.right
 
-    def written(self, grid: Grid) -> Tensor:
-        return self.left.written(grid) & self.right.written(grid)
+    def evaluate(self, grid: Grid) -> Tensor:
+        return self.left.evaluate(grid) & self.right.evaluate(grid)
 
     def tiles(self, tiling: Tiling) -> Tiles:
         left, right = self.left.tiles(tiling), self.right.tiles(tiling)
-        return Tiles(left.some & right.some, left.every & right.every)
+        return Tiles(left.any & right.any, left.all & right.all)
 
     def shifted(self, starts: Tensor) -> Mask:
         return And(self.left.shifted(starts), self.right.shifted(starts))
@@ -258,12 +262,12 @@ class Or(Mask):
     def operands(self) -> tuple[Mask, ...]:
         return self.left, self.right
 
-    def written(self, grid: Grid) -> Tensor:
-        return self.left.written(grid) | self.right.written(grid)
+    def evaluate(self, grid: Grid) -> Tensor:
+        return self.left.evaluate(grid) | self.right.evaluate(grid)
 
     def tiles(self, tiling: Tiling) -> Tiles:
         left, right = self.left.tiles(tiling), self.right.tiles(tiling)
-        return Tiles(left.some | right.some, left.every | right.every)
+        return Tiles(left.any | right.any, left.all | right.all)
 
     def shifted(self, starts: Tensor) -> Mask:
         return Or(self.left.shifted(starts), self.right.shifted(starts))
@@ -281,8 +285,8 @@ class Not(Mask):
     def operands(self) -> tuple[Mask, ...]:
         return (self.operand,)
 
-    def written(self, grid: Grid) -> Tensor:
-        return ~self.operand.written(grid)
+    def evaluate(self, grid: Grid) -> Tensor:
+        return ~self.operand.evaluate(grid)
 
     def tiles(self, tiling: Tiling) -> Tiles:
         some, every = self.operand.tiles(tiling)
@@ -357,9 +361,9 @@ class Dense(TensorMask):
         # one indexing expression: chained ones break compiled flex attention
         return table[b * (table.shape[0] > 1), h * (table.shape[1] > 1), q - self.first, k]
 
-    def written(self, grid: Grid) -> Tensor:
+    def evaluate(self, grid: Grid) -> Tensor:
         if grid.offset is not self.first and (grid.offset is not None or isinstance(self.first, Tensor)):
-            return super().written(grid)
+            return super().evaluate(grid)
         table = self._table().to(grid.device if grid.device is not None else self.tensor.device)
         first = self.first if isinstance(self.first, int) else 0
         if table.shape[0] > 1:

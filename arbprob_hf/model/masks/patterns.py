@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .foreign import adopted
+from .foreign import from_foreign
 from .mask import PATTERNS, Mask, Shifted, TensorMask
 from .text import MAX_INTEGER, kind_of
 from .tiles import Grid, Tiles, Tiling
@@ -389,7 +389,7 @@ class Heads(Mask):
     def __init__(self, *masks: Mask) -> None:
         if len(masks) < 1:
             raise ValueError("heads: expected one mask per head, got none")
-        masks = adopted(masks)
+        masks = from_foreign(masks)
         for mask in masks:
             if not isinstance(mask, Mask):
                 raise TypeError(f"heads: expected masks, got {kind_of(mask)}{_advice(mask)}")
@@ -407,12 +407,12 @@ class Heads(Mask):
     def operands(self) -> tuple[Mask, ...]:
         return self.masks
 
-    def written(self, grid: Grid) -> Tensor:
+    def evaluate(self, grid: Grid) -> Tensor:
         # a grid of a few heads asks only the masks that these have
         shares = [(mask, own) for mask, own in _shares(self.masks) if any(head in grid.heads for head in own)]
         if len(shares) == 1:
-            return shares[0][0].written(grid)
-        return _united(grid.indices()[1], [(own, mask.written(grid)) for mask, own in shares])
+            return shares[0][0].evaluate(grid)
+        return _united(grid.indices()[1], [(own, mask.evaluate(grid)) for mask, own in shares])
 
     def tiles(self, tiling: Tiling) -> Tiles:
         h = torch.arange(tiling.heads, device=tiling.device)[None, :, None, None]

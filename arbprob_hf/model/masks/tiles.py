@@ -57,11 +57,11 @@ class Grid:
 class Tiles(NamedTuple):
     """What is known of each tile, bool, broadcastable to (B, H, query tiles, key tiles).
 
-    `some`: False where no pair is allowed, for certain. `every`: True where all pairs are, for certain.
+    `any`: False where no pair is allowed, for certain. `all`: True where all pairs are, for certain.
     """
 
-    some: Tensor
-    every: Tensor
+    any: Tensor
+    all: Tensor
 
 
 class Spans(NamedTuple):

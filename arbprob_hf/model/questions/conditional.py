@@ -19,7 +19,7 @@ Positions = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Question:
+class ResolvedConditional:
     """A settled question, on the CPU.
 
     Attributes:
@@ -35,15 +35,17 @@ class Question:
     given_sees: str
     documents: Tensor | None = None
 
-    def rows(self, index: Tensor) -> "Question":
+    def rows(self, index: Tensor) -> "ResolvedConditional":
         """The question about some of its rows; `index`: long (rows,), on the CPU."""
         documents = None if self.documents is None else self.documents[index]
-        return Question(self.given[index], self.target[index], self.step[index], self.given_sees, documents)
+        return ResolvedConditional(self.given[index], self.target[index], self.step[index], self.given_sees, documents)
 
-    def one_by_one(self) -> "list[Question]":
+    def one_by_one(self) -> "list[ResolvedConditional]":
         """Each target asked alone: a question for the first ones of all rows, one for the second ones, and so on."""
         return [
-            Question(self.given, self.step == step, (self.step == step).long(), self.given_sees, self.documents)
+            ResolvedConditional(
+                self.given, self.step == step, (self.step == step).long(), self.given_sees, self.documents
+            )
             for step in range(1, int(self.step.amax()) + 1)
         ]
 
@@ -90,9 +92,9 @@ class Conditional:
         if self.given_sees not in (None, *SEES):
             raise ValueError(f"given_sees: expected one of {', '.join(SEES)}, got {self.given_sees!r:.40}")
 
-    def settle(
+    def resolve(
         self, batch: int, length: int, *, given_sees: str = "all", generator: torch.Generator | None = None
-    ) -> Question:
+    ) -> ResolvedConditional:
         """The question about `batch` sequences of `length` tokens; `given_sees` where the question leaves it open.
 
         A random order is drawn anew at each call, from `generator` or torch's global one.
@@ -107,7 +109,10 @@ class Conditional:
         _refuse(both.any(1), "given, target: expected disjoint positions; both hold position {}", both)
         _refuse(~target.any(1), "target: expected at least one position that is asked; there is none")
         step = dense_steps(target, self._order_values(target, generator))
-        return Question(given, target, step, self.given_sees or given_sees)
+        return ResolvedConditional(given, target, step, self.given_sees or given_sees)
+
+    # the name that code saved with checkpoints before 0.2 asks by
+    settle = resolve
 
     def _order_values(self, target: Tensor, generator: torch.Generator | None) -> Tensor:
         # integers (B, T); among the targets of a row, the smallest is asked first

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..masks.tensors import HIDDEN
-from .conditional import Question
+from .conditional import ResolvedConditional
 
 # the id of a slot whose token is not known; no token of any vocabulary
 MASK_ID = -1
@@ -24,21 +24,21 @@ class Slots:
     """The slots of one forward pass; every attribute is a tensor (B, S) on the CPU.
 
     Attributes:
-        places: long, the position a slot stands at.
+        positions: long, the position a slot stands at.
         masked: bool, whether it holds [MASK] in place of the token there.
         ranks, limits: long; slot q sees slot k when q == k or ranks[k] <= limits[q]. What fills a row up has rank
-            HIDDEN and limit -1, at place 0.
+            HIDDEN and limit -1, at position 0.
         targets: long, the position whose token the slot predicts; -1 for none.
-        names: long, the position that the slot is told it predicts, where the network has an embedding for that; -1 for
-            none.
+        predicted_position_ids: long, the position that the slot is told it predicts, where the network has an embedding
+            for that; -1 for none.
     """
 
-    places: Tensor
+    positions: Tensor
     masked: Tensor
     ranks: Tensor
     limits: Tensor
     targets: Tensor
-    names: Tensor
+    predicted_position_ids: Tensor
 
     def fill(self, tokens: Tensor, positions: Tensor | None = None, *, names_target: bool = False) -> dict[str, Tensor]:
         """The arguments of `forward`, without labels.
@@ -49,7 +49,7 @@ class Slots:
         """
         device = tokens.device
         places, masked, ranks, limits = (
-            part.to(device, non_blocking=True) for part in (self.places, self.masked, self.ranks, self.limits)
+            part.to(device, non_blocking=True) for part in (self.positions, self.masked, self.ranks, self.limits)
         )
         held = tokens.gather(1, places)
         filled = {
@@ -60,10 +60,10 @@ class Slots:
             "limits": limits,
         }
         if names_target:
-            names = self.names.to(device, non_blocking=True)
-            known = names.clamp(min=0)
+            predicted = self.predicted_position_ids.to(device, non_blocking=True)
+            known = predicted.clamp(min=0)
             named = known if positions is None else positions.gather(1, known)
-            filled["target_position_ids"] = torch.where(names < 0, -1, named)
+            filled["target_position_ids"] = torch.where(predicted < 0, -1, named)
         return filled
 
     def labels(self, tokens: Tensor) -> Tensor:
@@ -71,31 +71,31 @@ class Slots:
         targets = self.targets.to(tokens.device, non_blocking=True)
         return tokens.gather(1, targets.clamp(min=0)).masked_fill(targets < 0, IGNORED)
 
-    def readers(self, length: int) -> Tensor:
+    def slots_predicting(self, length: int) -> Tensor:
         """The slot that predicts each of `length` positions, long (B, length); -1 where none does."""
-        found = torch.full((self.places.shape[0], length + 1), -1)
-        slots = torch.arange(self.places.shape[1]).expand_as(self.places)
+        found = torch.full((self.positions.shape[0], length + 1), -1)
+        slots = torch.arange(self.positions.shape[1]).expand_as(self.positions)
         # slots that predict nothing write into one column too many
         return found.scatter(1, torch.where(self.targets < 0, length, self.targets), slots)[:, :length]
 
 
 # what fills up a row
-EMPTY = {"places": 0, "masked": False, "ranks": HIDDEN, "limits": -1, "targets": -1, "names": -1}
+EMPTY = {"positions": 0, "masked": False, "ranks": HIDDEN, "limits": -1, "targets": -1, "predicted_position_ids": -1}
 
 
 @dataclass(frozen=True)
 class _Columns:
     # candidates for slots, any number of columns; `key` sorts them, -1 for those that are not there
-    places: Tensor
+    positions: Tensor
     masked: Tensor
     ranks: Tensor
     limits: Tensor
     targets: Tensor
-    names: Tensor
+    predicted_position_ids: Tensor
     key: Tensor
 
 
-def lay_out(question: Question, layout: str, known: Tensor | None = None) -> Slots:
+def lay_out(question: ResolvedConditional, layout: str, known: Tensor | None = None) -> Slots:
     """The slots that answer `question`.
 
     Args:
@@ -116,7 +116,7 @@ def is_chained(layout: str) -> bool:
     return layout != "masked"
 
 
-def two_stream(question: Question, known: Tensor | None = None) -> Slots:
+def two_stream(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     """A content slot for each given and target token; slot i - 1 predicts i, as in GPT-2.
 
     The content slot at i - 1 is read where it sees just what target i may know; elsewhere a query slot stands beside
@@ -147,7 +147,7 @@ def two_stream(question: Question, known: Tensor | None = None) -> Slots:
     return _packed(contents, queries)
 
 
-def prefix(question: Question, known: Tensor | None = None) -> Slots:
+def prefix(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     """Copies of the given tokens in front, then the sequence from its start, causal, [MASK] where nothing is known.
 
     Temporal order only. The copies see one another and nothing else; slot i - 1 of the sequence predicts i.
@@ -171,7 +171,7 @@ def prefix(question: Question, known: Tensor | None = None) -> Slots:
     return _packed(copies, sequence)
 
 
-def sigma(question: Question, known: Tensor | None = None) -> Slots:
+def sigma(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     """The sequence in the order it becomes known, each slot told the position that it predicts.
 
     sigma-GPT (Pannatier et al. 2024, arXiv:2404.09562). The last given slot predicts the first target. Targets that
@@ -209,7 +209,7 @@ def sigma(question: Question, known: Tensor | None = None) -> Slots:
     return _packed(contents, queries)
 
 
-def masked(question: Question, known: Tensor | None = None) -> Slots:
+def masked(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     """Every slot sees every slot, with [MASK] where nothing is given; slot i predicts i (Devlin et al. 2019, BERT).
 
     All targets are asked at once, each given what is known: the layout has no joint probability.
@@ -222,7 +222,7 @@ def masked(question: Question, known: Tensor | None = None) -> Slots:
     return Slots(place.contiguous(), ~told, zero, zero, reads, _none(place))
 
 
-def causal(question: Question, known: Tensor | None = None) -> Slots:
+def causal(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     """GPT-2 as it is: a text up to some position is given, and all that follows it is asked, in temporal order."""
     _refuse_order(question, "causal")
     place, starts = _places(question), _starts(question)
@@ -246,7 +246,7 @@ def causal(question: Question, known: Tensor | None = None) -> Slots:
     return _packed(_Columns(place, ~content, place, place, reads, _none(place), _key(content, place, place)))
 
 
-LAYOUTS: dict[str, Callable[[Question, Tensor | None], Slots]] = {
+LAYOUTS: dict[str, Callable[[ResolvedConditional, Tensor | None], Slots]] = {
     "two_stream": two_stream,
     "prefix": prefix,
     "sigma": sigma,
@@ -255,7 +255,9 @@ LAYOUTS: dict[str, Callable[[Question, Tensor | None], Slots]] = {
 }
 
 
-def look_ahead(question: Question, known: Tensor, drafted: Tensor, width: int) -> tuple[Slots, Tensor, Tensor]:
+def look_ahead(
+    question: ResolvedConditional, known: Tensor, drafted: Tensor, width: int
+) -> tuple[Slots, Tensor, Tensor]:
     """Slots of `two_stream` that verify drafts and already draft what follows each possible stop.
 
     Args:
@@ -268,7 +270,7 @@ def look_ahead(question: Question, known: Tensor, drafted: Tensor, width: int) -
         where there is no such target, or a draft before it is lacking.
     """
     upto = known + drafted + 1
-    chain = Question(
+    chain = ResolvedConditional(
         question.given, question.target & (question.step <= upto[:, None]), question.step, question.given_sees
     )
     verified = two_stream(chain)
@@ -300,13 +302,13 @@ def look_ahead(question: Question, known: Tensor, drafted: Tensor, width: int) -
         }
     )
     wanted = steps.gather(1, (known[:, None] + stops).clamp(max=steps.shape[1] - 1))
-    readers = verified.readers(question.given.shape[1]).gather(1, wanted)
+    readers = verified.slots_predicting(question.given.shape[1]).gather(1, wanted)
     readers = torch.where(known[:, None] + stops <= torch.minimum(upto, question.step.amax(1))[:, None], readers, -1)
-    columns = torch.where(columns < 0, -1, columns + verified.places.shape[1])
+    columns = torch.where(columns < 0, -1, columns + verified.positions.shape[1])
     return joined, readers, columns.view(is_there.shape)
 
 
-def positions_by_step(question: Question) -> Tensor:
+def positions_by_step(question: ResolvedConditional) -> Tensor:
     """The position of the target asked at each step, long (B, E + 1); column 0 and steps beyond a row's last hold 0."""
     places = torch.arange(question.step.shape[1]).expand_as(question.step)
     table = torch.zeros(len(places), int(question.step.amax()) + 1, dtype=torch.long)
@@ -317,7 +319,7 @@ _FAR = 2**40
 _FAR_RANK = 2**31
 
 
-def _ranks(question: Question, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _ranks(question: ResolvedConditional, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     # -> rank of each given and target token, HIDDEN elsewhere; the last given rank; whether a target's token is known
     if question.given_sees == "all":
         given_rank = torch.zeros_like(question.step)
@@ -332,7 +334,7 @@ def _ranks(question: Question, known: Tensor | None) -> tuple[Tensor, Tensor, Te
     return rank, base, settled
 
 
-def _asked(question: Question, known: Tensor | None) -> Tensor:
+def _asked(question: ResolvedConditional, known: Tensor | None) -> Tensor:
     # bool (B, T), the targets that are not known
     return question.target if known is None else question.target & (question.step > known[:, None])
 
@@ -349,11 +351,11 @@ def _none(place: Tensor) -> Tensor:
     return torch.full_like(place, -1)
 
 
-def _places(question: Question) -> Tensor:
+def _places(question: ResolvedConditional) -> Tensor:
     return torch.arange(question.given.shape[1]).expand(question.given.shape)
 
 
-def _starts(question: Question) -> Tensor:
+def _starts(question: ResolvedConditional) -> Tensor:
     # bool (B, T), the first token of each document
     starts = torch.zeros_like(question.given)
     starts[:, 0] = True
@@ -394,7 +396,7 @@ def _compacted(*columns: _Columns) -> tuple[Slots, Tensor]:
     return Slots(**parts), went
 
 
-def _refuse_order(question: Question, layout: str) -> None:
+def _refuse_order(question: ResolvedConditional, layout: str) -> None:
     if not question.is_temporal:
         raise ValueError(
             f"order: the layout {layout} asks from left to right only; leave the order temporal, or use the layout "

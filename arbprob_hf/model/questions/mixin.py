@@ -11,7 +11,7 @@ from ..configuration_arbprob import ArbProbConfig
 from ..masks.patterns import Causal
 from ..masks.text import kind_of
 from .blanks import Blanked, Infilled, Scored, answers_of, ask_blanks, read_answers, read_blanks
-from .conditional import Conditional, Positions, Question
+from .conditional import Conditional, Positions, ResolvedConditional
 from .layouts import MASK_ID, Slots, is_chained, lay_out
 from .log_probs import token_log_probs, vocabulary_log_probs
 from .sampling import Sampled, Sampler
@@ -20,7 +20,7 @@ from .shared_prefix import join
 logger = logging.get_logger(__name__)
 
 
-class ArbProbQuestions:
+class QuestionMixin:
     """Questions P(x_target | x_given) put to a causal language model; mixed into it."""
 
     config: Any
@@ -265,11 +265,11 @@ class ArbProbQuestions:
         *,
         needs_answers: bool = False,
         generator: torch.Generator | None = None,
-    ) -> Question:
+    ) -> ResolvedConditional:
         check_asked(self.config, input_ids, ask)
         if layout == "masked" and ask.given_sees == "earlier":
             raise ValueError("given_sees: in the layout masked every token sees every other; leave 'earlier' out")
-        question = ask.settle(*input_ids.shape, given_sees=self.config.given_sees, generator=generator)
+        question = ask.resolve(*input_ids.shape, given_sees=self.config.given_sees, generator=generator)
         if input_ids.device.type == "cpu":
             told = question.given | question.target if needs_answers else question.given
             unknown = ((input_ids < 0) | (input_ids >= self.config.vocab_size)) & told
@@ -292,14 +292,14 @@ class ArbProbQuestions:
         length = input_ids.shape[1]
         if len(slots) == 1:
             inputs: dict[str, Any] = slots[0].fill(input_ids, names_target=names_target)
-            readers = [slots[0].readers(length)]
+            readers = [slots[0].slots_predicting(length)]
         else:
             branches = join(slots, length, names_target=names_target)
             inputs = {
                 "mask": branches.mask(input_ids.device),
                 **branches.slots.fill(input_ids, names_target=names_target),
             }
-            readers = list(branches.readers)
+            readers = list(branches.slots_predicting)
         states = self.transformer(**inputs, use_cache=False).last_hidden_state  # (B, S, D)
         found = []
         for reader in readers:
@@ -335,5 +335,5 @@ def check_asked(config: ArbProbConfig, input_ids: Tensor, ask: object) -> None:
             "shorten the input"
         )
     # known by what it can do: a downloaded model has classes of its own
-    if isinstance(ask, type) or not hasattr(ask, "settle"):
+    if isinstance(ask, type) or not hasattr(ask, "resolve"):
         raise TypeError(f"ask: expected a Conditional(given=..., target=...), got {kind_of(ask)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from ..masks.tensors import HIDDEN
-from .conditional import Question
+from .conditional import ResolvedConditional
 from .layouts import EMPTY, Slots, lay_out, look_ahead, positions_by_step
 from .log_probs import accurate
 
@@ -42,7 +42,7 @@ class Sampler:
     def __init__(
         self,
         model: Any,
-        question: Question,
+        question: ResolvedConditional,
         layout: str,
         *,
         temperature: float = 1.0,
@@ -88,7 +88,7 @@ class Sampler:
     def _one_by_one(self) -> None:
         slots = lay_out(self.question, self.layout)
         due = passes_due(slots, self.question)  # (B, S)
-        readers = slots.readers(self.tokens.shape[1])
+        readers = slots.slots_predicting(self.tokens.shape[1])
         cache = DynamicCache(config=self.model.config)
         ranks = limits = torch.zeros(len(due), 0, dtype=torch.long)
         for step in range(1, int(self.count.amax()) + 1):
@@ -100,7 +100,7 @@ class Sampler:
             inputs.update(ranks=ranks.to(self.device), limits=limits.to(self.device))
             states = self._states(**inputs, past_key_values=cache, use_cache=True)
             # queries are seen by nobody: they leave the cache
-            width = query.places.shape[1]
+            width = query.positions.shape[1]
             if width:
                 cache.crop(-width)
                 ranks, limits = ranks[:, :-width], limits[:, :-width]
@@ -108,7 +108,7 @@ class Sampler:
             position = self.positions[rows, step]
             reader = readers[rows, position]
             at = torch.where(
-                kept_at[rows, reader] < 0, query_at[rows, reader] + kept.places.shape[1], kept_at[rows, reader]
+                kept_at[rows, reader] < 0, query_at[rows, reader] + kept.positions.shape[1], kept_at[rows, reader]
             )
             logits = self._logits(states, rows, at)
             chosen = self._draw(self._law(logits))
@@ -130,7 +130,7 @@ class Sampler:
             active, known = active[still], known[still]
             ahead = None if ahead is None else ahead.rows(still)
 
-    def _speculative_round(self, active: Tensor, question: Question, known: Tensor) -> Tensor:
+    def _speculative_round(self, active: Tensor, question: ResolvedConditional, known: Tensor) -> Tensor:
         # draft all that is open at once; the first draft is exact already
         left = self.count[active] - known
         slots = lay_out(question, self.layout, known)
@@ -153,7 +153,7 @@ class Sampler:
         return self._stop(active, known, left, drafts, _Verdict(accepted, laws, wanted, verified))
 
     def _fused_round(
-        self, active: Tensor, question: Question, known: Tensor, ahead: "_Drafts | None", width: int
+        self, active: Tensor, question: ResolvedConditional, known: Tensor, ahead: "_Drafts | None", width: int
     ) -> "tuple[Tensor, _Drafts]":
         drafted = torch.zeros_like(known) if ahead is None else ahead.count
         slots, verify_at, ahead_at = look_ahead(question, known, drafted, width)
@@ -287,12 +287,12 @@ class _Drafts:
         return _Drafts(self.tokens[there], self.laws[there], self.count[index])
 
 
-def passes_due(slots: Slots, question: Question) -> Tensor:
+def passes_due(slots: Slots, question: ResolvedConditional) -> Tensor:
     """The pass in which each slot can be computed when one target becomes known a pass, from 1; 0 for fillers.
 
     A slot that sees the contents of n targets has to wait for all n.
     """
-    contents = (slots.ranks < HIDDEN) & question.target.gather(1, slots.places)
+    contents = (slots.ranks < HIDDEN) & question.target.gather(1, slots.positions)
     ranks = torch.where(contents, slots.ranks, HIDDEN).sort(1).values
     seen = torch.searchsorted(ranks, slots.limits.contiguous(), right=True)
     is_filler = (slots.ranks == HIDDEN) & (slots.limits < 0)
@@ -318,5 +318,5 @@ def _readers_of(slots: Slots, positions: Tensor, known: Tensor, left: Tensor, wi
     # long (B, width): the slot that predicts each of the targets after the known ones; -1 beyond the `left` of a row
     columns = torch.arange(width)
     steps = (known[:, None] + 1 + columns).clamp(max=positions.shape[1] - 1)
-    readers = slots.readers(length).gather(1, positions.gather(1, steps))
+    readers = slots.slots_predicting(length).gather(1, positions.gather(1, steps))
     return torch.where(columns < left[:, None], readers, -1)

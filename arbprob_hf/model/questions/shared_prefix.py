@@ -19,12 +19,12 @@ class Branches:
     Attributes:
         slots: all of them; `targets` are those of the first question in the trunk, where they may differ.
         branch: long (B, S), 0 in the trunk, then the number of the question, from 1.
-        readers: for each question long (B, T), the slot that predicts a position; -1 where none does.
+        slots_predicting: for each question long (B, T), the slot that predicts a position; -1 where none does.
     """
 
     slots: Slots
     branch: Tensor
-    readers: tuple[Tensor, ...]
+    slots_predicting: tuple[Tensor, ...]
 
     def mask(self, device: torch.device) -> Mask:
         """Slots see the trunk and their own branch; to be ANDed with the slots' ranks and limits."""
@@ -38,7 +38,7 @@ def join(slots: Sequence[Slots], length: int, *, names_target: bool = False) -> 
     A slot is of the trunk when it, and everything it sees, is the same in all questions; where a slot is told what it
     predicts (`names_target`), that too. The questions then have the answers they have one by one.
     """
-    width = max(one.places.shape[1] for one in slots)
+    width = max(one.positions.shape[1] for one in slots)
     slots = [_widened(one, width) for one in slots]
     trunk = _trunk(slots, names_target)  # (B, width)
     is_filler = torch.stack([(one.ranks == HIDDEN) & (one.limits < 0) for one in slots])  # (questions, B, width)
@@ -65,7 +65,9 @@ def join(slots: Sequence[Slots], length: int, *, names_target: bool = False) -> 
 
 def _trunk(slots: Sequence[Slots], names_target: bool) -> Tensor:
     names = [
-        field.name for field in fields(Slots) if field.name != "targets" and (names_target or field.name != "names")
+        field.name
+        for field in fields(Slots)
+        if field.name != "targets" and (names_target or field.name != "predicted_position_ids")
     ]
     first = slots[0]
     same = torch.ones_like(first.masked)
@@ -79,10 +81,10 @@ def _trunk(slots: Sequence[Slots], names_target: bool) -> Tensor:
 
 
 def _widened(slots: Slots, width: int) -> Slots:
-    more = width - slots.places.shape[1]
+    more = width - slots.positions.shape[1]
     return Slots(**{name: pad(getattr(slots, name), (0, more), value=value) for name, value in EMPTY.items()})
 
 
 def _followed(slots: Slots, length: int, went: Tensor) -> Tensor:
-    readers = slots.readers(length)
+    readers = slots.slots_predicting(length)
     return torch.where(readers < 0, -1, went.gather(1, readers.clamp(min=0)))
