@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model.masks.foreign import from_foreign
+from ..model.masks.foreign import as_mask
 from ..model.masks.mask import Mask
 from ..model.masks.patterns import Heads
 from ..model.masks.reach import reach_through
-from ..model.masks.text import kind_of
 
 AnyMask = Mask | str | Tensor
 # a slot that does not attend to itself still carries its own input along
@@ -55,7 +54,7 @@ def read_masks(mask: AnyMask | Sequence[AnyMask]) -> list[Mask]:
     given = list(mask) if isinstance(mask, list | tuple) else [mask]
     if not given:
         raise ValueError("mask: expected one mask, or one per layer, got an empty list")
-    return [_read(one) for one in given]
+    return [as_mask(one) for one in given]
 
 
 def sheets(masks: Sequence[Mask], length: int | None = None, *, layers: int | None = None, row: int = 0) -> list[Sheet]:
@@ -155,20 +154,14 @@ def layers_text(layers: int) -> str:
     return f"{layers} layer{'s' * (layers > 1)}"
 
 
+def shows_later(mask: Mask, length: int) -> bool:
+    """Whether a query sees a key after it, in a text of `length` tokens, in some head."""
+    return bool(mask.dense(length).triu(1).any())
+
+
 def where(here: Tensor) -> list[int]:
     """The indices at which a vector is not zero."""
     return [int(number) for number in here.nonzero()]
-
-
-def _read(mask: object) -> Mask:
-    mask = from_foreign(mask)
-    if isinstance(mask, Mask):
-        return mask
-    if isinstance(mask, str):
-        return Mask.parse(mask)
-    if isinstance(mask, Tensor):
-        return Mask.of(mask)
-    raise TypeError(f"mask: expected a Mask, its text, a 0-1 tensor or a list of them, got {kind_of(mask)}")
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from ..model.masks.foreign import from_foreign
 from ..model.masks.mask import Mask
 from ..model.masks.reach import reach_of, reach_through
 from ..model.masks.tensors import HIDDEN
-from ..model.masks.text import kind_of
+from .layer_reach import AnyMask, read_masks
 
 _LISTED = 10
 
@@ -126,7 +125,7 @@ class Leakage:
 
 
 def check_leakage(
-    mask: Mask | str | Tensor | Sequence[Mask | str | Tensor],
+    mask: AnyMask | Sequence[AnyMask],
     forbidden: Tensor | None = None,
     *,
     layers: int | None = None,
@@ -149,7 +148,7 @@ def check_leakage(
     Raises:
         TypeError, ValueError: one line naming the argument, what was expected, what came and what to do.
     """
-    masks = _masks(mask)
+    masks = read_masks(mask)
     if layers is not None and layers < 1:
         raise ValueError(f"layers: expected at least 1, got {layers}; None means any number")
     if layers is not None and layers % len(masks):
@@ -207,24 +206,6 @@ def _shortest(
             slots.insert(0, int(source[slots[0]]))
             taken.insert(0, layer)
     return tuple(slots), tuple(taken)
-
-
-def _masks(mask: Mask | str | Tensor | Sequence[Mask | str | Tensor]) -> list[Mask]:
-    given = list(mask) if isinstance(mask, list | tuple) else [mask]
-    if not given:
-        raise ValueError("mask: expected a mask or one per layer, got an empty list")
-    return [_mask(one) for one in given]
-
-
-def _mask(value: object) -> Mask:
-    value = from_foreign(value)
-    if isinstance(value, Mask):
-        return value
-    if isinstance(value, str):
-        return Mask.parse(value)
-    if isinstance(value, Tensor):
-        return Mask.of(value)
-    raise TypeError(f"mask: expected a Mask, its text, a tensor or a list of them, got {kind_of(value)}")
 
 
 def _length(masks: list[Mask], forbidden: Tensor | None, length: int | None) -> int:

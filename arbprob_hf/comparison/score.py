@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..analysis.layer_reach import shows_later
 from ..data.collators import BlockCollator, QuestionCollator
 from ..data.eval_sets import MODES
 from ..model.configuration_arbprob import ArbProbConfig
@@ -84,7 +85,7 @@ def _refuse_mask(config: ArbProbConfig, mode: str, length: int) -> None:
     said = ", then ".join(dict.fromkeys(config.mask_texts))
     if mode not in FROM_LEFT:
         raise UnanswerableError(f"its own mask, {said}, says how a text is read, not what is given and what is asked")
-    if any(bool(Mask.parse(text).dense(length).triu(1).any()) for text in config.mask_texts):
+    if any(shows_later(Mask.parse(text), length) for text in config.mask_texts):
         raise UnanswerableError(f"its own mask, {said}, lets tokens see later ones, so answers would be shown")
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..analysis.layer_reach import shows_later
 from ..model.configuration_arbprob import ArbProbConfig
 from ..model.custom_code import check_travels
 from ..model.masks.mask import Mask
@@ -64,9 +65,8 @@ def warn_of_visible_answers(model: ArbProbForCausalLM, length: int) -> None:
 
     Slot t predicts token t + 1, so what matters is whether any query sees a later key, in blocks of `length` tokens.
     """
-    texts = [model.config.mask] if isinstance(model.config.mask, str) else model.config.mask
-    for text in dict.fromkeys(texts):
-        if bool(Mask.parse(text).dense(length).triu(1).any()):
+    for text in dict.fromkeys(model.config.mask_texts):
+        if shows_later(Mask.parse(text), length):
             logger.warning("mask %s lets tokens see later ones, so the losses count answers that were shown", text)
 
 

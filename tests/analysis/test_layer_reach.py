@@ -102,7 +102,7 @@ def test_ranges_are_short(numbers: list[int], text: str) -> None:
 
 
 def test_wrong_masks_are_refused() -> None:
-    with pytest.raises(TypeError, match="mask: expected a Mask, its text, a 0-1 tensor or a list of them, got int"):
+    with pytest.raises(TypeError, match="mask: expected a Mask, its text or a 0-1 tensor, got int"):
         read_masks(3)
     with pytest.raises(ValueError, match="mask: expected one mask, or one per layer, got an empty list"):
         read_masks([])

@@ -179,8 +179,8 @@ def test_only_ten_paths_are_listed_and_all_are_counted() -> None:
 def test_check_leakage_refuses_what_it_cannot_read() -> None:
     table = torch.ones(4, 4, dtype=torch.bool)
     cases = [
-        (lambda: check_leakage([]), ValueError, "mask: expected a mask or one per layer, got an empty list"),
-        (lambda: check_leakage(3), TypeError, r"mask: expected a Mask, its text, a tensor or a list of them, got int"),
+        (lambda: check_leakage([]), ValueError, "mask: expected one mask, or one per layer, got an empty list"),
+        (lambda: check_leakage(3), TypeError, r"mask: expected a Mask, its text or a 0-1 tensor, got int"),
         (
             lambda: check_leakage(window),
             TypeError,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ...model.attention.sdpa import SHORTEST_SORTED
-from ...model.masks.foreign import from_foreign
+from ...model.masks.foreign import as_mask, from_foreign
 from ...model.masks.mask import Mask
 from ...model.masks.patterns import Causal
 from ...model.masks.reach import reach_through
-from ...model.masks.text import kind_of
 from ...model.masks.tiles import Grid
+from ..layer_reach import shows_later
 from ..leakage import own_lengths
 
 MaskKwargs = Callable[[Mask, Grid], dict[str, Any]]
@@ -26,7 +26,6 @@ LENGTHS = (16, 17, 272)
 # a function of the length may make orders, whose slots ours sorts from here on
 LENGTHS_OF_FUNCTIONS = (*LENGTHS, SHORTEST_SORTED + 8)
 BATCH = 2
-_LISTED = "; masks of the layers are those of config.mask, audited with mask=None"
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class AuditCase:
     @cached_property
     def looks_ahead(self) -> bool:
         """Whether a query sees a later key in some layer: no cache can hold such a model."""
-        return any(bool(mask.dense(self.length).triu(1).any()) for mask in set(self.masks))
+        return any(shows_later(mask, self.length) for mask in set(self.masks))
 
     def keeps(self, heads: int) -> list[Tensor]:
         """The masks written out, bool (B, H, T, T) for each layer."""
@@ -108,15 +107,14 @@ def _config(model: object) -> Any:
 
 
 def _fixed(mask: Any) -> Any:
-    if isinstance(mask, Tensor):
-        return Mask.of(mask)
-    mask = Mask.parse(mask) if isinstance(mask, str) else from_foreign(mask)
-    if mask is None or isinstance(mask, Mask) or (callable(mask) and not isinstance(mask, type)):
+    if mask is None or (callable(mask) and not isinstance(mask, type)):
         return mask
-    raise TypeError(
-        f"mask: expected a Mask, its text, a tensor or a function of a length, for all layers, got "
-        f"{kind_of(mask)}{_LISTED if isinstance(mask, list | tuple) else ''}"
-    )
+    if isinstance(mask, list | tuple):
+        raise TypeError(
+            f"mask: expected a Mask, its text, a tensor or a function of a length, for all layers, got "
+            f"{type(mask).__name__}; masks of the layers are those of config.mask, audited with mask=None"
+        )
+    return as_mask(mask)
 
 
 def _made(make: Callable[[int], Mask], length: int) -> Mask:

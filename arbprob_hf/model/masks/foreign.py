@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .mask import PATTERNS, Mask
+from .text import kind_of
 
 _ADVICE = "pass mask.dense(...), a tensor, or load a model saved with the same code"
 
@@ -24,6 +25,24 @@ def from_foreign(value: Any) -> Any:
         ValueError: a mask that this copy has not, or has with other fields or as another function; one line.
     """
     return _from_foreign(value, {})
+
+
+def as_mask(value: object, name: str = "mask") -> Mask:
+    """What people write for a mask, as one: a `Mask` of this or another copy, its text, or a 0-1 tensor.
+
+    `name` is the argument's, for errors.
+
+    Raises:
+        TypeError: something else. ValueError: a text or tensor that cannot be read; one line.
+    """
+    value = from_foreign(value)
+    if isinstance(value, Mask):
+        return value
+    if isinstance(value, str):
+        return Mask.parse(value)
+    if isinstance(value, Tensor):
+        return Mask.of(value)
+    raise TypeError(f"{name}: expected a Mask, its text or a 0-1 tensor, got {kind_of(value)}")
 
 
 def definition_of(source: str | None) -> str | None:
