@@ -3,10 +3,10 @@
 import csv
 import dataclasses
 import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..atomic_write import replacing
 from ..data.eval_sets import GAINS, MODES
 from ..plotting.curves import draw_comparison
 from ..plotting.figures import save_whole
@@ -40,9 +40,8 @@ def write(found: Comparison, folders: Sequence[Path], out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     shown = f"\n![validation losses of the runs, as each logged them]({PICTURE})\n" if logs else ""
     for name, text in ((TABLE, markdown(found) + shown), (CSV, as_csv(found))):
-        beside = out / f"{name}.tmp"
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, out / name)
+        with replacing(out / name) as beside:
+            beside.write_text(text, encoding="utf-8")
     if not logs:
         # that of another comparison would be taken for its own
         (out / PICTURE).unlink(missing_ok=True)

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..atomic_write import replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -38,12 +40,8 @@ def check_picture_path(path: Path | str) -> None:
 
 def save_whole(figure: "Figure", path: Path) -> None:
     """Write a figure as the file that its suffix says, whole or not at all."""
-    beside = path.with_name(f"{path.name}.tmp")
-    try:
+    with replacing(path) as beside:
         figure.savefig(beside, format=path.suffix.removeprefix("."))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def wrapped(text: str, inches: float) -> str:

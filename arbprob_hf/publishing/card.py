@@ -2,7 +2,6 @@
 
 import importlib.resources
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..atomic_write import replacing
 
 # the line of the card's code that says where the model is
 _SOURCE = re.compile(r'^source, revision = "[^"\n]*", "(?P<revision>[^"\n]*)".*$', flags=re.MULTILINE)
@@ -98,9 +99,9 @@ def write_card(folder: Path, facts: CardFacts) -> Path:
         picture=facts.picture,
         footprint=facts.footprint,
     )
-    path, beside = folder / "README.md", folder / ".README.md.tmp"
-    beside.write_text(str(card), encoding="utf-8")
-    os.replace(beside, path)
+    path = folder / "README.md"
+    with replacing(path) as beside:
+        beside.write_text(str(card), encoding="utf-8")
     return path
 
 

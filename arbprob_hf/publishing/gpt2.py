@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
+from ..atomic_write import replacing
 from ..model.configuration_arbprob import ArbProbConfig
 from ..model.masks.mask import Mask
 from ..model.modeling_arbprob import ArbProbForCausalLM
@@ -75,15 +76,11 @@ def export_gpt2(checkpoint: Path, out: Path, *, force: bool = False) -> list[str
     theirs = _as_gpt2(ours)
     if reason is None:
         _compare(ours, theirs, checkpoint)
-    beside = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    theirs.save_pretrained(beside)
-    for name in TOKENIZER_FILES:
-        if (checkpoint / name).is_file():
-            shutil.copyfile(checkpoint / name, beside / name)
-    if out.is_dir():
-        out.rmdir()
-    beside.rename(out)
+    with replacing(out) as beside:
+        theirs.save_pretrained(beside)
+        for name in TOKENIZER_FILES:
+            if (checkpoint / name).is_file():
+                shutil.copyfile(checkpoint / name, beside / name)
     return _remarks(ours, reason)
 
 

@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from ..atomic_write import flush
 from ..errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def seal(staged: Path, output_dir: Path) -> Path:
     """
     _write_manifest(staged)
     for path in [*_files(staged), *(p for p in staged.rglob("*") if p.is_dir()), staged]:
-        _flush(path)
+        flush(path)
     return _put_in_place(staged, output_dir)
 
 
@@ -157,12 +158,12 @@ def install(staged: Path, folder: Path) -> None:
     """
     files = sorted(_files(staged), key=lambda p: (_weights_rank(p.name), p.name))
     for path in files:
-        _flush(path)
+        flush(path)
     for path in files:
         target = folder / path.relative_to(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, target)
-    _flush(folder)
+    flush(folder)
     written = {path.name for path in files}
     for path in list(folder.iterdir()):
         if _WEIGHTS_NAME.fullmatch(path.name) and path.name not in written:
@@ -186,7 +187,7 @@ def _put_in_place(staged: Path, output_dir: Path) -> Path:
         else:
             quarantine(target, "it is not a sealed checkpoint and was in the way of one")
     os.rename(staged, target)
-    _flush(output_dir)
+    flush(output_dir)
     return target
 
 
@@ -250,18 +251,6 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Wait until the content of a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-logger = logging.getLogger(__name__)
 
 
 def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:

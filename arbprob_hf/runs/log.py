@@ -1,9 +1,11 @@
-"""The training log of a run: where it lies, what its columns mean, and how it is read."""
+"""The training log of a run, a CSV file: where it lies, what its columns mean, how it is written and read."""
 
 import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from ..atomic_write import replacing
 
 COLUMNS = (
     "step",
@@ -118,16 +120,11 @@ class CsvLog:
             os.fsync(file.fileno())
 
     def _replace(self, rows: list[Row]) -> None:
-        # beside it, then over it: a crash leaves the old file or the new one
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".tmp")
-        with beside.open("w", encoding="utf-8", newline="") as file:
+        with replacing(self.path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             writer.writerows([_cell(row.get(column)) for column in self.columns] for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, self.path)
 
 
 def _cell(value: float | None) -> str:

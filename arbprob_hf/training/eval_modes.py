@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from ..atomic_write import replacing
 from ..data.eval_sets import GAINS, MODES, draw_modes, load_modes, save_modes
 from ..data.packing import LENGTH
 from ..data.tasks import Task
@@ -57,11 +58,9 @@ def keep_modes(modes: Mapping[str, Dataset], folder: Path, *, is_resumed: bool) 
                 "figures could not be compared with earlier ones; give the same text, or start another output_dir"
             )
         return
-    beside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    save_modes(modes, beside)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    with replacing(folder) as beside:
+        save_modes(modes, beside)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def summary(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:

@@ -130,7 +130,7 @@ def test_an_error_while_sealing_leaves_the_old_checkpoint(tmp_path: Path, micro_
     def fail(path):
         raise OSError(28, "No space left on device")
 
-    act = _At(5, lambda model: monkeypatch.setattr(checkpoints, "_flush", fail))
+    act = _At(5, lambda model: monkeypatch.setattr(checkpoints, "flush", fail))
     with pytest.raises(CheckpointError, match=r"checkpoint-6 could not be saved in .*: the disk is full; .*MiB free"):
         micro_trainer(tmp_path, callbacks=[act], save_total_limit=1).train()
     assert newest(tmp_path) == tmp_path / "checkpoint-4"
@@ -142,7 +142,7 @@ def test_a_run_goes_on_bit_equal_after_a_full_disk(tmp_path: Path, micro_trainer
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        act = _At(5, lambda model: patch.setattr(checkpoints, "_flush", fail))
+        act = _At(5, lambda model: patch.setattr(checkpoints, "flush", fail))
         trainer = micro_trainer(tmp_path, callbacks=[act])
         with pytest.raises(CheckpointError):
             trainer.train()
