@@ -1,22 +1,57 @@
-"""Wording of one-line errors: shortens values and foreign exceptions."""
+"""Errors that users see: their kinds, their wording on one line, and how a command leaves on them."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
+
+
+def one_line(said: object) -> str:
+    """What a text or an exception says, on one line; an exception that says nothing is named by its class."""
+    return " ".join(str(said).split()) or type(said).__name__
 
 
 def brief(value: object, width: int = 90) -> str:
     """`repr(value)` on one line, its middle left out when longer than `width` characters."""
-    text = " ".join(repr(value).split())
+    text = one_line(repr(value))
     return text if len(text) <= width else f"{text[: width // 2 - 2]}...{text[-(width // 2 - 1) :]}"
 
 
-def reason(error: BaseException, width: int = 110) -> str:
-    """What an exception (its innermost cause) says, on one line of at most `width` characters."""
+def root_cause(error: BaseException) -> BaseException:
+    """The innermost exception that `error` was raised from; `error` itself where there is none."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(str(error).split()) or type(error).__name__
+    return error
+
+
+def reason(error: BaseException, width: int = 110) -> str:
+    """What the innermost cause of `error` says, on one line of at most `width` characters."""
+    text = one_line(root_cause(error))
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def check_integer(name: str, value: object, *, low: int, high: int | None = None) -> int:
+    """`value` as an int, which is `low` or more and, unless `high` is None, `high` or less.
+
+    Raises:
+        TypeError: not an integer (a truth value is none; numpy's integers are).
+        ValueError: out of bounds.
+    """
+    bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+    expected = f"{name}: expected an integer {bounds}, got {brief(value, 60)}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(expected)
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        raise ValueError(expected)
+    return number
+
+
+def check_folder(folder: Path, advice: str) -> None:
+    """Raise ValueError, which ends in `advice`, unless there is a folder at `folder`."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; {advice}")
 
 
 class UsageError(ValueError):
@@ -47,9 +82,8 @@ def exit_on_user_error(program: str, *, traceback: bool = False) -> Iterator[Non
         if traceback:
             raise
         # torch puts the traceback of a loader's worker into the message
-        said = str(error).rpartition(f"\n{type(error).__name__}: ")[2] if _IN_WORKER in str(error) else str(error)
-        line = " ".join(said.split())
-        _leave(f"{program}: error: {line or type(error).__name__}", 2 if isinstance(error, UsageError) else 1)
+        said = str(error).rpartition(f"\n{type(error).__name__}: ")[2] if _IN_WORKER in str(error) else error
+        _leave(f"{program}: error: {one_line(said)}", 2 if isinstance(error, UsageError) else 1)
 
 
 def _leave(line: str, status: int) -> None:
