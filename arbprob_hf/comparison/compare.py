@@ -16,8 +16,9 @@ from ..data.eval_sets import GAINS, MODES
 from ..data.tokenizer import scored_bytes
 from ..errors import reason
 from ..model.modeling_arbprob import ArbProbForCausalLM
+from ..model_folder import load_network, read_config
 from ..runs.log import run_names
-from .inputs import Questions, check_alike, check_fits, find_questions, find_tokenizer, load_config, load_model
+from .inputs import Questions, check_alike, check_fits, find_questions, find_tokenizer
 from .score import Floats, UnanswerableError, block_nats
 
 
@@ -95,7 +96,7 @@ def compare(
     """
     place, names = _device(device), run_names(folders)
     # whatever can be wrong is found before the first model has answered
-    configs = [load_config(folder) for folder in folders]
+    configs = [read_config(folder) for folder in folders]
     tokenizers = [find_tokenizer(folder) for folder in folders]
     check_alike(folders, configs, tokenizers)
     asked = find_questions(folders, questions)
@@ -104,8 +105,10 @@ def compare(
     figures: list[Figure] = []
     first: _Answers | None = None
     for name, folder, tokenizer in zip(names, folders, tokenizers, strict=True):
-        # one model at a time is in memory
-        model = load_model(folder, place)
+        # one model at a time is in memory; those saved in several precisions are compared in one
+        model = load_network(folder, dtype=torch.float32)
+        # transformers' own `to` hides what it takes from the type checker
+        torch.nn.Module.to(model, place)
         own = _answers(model, asked, batch_size=batch_size, tell=partial(_tell, tell, name))
         scored = {} if tokenizer is None else scored_bytes(asked.sets, tokenizer, model.config.vocab_size)
         for one, counts in asked.counts.items():

@@ -13,7 +13,6 @@ from ..data.eval_sets import GAINS, Columns, load_modes
 from ..data.tokenizer import Integers
 from ..errors import reason
 from ..model.configuration_arbprob import ArbProbConfig
-from ..model.modeling_arbprob import ArbProbForCausalLM
 from ..runs.log import Row, by_mode, find_log, read_log
 
 
@@ -32,34 +31,6 @@ class Questions:
     counts: Mapping[str, Integers]
     largest_token: int
     longest_text: int
-
-
-def load_config(folder: Path) -> ArbProbConfig:
-    """The configuration of the model in `folder`. Raises ValueError where there is none."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; name the output folder of a run, or a checkpoint in it")
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: holds no model, as it has no config.json; a run writes it when it ends")
-    try:
-        return ArbProbConfig.from_pretrained(folder)
-    except (ValueError, TypeError, OSError) as error:
-        raise ValueError(f"{folder}: its config.json cannot be read: {reason(error)}") from error
-
-
-def load_model(folder: Path, device: torch.device) -> ArbProbForCausalLM:
-    """The model in `folder` on `device`, in float32 and for evaluation. Raises ValueError unless it is whole."""
-    try:
-        # models saved in several precisions are compared in one
-        model, found = ArbProbForCausalLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
-    except Exception as error:
-        # what a damaged file raises differs from one format to the next
-        raise ValueError(f"{folder}: its model cannot be loaded: {reason(error)}") from error
-    # a head of its own that was not saved would be random numbers
-    if found["missing_keys"]:
-        raise ValueError(f"{folder}: its model cannot be loaded: lacks {', '.join(sorted(found['missing_keys']))}")
-    # transformers' own `to` hides what it takes from the type checker
-    torch.nn.Module.to(model, device)
-    return model.eval()
 
 
 def find_tokenizer(folder: Path) -> Tokenizer | None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from .network import load_network
+from .network import load_with_tokenizer
 
 VARIABLE = "ARBPROB_MODEL"
 
@@ -34,7 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if find_spec("gradio") is None:
             raise ValueError("gradio: the page needs it, and it is not installed; run pip install 'gradio>=6.18'")
-        network = load_network(given.model)
+        network = load_with_tokenizer(given.model)
         from .page import build_page, serve
 
         page = build_page(network)

@@ -10,6 +10,7 @@ from ..atomic_write import replacing
 from ..model.configuration_arbprob import ArbProbConfig
 from ..model.masks.mask import Mask
 from ..model.modeling_arbprob import ArbProbForCausalLM
+from ..model_folder import load_network, read_config
 
 # fields that GPT-2's configuration has under the same names, with the same meaning
 SHARED = (
@@ -63,16 +64,11 @@ def export_gpt2(checkpoint: Path, out: Path, *, force: bool = False) -> list[str
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is not an empty folder; name another")
-    if not checkpoint.exists():
-        raise ValueError(
-            f"{checkpoint}: does not exist; name a folder here, such as a run's, or the one that "
-            "`hf download NAME --local-dir FOLDER` makes of a model on the Hub"
-        )
-    config = _config_of(checkpoint)
+    config = read_config(checkpoint)
     reason = why_not_gpt2(config)
     if reason is not None and not force:
         raise ValueError(f"{checkpoint}: GPT-2 would misread it: {reason}; --force exports it all the same")
-    ours = _load(checkpoint)
+    ours = load_network(checkpoint, dtype="auto")
     theirs = _as_gpt2(ours)
     if reason is None:
         _compare(ours, theirs, checkpoint)
@@ -82,27 +78,6 @@ def export_gpt2(checkpoint: Path, out: Path, *, force: bool = False) -> list[str
             if (checkpoint / name).is_file():
                 shutil.copyfile(checkpoint / name, beside / name)
     return _remarks(ours, reason)
-
-
-def _config_of(checkpoint: Path) -> ArbProbConfig:
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"{checkpoint}: holds no model, as it has no config.json; name a run's folder or a checkpoint")
-    try:
-        return ArbProbConfig.from_pretrained(checkpoint)
-    except Exception as error:
-        # some malformed ones fail deep inside transformers
-        raise ValueError(f"{checkpoint}: its config.json cannot be read: {' '.join(str(error).split())}") from error
-
-
-def _load(checkpoint: Path) -> ArbProbForCausalLM:
-    try:
-        model, found = ArbProbForCausalLM.from_pretrained(checkpoint, output_loading_info=True, dtype="auto")
-    except Exception as error:
-        # what a damaged file raises differs from one format to the next
-        raise ValueError(f"{checkpoint}: its weights cannot be read: {' '.join(str(error).split())[:160]}") from error
-    if found["missing_keys"]:
-        raise ValueError(f"{checkpoint}: its weights lack {', '.join(sorted(found['missing_keys']))[:120]}")
-    return model.eval()
 
 
 def _as_gpt2(ours: ArbProbForCausalLM) -> GPT2LMHeadModel:

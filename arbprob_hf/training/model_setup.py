@@ -13,13 +13,14 @@ from ..model.configuration_arbprob import ArbProbConfig
 from ..model.custom_code import check_travels
 from ..model.masks.mask import Mask
 from ..model.modeling_arbprob import ArbProbForCausalLM
+from ..model_folder import load_network
 from ..pattern_file import read_patterns
 from .arguments import ModelArguments
 
 logger = logging.getLogger(__name__)
 
-# what GPT-2 lacks, and a task adds
-_ANEW = ("transformer.wme.weight", "transformer.wtpe.weight")
+# weights that GPT-2 lacks
+_ADDED_BY_A_TASK = ("transformer.wme.weight", "transformer.wtpe.weight")
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 
@@ -88,18 +89,19 @@ def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> A
     changed.update(_asking(model_args))
     if model_args.dropout is not None:
         changed.update(dict.fromkeys(_DROPOUTS, model_args.dropout))
-    model, found = ArbProbForCausalLM.from_pretrained(
-        model_args.init_from,
-        output_loading_info=True,
-        # told below in one line
-        ignore_mismatched_sizes=True,
-        revision=model_args.init_revision or "main",
-        # a checkpoint saved in half precision would be trained in it
-        dtype=torch.float32,
-        **_attention(model_args),
-        **changed,
-    )
-    _refuse_partial(str(model_args.init_from), found, anew=_ANEW if model_args.task else ())
+    try:
+        model = load_network(
+            str(model_args.init_from),
+            # the vectors that a task adds start at zero
+            may_lack=_ADDED_BY_A_TASK if model_args.task else (),
+            revision=model_args.init_revision or "main",
+            # a checkpoint saved in half precision would be trained in it
+            dtype=torch.float32,
+            **_attention(model_args),
+            **changed,
+        )
+    except ValueError as error:
+        raise ValueError(f"init_from: {error}") from error
     if model_args.task is not None and set(model.config.mask_texts) != {"causal"}:
         raise ValueError(
             f"init_from: {model_args.init_from!r:.80} has the mask {model.config.mask!s:.60}, which a task would "
@@ -124,23 +126,6 @@ def _asking(model_args: ModelArguments) -> dict[str, Any]:
         "mask_token": True,
         "target_positions": model_args.layout == "sigma",
     }
-
-
-def _refuse_partial(name: str, found: dict[str, Any], *, anew: tuple[str, ...] = ()) -> None:
-    # what was not loaded would be random numbers; the vectors that a task adds start at zero
-    lacking = sorted(set(found["missing_keys"]).difference(anew))
-    if lacking:
-        raise ValueError(
-            f"init_from: {name!r:.80} lacks {len(lacking)} of the weights, such as {lacking[0]}; "
-            "name weights that are whole"
-        )
-    other = sorted(found["mismatched_keys"])
-    if other:
-        key, saved, wanted = other[0]
-        raise ValueError(
-            f"init_from: {name!r:.80} has {len(other)} weights of other sizes than its config.json says, such as {key} "
-            f"{tuple(saved)}, not {tuple(wanted)}; name weights with their own config.json"
-        )
 
 
 def _attention(model_args: ModelArguments) -> dict[str, Any]:

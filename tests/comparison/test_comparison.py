@@ -10,15 +10,14 @@ import torch
 from transformers import GPT2Tokenizer
 
 from arbprob_hf.comparison.compare import compare, mean_and_error
-from arbprob_hf.comparison.inputs import load_model
 from arbprob_hf.comparison.score import UnanswerableError, block_nats
 from arbprob_hf.data.collators import BlockCollator
 from arbprob_hf.data.eval_sets import GAINS, MODES, load_modes
 from arbprob_hf.model.modeling_arbprob import ArbProbForCausalLM
 from arbprob_hf.model.questions.conditional import Conditional
+from arbprob_hf.model_folder import load_network
 
 Save = Callable[..., Path]
-CPU = torch.device("cpu")
 # 25 letters, four tokens of several bytes, and the end of a text
 TOKENS = [*"abcdefghijklmnopqrstuvwxy", "ab", "abc", "\u0120a", "\u00c3\u00a9", "<|endoftext|>"]
 
@@ -43,7 +42,7 @@ def nats_of_documents(model: ArbProbForCausalLM, row: dict[str, np.ndarray]) -> 
 
 def expected_nats(folder: Path, questions: Path, mode: str) -> tuple[np.ndarray, np.ndarray]:
     """Sums of -log P and numbers of scored tokens of each block, by `log_prob`."""
-    model, rows = load_model(folder, CPU), load_modes(questions)[mode]
+    model, rows = load_network(folder), load_modes(questions)[mode]
     with torch.no_grad():
         sums = np.array([nats_of_documents(model, row) for row in rows])
     return sums, np.array([row["scored"].sum() for row in rows])
@@ -78,7 +77,7 @@ def test_orders_are_those_of_the_questions(tmp_path: Path, save_run: Save, save_
     value = compare([run], questions=asked).of("run", "task").nats_per_token
     assert value == pytest.approx(sums.sum() / counts.sum(), rel=1e-5)
     temporal = load_modes(asked)["task"].map(lambda row: {"step": np.cumsum(row["target"]) * row["target"]})
-    again = block_nats(load_model(run, CPU), "task", temporal[:], batch_size=1)
+    again = block_nats(load_network(run), "task", temporal[:], batch_size=1)
     assert abs(again.sum() - sums.sum()) > 0.1
 
 
@@ -200,7 +199,7 @@ def test_a_mask_of_its_own_holds_for_reading_from_left_to_right(
 def test_a_mask_that_shows_answers_has_no_figures(tmp_path: Path, save_run: Save, questions: Path) -> None:
     run = save_run(tmp_path / "run", mask=["causal", "causal | prefix(3)"])
     with pytest.raises(UnanswerableError, match="its own mask, causal, then .* lets tokens see later ones"):
-        block_nats(load_model(run, CPU), "left_to_right", load_modes(questions)["left_to_right"][:], batch_size=2)
+        block_nats(load_network(run), "left_to_right", load_modes(questions)["left_to_right"][:], batch_size=2)
 
 
 def test_bits_per_byte_count_the_bytes_of_scored_tokens(tmp_path: Path, save_run: Save, questions: Path) -> None:

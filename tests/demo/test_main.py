@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from arbprob_hf.demo.main import main
-from arbprob_hf.demo.network import load_network
+from arbprob_hf.demo.network import load_with_tokenizer
 from tests.demo.micro_networks import micro_network
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_checkpoint_is_loaded_with_its_tokenizer(checkpoint: Path) -> None:
-    loaded = load_network(str(checkpoint))
+    loaded = load_with_tokenizer(str(checkpoint))
     assert not loaded.model.training
     assert loaded.tokenizer.encode("The cat") == [464, 3797]
     assert type(loaded.model).__module__ == "arbprob_hf.model.modeling_arbprob"
@@ -40,7 +40,7 @@ def test_no_code_of_a_checkpoint_is_run(checkpoint: Path, tmp_path: Path) -> Non
     for path in tmp_path.glob("*.py"):
         path.write_text("raise SystemExit('ran')")
     assert (tmp_path / "modeling_arbprob.py").exists()
-    assert load_network(str(tmp_path)).model.config.n_embd == 16
+    assert load_with_tokenizer(str(tmp_path)).model.config.n_embd == 16
 
 
 def test_without_a_model_it_says_how_to_come_by_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,18 +52,20 @@ def test_without_a_model_it_says_how_to_come_by_one(capsys: pytest.CaptureFixtur
 
 def test_the_environment_names_a_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("ARBPROB_MODEL", "./missing")
-    assert said([], capsys).startswith("app: error: model: there is no folder ./missing; train one with")
-    assert "there is no folder ./other" in said(["--model", "./other"], capsys)
+    assert said([], capsys).startswith("app: error: model: ./missing: no such folder; name the output folder of a run")
+    assert "model: ./other: no such folder; name" in said(["--model", "./other"], capsys)
 
 
 def test_a_name_that_cannot_be_had_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "model: somebody/nothing cannot be loaded: " in said(["--model", "somebody/nothing"], capsys)
+    assert "model: somebody/nothing: its model cannot be loaded: " in said(["--model", "somebody/nothing"], capsys)
 
 
 def test_a_run_that_has_not_finished_is_told_its_newest_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "holds no config.json; train one with" in said(["--model", str(tmp_path)], capsys)
+    assert "holds no model, as it has no config.json; name the output folder" in said(
+        ["--model", str(tmp_path)], capsys
+    )
     for step in (100, 20, 1000):
         (tmp_path / f"checkpoint-{step}").mkdir()
     assert said(["--model", str(tmp_path)], capsys).endswith(
@@ -78,7 +80,7 @@ def test_damaged_and_missing_weights_are_told(tmp_path: Path, capsys: pytest.Cap
     save_file({name: one for name, one in weights.items() if "ln_f" not in name}, file, {"format": "pt"})
     assert "lacks 2 of the network's weights, such as transformer.ln_f.bias" in said(["--model", str(tmp_path)], capsys)
     file.write_bytes(file.read_bytes()[:1000])
-    assert "cannot be loaded: " in said(["--model", str(tmp_path)], capsys)
+    assert ": its model cannot be loaded: " in said(["--model", str(tmp_path)], capsys)
 
 
 def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,15 +100,15 @@ def test_app_py_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr("sys.argv", ["app.py", "--model", "./missing"])
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "app.py"), run_name="__main__")
-    assert "there is no folder ./missing" in capsys.readouterr().err
+    assert "./missing: no such folder" in capsys.readouterr().err
 
 
 def test_a_file_and_a_folder_that_is_not_there_are_not_asked_of_the_hub(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = str(checkpoint / "model.safetensors")
-    assert said(["--model", weights], capsys) == f"app: error: model: {weights} is a file; name its folder"
-    assert "model: there is no folder outputs/nowhere; train one" in said(["--model", "outputs/nowhere"], capsys)
+    assert said(["--model", weights], capsys) == f"app: error: model: {weights}: is a file; name its folder"
+    assert "model: outputs/nowhere: no such folder; name" in said(["--model", "outputs/nowhere"], capsys)
 
 
 def test_the_port_of_the_environment_is_checked(

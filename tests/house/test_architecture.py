@@ -23,7 +23,7 @@ BASE = {"model", "errors"}
 ARROWS = {
     "model": set(),
     "errors": set(),
-    "model_folder": {"model"},
+    "model_folder": BASE | {"pattern_file"},
     "pattern_file": BASE,
     "data": BASE,
     "analysis": BASE,
@@ -32,7 +32,7 @@ ARROWS = {
     "runs": BASE | {"data"},
     "plotting": BASE | {"analysis", "runs"},
     "publishing": BASE | {"model_folder", "pattern_file", "runs"},
-    "comparison": BASE | {"model_folder", "pattern_file", "data", "runs", "plotting"},
+    "comparison": BASE | {"model_folder", "pattern_file", "data", "analysis", "runs", "plotting"},
     "demo": BASE | {"model_folder", "pattern_file", "data", "analysis", "plotting"},
     "training": BASE | {"model_folder", "pattern_file", "data", "analysis", "runs", "plotting", "publishing"},
     "cli": BASE

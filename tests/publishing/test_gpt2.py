@@ -101,8 +101,8 @@ def test_no_code_of_the_folder_is_run_or_asked_about(tmp_path: Path, capfd: pyte
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("model.safetensors", b"", "its weights cannot be read: "),
-        ("model.safetensors", b"0123456789", "its weights cannot be read: "),
+        ("model.safetensors", b"", "its model cannot be loaded: "),
+        ("model.safetensors", b"0123456789", "its model cannot be loaded: "),
         ("config.json", b"[]", "its config.json cannot be read: "),
         ("config.json", b"{", "its config.json cannot be read: "),
     ],
@@ -147,8 +147,8 @@ def test_a_name_on_the_hub_is_told_how_to_become_a_folder(tmp_path: Path) -> Non
     ran = CliRunner().invoke(app, ["export-gpt2", "somebody/no-such-folder", str(tmp_path / "out")])
     assert ran.exit_code == 2
     assert ran.stderr.startswith(
-        "arbprob export-gpt2: error: somebody/no-such-folder: does not exist; name a folder here, such as a run's, or "
-        "the one that `hf download NAME --local-dir FOLDER` makes"
+        "arbprob export-gpt2: error: somebody/no-such-folder: no such folder; name the output folder of a run, a "
+        "checkpoint in it, or the one that `hf download NAME --local-dir FOLDER` makes"
     )
     assert len(ran.stderr.splitlines()) == 1
 
@@ -172,7 +172,10 @@ def test_the_command_says_where_it_wrote_and_what_is_wrong_in_one_line(tmp_path:
     # behind the progress of reading and writing
     assert ran.stderr.endswith("left out, as GPT-2 has no such weights: wme\n")
     for words, said in [
-        ((tmp_path, tmp_path / "x"), f"{tmp_path}: holds no model, as it has no config.json; name a run's folder or"),
+        (
+            (tmp_path, tmp_path / "x"),
+            f"{tmp_path}: holds no model, as it has no config.json; name the output folder of a",
+        ),
         ((tmp_path / "ours", tmp_path / "new"), f"{tmp_path / 'new'}: exists and is not an empty folder; name another"),
     ]:
         ran = run(app, ["export-gpt2", *map(str, words)])

@@ -317,7 +317,10 @@ def _narrower(weights: dict[str, torch.Tensor]) -> None:
             _without("transformer.h.0.ln_1.weight"),
             r"lacks 1 of the .*weights, such as transformer\.h\.0\.ln_1\.weight;",
         ),
-        (_without("lm_head.weight"), r"^init_from: .*small' lacks 1 of the weights, such as lm_head\.weight; name"),
+        (
+            _without("lm_head.weight"),
+            r"^init_from: .*small: lacks 1 of the network's weights, such as lm_head\.weight; name",
+        ),
         (
             _narrower,
             r"has 1 weights of other sizes .*, such as transformer\.wpe\.weight \(5, 64\), not \(128, 64\); name",

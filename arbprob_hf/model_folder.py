@@ -1,0 +1,104 @@
+"""The network in a run's folder, a checkpoint or a repository on the Hub; one-line errors where it is not whole."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from .errors import reason
+from .model.configuration_arbprob import ArbProbConfig
+from .model.modeling_arbprob import ArbProbForCausalLM
+from .pattern_file import read_patterns
+
+
+def load_network(
+    source: Path | str,
+    *,
+    trust_remote_code: bool = False,
+    patterns: Path | str | None = None,
+    may_lack: Collection[str] = (),
+    **options: Any,
+) -> ArbProbForCausalLM:
+    """The network in a folder or on the Hub by this package's own classes, for evaluation. GPT-2's weights load too.
+
+    Args:
+        source: the output folder of a run, a checkpoint in it, or a name on the Hub.
+        trust_remote_code: whether code beside the weights may run.
+        patterns: a file of `@pattern` functions that the network's mask uses; it is executed first.
+        may_lack: weights that may be missing from the files; they start as the network initialises them.
+        options: of `from_pretrained`, such as `dtype`, `revision` or fields of the configuration.
+
+    Raises:
+        ValueError: nothing there, files that cannot be read, or weights that are missing or of another size; one line.
+    """
+    _check_source(source)
+    if patterns is not None:
+        read_patterns(patterns)
+    try:
+        model, found = ArbProbForCausalLM.from_pretrained(
+            source,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            # refused below, in one line
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+    except Exception as error:
+        # what a damaged file and a Hub that does not answer raise differs from one to the next
+        raise ValueError(f"{source}: its model cannot be loaded: {' '.join(str(error).split()):.300}") from error
+    _refuse_partial(source, found, may_lack)
+    return model
+
+
+def read_config(folder: Path) -> ArbProbConfig:
+    """The configuration of the network in `folder`. Raises ValueError where there is none, in one line."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: no such folder; name the output folder of a run, a checkpoint in it, or the one that "
+            "`hf download NAME --local-dir FOLDER` makes of a model on the Hub"
+        )
+    _check_source(folder)
+    try:
+        return ArbProbConfig.from_pretrained(folder)
+    except Exception as error:
+        # some malformed ones fail deep inside transformers
+        raise ValueError(f"{folder}: its config.json cannot be read: {reason(error)}") from error
+
+
+def _check_source(source: Path | str) -> None:
+    path, name = Path(source), str(source)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{source}: holds no model, as it has no config.json; {_advice(path)}")
+        return
+    if path.is_file():
+        raise ValueError(f"{source}: is a file; name its folder")
+    # a name that begins like a folder of this machine is not looked for on the Hub
+    begins_here = "/" in name and Path(name.split("/")[0]).is_dir()
+    if begins_here or path.is_absolute() or name.startswith(("outputs/", ".", "~")) or name.count("/") > 1:
+        raise ValueError(
+            f"{source}: no such folder; name the output folder of a run, a checkpoint in it, or a repository on the Hub"
+        )
+
+
+def _advice(folder: Path) -> str:
+    steps = [int(one.name[11:]) for one in folder.glob("checkpoint-*") if one.name[11:].isdecimal()]
+    if steps:
+        return f"name one of its checkpoints, such as {folder}/checkpoint-{max(steps)}"
+    return "name the output folder of a run that has ended, or a checkpoint in it"
+
+
+def _refuse_partial(source: Path | str, found: dict[str, Any], may_lack: Collection[str]) -> None:
+    # what was not loaded would be random numbers
+    lacking = sorted(set(found["missing_keys"]).difference(may_lack))
+    if lacking:
+        raise ValueError(
+            f"{source}: lacks {len(lacking)} of the network's weights, such as {lacking[0]}; name weights that are "
+            "whole"
+        )
+    other = sorted(found["mismatched_keys"])
+    if other:
+        key, saved, wanted = other[0]
+        raise ValueError(
+            f"{source}: has {len(other)} weights of other sizes than its config.json says, such as {key} "
+            f"{tuple(saved)}, not {tuple(wanted)}; name weights with their own config.json"
+        )
