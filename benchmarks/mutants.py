@@ -15,17 +15,17 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "leaks")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparing import judge  # noqa: E402
-from mutating import mutants_of  # noqa: E402
-from targets import TARGETS  # noqa: E402
+from tests.analysis.comparing import judge
+from tests.analysis.mutating import mutants_of
+from tests.analysis.targets import TARGETS
 
 
 def main() -> None:
     """Print a line per file, and each change that nothing caught."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", default=list(TARGETS), help="files of the model, without .py")
+    parser.add_argument("files", nargs="*", default=list(TARGETS), help="files of the model, as masks/patterns")
     parser.add_argument("--every", type=int, default=1, help="seed every so many changes only")
     parser.add_argument("--equivalent", action="store_true", help="name the equivalent changes too")
     options = parser.parse_args()

@@ -82,7 +82,7 @@ def _dense(case: Case, package: types.SimpleNamespace) -> list[Tensor]:
     else:
         texts = [case.arguments.get("mask", case.config)] if "mask" in case.arguments else [case.config]
         flat = [text for one in texts for text in (one if isinstance(one, list) else [one])]
-        masks = [package.masking.Mask.parse(text) for text in flat if isinstance(text, str)]
+        masks = [package.mask.Mask.parse(text) for text in flat if isinstance(text, str)]
     heads = {1, 2}
     return [mask.dense(LENGTH, batch=2).double() for mask in masks if mask.count_heads() in heads]
 

@@ -47,16 +47,16 @@ class Case:
 
     def model(self, package: types.SimpleNamespace, dtype: torch.dtype = torch.float32) -> Any:
         """A small network out of the modules of a package, made once for cases alike."""
-        package.structure.SHORTEST, package.structure.TILE = (1, 4) if self.tiled else (256, 128)
+        package.sdpa.SHORTEST, package.sdpa.TILE = (1, 4) if self.tiled else (256, 128)
         # the kernels behind the fused pair trust their arguments: given wrong ones, they write where they should not
         package.tiled._is_fused = lambda *states: False
         made = package.__dict__.setdefault("models", {})
         key = (str(self.config), self.backend, dtype)
         if key not in made:
             torch.manual_seed(0)
-            config = package.configuration.ArbProbConfig(**FIELDS, mask=self.config)
+            config = package.configuration_arbprob.ArbProbConfig(**FIELDS, mask=self.config)
             config._attn_implementation = self.backend
-            made[key] = package.modeling.ArbProbForCausalLM(config).to(dtype).eval()
+            made[key] = package.modeling_arbprob.ArbProbForCausalLM(config).to(dtype).eval()
         return made[key]
 
     def given(self, package: types.SimpleNamespace, grid: Grid) -> dict[str, Any]:
@@ -136,7 +136,7 @@ TEXTS += ["window(3) & ~prefix(6)", "causal & ~window(1)", "causal & dilated(4, 
 def _by_index(text: str) -> Case:
     # as a static cache and flex attention evaluate a mask: pair by pair, never as a grid
     def make(package: types.SimpleNamespace) -> Any:
-        return package.masking.Shifted(package.masking.Mask.parse(text), torch.zeros(1, LENGTH, dtype=torch.long))
+        return package.mask.Shifted(package.mask.Mask.parse(text), torch.zeros(1, LENGTH, dtype=torch.long))
 
     return Case(make=make, meant=lambda: Mask.parse(text))
 
@@ -167,24 +167,24 @@ CASES |= {
     "table in eager": Case({"mask": TABLE}, backend="eager"),
     "table and padding": Case({"mask": TABLE[:, 0], "attention_mask": PADDED}),
     "documents": Case(
-        make=lambda package: package.tables.Documents(PACKED) & package.patterns.Window(5),
+        make=lambda package: package.tensors.Documents(PACKED) & package.patterns.Window(5),
         meant=lambda: documents(PACKED) & Mask.parse("window(5)"),
     ),
     "documents by tiles": Case(
-        make=lambda package: package.tables.Documents(PACKED), meant=lambda: documents(PACKED), tiled=True
+        make=lambda package: package.tensors.Documents(PACKED), meant=lambda: documents(PACKED), tiled=True
     ),
-    "padding": Case(make=lambda package: package.tables.Padding(GAPS), meant=lambda: padding(GAPS)),
+    "padding": Case(make=lambda package: package.tensors.Padding(GAPS), meant=lambda: padding(GAPS)),
     "padding by tiles": Case(
-        make=lambda package: package.tables.Padding(GAPS), meant=lambda: padding(GAPS), tiled=True
+        make=lambda package: package.tensors.Padding(GAPS), meant=lambda: padding(GAPS), tiled=True
     ),
     "order": Case(
-        make=lambda package: package.tables.Order(SOME_HIDDEN, LIMITS), meant=lambda: order(SOME_HIDDEN, LIMITS)
+        make=lambda package: package.tensors.Order(SOME_HIDDEN, LIMITS), meant=lambda: order(SOME_HIDDEN, LIMITS)
     ),
-    "tree": Case(make=lambda package: package.tables.Tree(PARENTS), meant=lambda: tree(PARENTS)),
-    "tree by tiles": Case(make=lambda package: package.tables.Tree(PARENTS), meant=lambda: tree(PARENTS), tiled=True),
+    "tree": Case(make=lambda package: package.tensors.Tree(PARENTS), meant=lambda: tree(PARENTS)),
+    "tree by tiles": Case(make=lambda package: package.tensors.Tree(PARENTS), meant=lambda: tree(PARENTS), tiled=True),
     "table by index": Case(
-        make=lambda package: package.masking.Shifted(package.masking.Dense(TABLE), torch.zeros_like(PACKED)),
+        make=lambda package: package.mask.Shifted(package.mask.Dense(TABLE), torch.zeros_like(PACKED)),
         meant=lambda: Mask.of(TABLE),
     ),
-    "continued": Case(make=lambda package: package.continuing.Continued(PROMPT_TABLE.tril()), meant=continued_tensor),
+    "continued": Case(make=lambda package: package.continuation.Continued(PROMPT_TABLE.tril()), meant=continued_tensor),
 }

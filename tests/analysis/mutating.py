@@ -65,24 +65,27 @@ def _parsed(file: str) -> ast.Module:
 
 @contextmanager
 def loaded(mutant: Mutant | None, folder: Path) -> Iterator[types.SimpleNamespace]:
-    """The modules of a mutant, by name without `_arbprob`; the unchanged ones for None."""
+    """The modules of a mutant, by name without their room; the unchanged ones for None."""
     common, own = folder / "common", folder / "own"
     if not common.exists():
         shutil.copytree(MODEL, common, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir()
     if mutant is not None:
-        (own / f"{mutant.file}.py").write_text(mutant.source, encoding="utf-8")
-    package = types.ModuleType("mutated_model")
-    package.__path__ = [str(own), str(common)]
+        changed = own / f"{mutant.file}.py"
+        changed.parent.mkdir(exist_ok=True)
+        changed.write_text(mutant.source, encoding="utf-8")
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, False
-    sys.modules["mutated_model"] = package
+    for room in ["", *(path.name for path in common.iterdir() if path.is_dir())]:
+        package = types.ModuleType(f"mutated_model.{room}".removesuffix("."))
+        # what is changed is found before what is not
+        package.__path__ = [str(own / room), str(common / room)]
+        sys.modules[package.__name__] = package
     importlib.invalidate_caches()
     try:
         importlib.import_module("mutated_model.modeling_arbprob")
         names = [name for name in sys.modules if name.startswith("mutated_model.")]
-        short = {name.split(".")[1].removesuffix("_arbprob"): sys.modules[name] for name in names}
-        yield types.SimpleNamespace(**short)
+        yield types.SimpleNamespace(**{name.split(".")[-1]: sys.modules[name] for name in names})
     finally:
         sys.dont_write_bytecode = writes
         for name in [name for name in sys.modules if name.split(".")[0] == "mutated_model"]:

@@ -1,7 +1,7 @@
-"""The functions of the model that decide who sees whom, by file."""
+"""The functions of the model that decide who sees whom, by file below `arbprob_hf/model/`."""
 
 LEAVES = "allowed tiles"
-NODES = "allowed written tiles"
+NODES = "allowed evaluate tiles"
 
 
 def _methods(kinds: str, names: str) -> list[str]:
@@ -9,29 +9,31 @@ def _methods(kinds: str, names: str) -> list[str]:
 
 
 TARGETS: dict[str, list[str]] = {
-    "patterns_arbprob": [
-        *_methods("Causal Window Prefix Sinks Dilated Strided", LEAVES),
+    "masks/patterns": [
+        *_methods("Causal Window Prefix Sinks Dilated Strided Blocks", LEAVES),
         *("_distances", "_has_multiple", "_all_multiples"),
+        *_methods("BlockDiffusion", "allowed tiles _block _copies"),
+        *_methods("Heads", NODES),
+        *("_shares", "_united"),
     ],
-    "blocks_arbprob": [*_methods("Blocks", LEAVES), *_methods("BlockDiffusion", "allowed tiles _block _copies")],
-    "heads_arbprob": [*_methods("Heads", "allowed written tiles"), "_shares", "_united"],
-    "tables_arbprob": [*_methods("Documents Padding Order Tree", LEAVES), "_walk", "_at"],
-    "masking_arbprob": [
+    "masks/tensors": [*_methods("Documents Padding Order Tree", LEAVES), "_walk", "_at"],
+    "masks/mask": [
         *_methods("And Or Not", NODES),
-        *("Shifted.allowed", "Dense.allowed", "Dense.written", "Dense.tiles", "Dense._table", "_by_tile"),
+        *("Shifted.allowed", "Dense.allowed", "Dense.evaluate", "Dense.tiles", "Dense._table", "_by_tile"),
     ],
-    "tiling_arbprob": ["Grid.indices", *_methods("Tiling", "slots counted_from _extremes")],
-    "resolving_arbprob": [
-        *("Sizes.filled", "Sizes.grid", "resolve_mask", "to_dense", "is_causal", "is_open"),
-        *("_split_attention_mask", "_keep", "_table", "_order", "_restarts", "_starts", "_padded"),
+    "masks/tiles": ["Grid.indices", *_methods("Tiling", "slots counted_from _extremes"), "Sizes.filled", "Sizes.grid"],
+    "masks/arguments": [
+        *("resolve_mask", "_split_attention_mask", "_keep", "_table", "_order", "_restarts", "_starts", "_padded"),
     ],
-    "continuing_arbprob": _methods("Continued", NODES),
-    "plans_arbprob": ["EagerPlan.attend", "additive_plan", "zero_empty_rows", "_with_self"],
-    "structure_arbprob": [
+    "masks/continuation": _methods("Continued", NODES),
+    "attention/plan": [
+        *("EagerPlan.attend", "additive_plan", "zero_empty_rows", "_with_self", "to_dense", "is_causal", "is_open"),
+    ],
+    "attention/sdpa": [
         *("sdpa_plan", "_structured", "_is_causal_throughout", "_tiled", "_regions", "_alike", "_runs"),
         *("_grid", "_filled", "_sorted", "_take"),
     ],
-    "tiled_arbprob": ["_Recomputed.backward", "_own", "_cut", "_Totals.add"],
-    "attention_arbprob": ["_eager_plan"],
+    "attention/tiled": ["_Recomputed.backward", "_own", "_cut", "_Totals.add"],
+    "attention/backends": ["_eager_plan"],
     "modeling_arbprob": ["ArbProbModel._sizes", "ArbProbModel._layer_plans", "ArbProbAttention.forward"],
 }

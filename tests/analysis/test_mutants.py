@@ -1,6 +1,6 @@
 """Seeded bugs of three kinds, and the shipped checker that must find every one of them.
 
-`python -m pytest tests/leaks -k table -s` prints the table. Each bug counts once: caught; equivalent, where
+`python -m pytest tests/analysis -k table -s` prints the table. Each bug counts once: caught; equivalent, where
 nothing that is asked of it differs; or missed, which fails the test.
 """
 
@@ -318,7 +318,7 @@ def test_every_target_is_there(file: str) -> None:
 def test_a_target_that_is_gone_is_named() -> None:
     for gone in ("Heads._united", "Nobody.allowed", "nothing"):
         with pytest.raises(LookupError, match=rf"targets: no function {gone}; was it renamed or moved\?$"):
-            mutants_of("heads_arbprob", gone)
+            mutants_of("masks/patterns", gone)
 
 
 @pytest.mark.parametrize("fields", [{}, LAYERED], ids=["one mask", "masks of the layers"])
