@@ -1,21 +1,38 @@
-"""Language models under arbitrary attention masks: the public names."""
+"""Language models under arbitrary attention masks: the public names, each imported when it is first used."""
 
-from .analysis.audit.audit import audit
-from .analysis.leakage import certify, check_leakage
-from .model.configuration_arbprob import ArbProbConfig
-from .model.masks.custom import pattern
-from .model.masks.mask import Mask
-from .model.masks.patterns import block_diffusion, blocks, causal, dilated, full, heads, prefix, sinks, strided, window
-from .model.masks.tensors import HIDDEN, documents, order, padding, tree
-from .model.modeling_arbprob import (
-    ArbProbForCausalLM,
-    ArbProbForSequenceClassification,
-    ArbProbForTokenClassification,
-    ArbProbModel,
-)
-from .model.questions.conditional import Conditional
-from .model.questions.mixin import score_text
-from .plotting import plot_attention, plot_conditionals, plot_curves, plot_mask
+from typing import TYPE_CHECKING
+
+from .lazy import lazy_names
+
+# for type checkers and editors; at run time `import arbprob_hf` waits for neither torch nor matplotlib
+if TYPE_CHECKING:
+    from .analysis.audit.audit import audit
+    from .analysis.leakage import certify, check_leakage
+    from .model.configuration_arbprob import ArbProbConfig
+    from .model.masks.custom import pattern
+    from .model.masks.mask import Mask
+    from .model.masks.patterns import (
+        block_diffusion,
+        blocks,
+        causal,
+        dilated,
+        full,
+        heads,
+        prefix,
+        sinks,
+        strided,
+        window,
+    )
+    from .model.masks.tensors import HIDDEN, documents, order, padding, tree
+    from .model.modeling_arbprob import (
+        ArbProbForCausalLM,
+        ArbProbForSequenceClassification,
+        ArbProbForTokenClassification,
+        ArbProbModel,
+    )
+    from .model.questions.conditional import Conditional
+    from .model.questions.mixin import score_text
+    from .plotting import plot_attention, plot_conditionals, plot_curves, plot_mask
 
 __version__ = "0.1.0"
 
@@ -52,3 +69,37 @@ __all__ = [
     "tree",
     "window",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            ".analysis.audit.audit": ("audit",),
+            ".analysis.leakage": ("certify", "check_leakage"),
+            ".model.configuration_arbprob": ("ArbProbConfig",),
+            ".model.masks.custom": ("pattern",),
+            ".model.masks.mask": ("Mask",),
+            ".model.masks.patterns": (
+                "block_diffusion",
+                "blocks",
+                "causal",
+                "dilated",
+                "full",
+                "heads",
+                "prefix",
+                "sinks",
+                "strided",
+                "window",
+            ),
+            ".model.masks.tensors": ("HIDDEN", "documents", "order", "padding", "tree"),
+            ".model.modeling_arbprob": (
+                "ArbProbForCausalLM",
+                "ArbProbForSequenceClassification",
+                "ArbProbForTokenClassification",
+                "ArbProbModel",
+            ),
+            ".model.questions.conditional": ("Conditional",),
+            ".model.questions.mixin": ("score_text",),
+            ".plotting": ("plot_attention", "plot_conditionals", "plot_curves", "plot_mask"),
+        },
+    )

@@ -23,9 +23,10 @@ BASE = {"model", "errors"}
 ARROWS = {
     "model": set(),
     "errors": set(),
+    "lazy": set(),
     "model_folder": BASE | {"pattern_file"},
     "pattern_file": BASE,
-    "data": BASE,
+    "data": BASE | {"lazy"},
     "analysis": BASE,
     "oracles": BASE,
     "metrics": {"errors"},
@@ -39,7 +40,7 @@ ARROWS = {
     | {"model_folder", "pattern_file", "data", "analysis", "oracles", "runs", "plotting", "publishing"}
     | {"comparison", "training"},
     "__main__": {"cli", "errors"},
-    "__init__": BASE | {"model_folder", "analysis", "plotting"},
+    "__init__": BASE | {"lazy", "model_folder", "analysis", "plotting"},
 }
 # who names the version, which the package itself holds
 VERSION_READERS = {"cli", "training", "publishing"}

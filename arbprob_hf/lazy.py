@@ -1,0 +1,25 @@
+"""Public names of a package that are imported when they are first used (PEP 562)."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def lazy_names(
+    package: str, homes: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of `package`: `homes` lists public names by the module that holds them.
+
+    Assign them where `not TYPE_CHECKING`: a type checker would take any other name for one of the package's.
+    """
+    home_of = {name: home for home, names in homes.items() for name in names}
+    space = vars(sys.modules[package])
+
+    def find(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        space[name] = getattr(import_module(home_of[name], package), name)
+        return space[name]
+
+    return find, lambda: sorted({*space, *home_of})

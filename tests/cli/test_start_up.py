@@ -1,0 +1,71 @@
+"""What may be imported before an answer: public names come late, and a mistake waits for no framework."""
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ["arbprob_hf", "arbprob_hf.data"]
+HEAVY = {"torch", "transformers", "datasets", "matplotlib", "numpy", "huggingface_hub"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The heavy packages that a fresh interpreter has imported after `code`."""
+    report = f"import sys, json\n{code}\nprint(json.dumps(sorted(set(sys.modules) & set({sorted(HEAVY)}))))"
+    ran = subprocess.run([sys.executable, "-c", report], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    return set(json.loads(ran.stdout))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_type_checkers_and_the_interpreter_see_the_same_public_names(package: str) -> None:
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    guarded = [
+        node
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+    ]
+    seen = {alias.asname or alias.name: f".{node.module}" for node in guarded for alias in node.names}
+    tables = [ast.literal_eval(node) for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    late = {name: home for home, names in tables[0].items() for name in names}
+    assert seen == late
+    assert sorted(seen) == sorted(module.__all__)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_found_and_listed(package: str) -> None:
+    space: dict[str, object] = {}
+    exec(f"from {package} import *", space)
+    module = importlib.import_module(package)
+    assert set(module.__all__) <= set(space)
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nowhere'"):
+        module.nowhere  # noqa: B018
+
+
+def test_importing_the_package_imports_no_framework() -> None:
+    assert loaded_by("import arbprob_hf, arbprob_hf.data") == set()
+
+
+def test_importing_a_model_draws_and_downloads_nothing() -> None:
+    assert not loaded_by("from arbprob_hf import ArbProbForCausalLM") & {"matplotlib", "datasets"}
+
+
+@pytest.mark.parametrize("name", ["Mask", "ArbProbConfig"])
+def test_a_name_brings_the_patterns_that_texts_of_masks_need(name: str) -> None:
+    known = (
+        "from arbprob_hf.model.masks.mask import PATTERNS; assert {'causal', 'window', 'blocks', 'full'} <= {*PATTERNS}"
+    )
+    assert loaded_by(f"from arbprob_hf import {name}\n{known}") >= {"torch"}
+
+
+def test_audit_is_the_function_also_beside_the_folder_of_that_name() -> None:
+    assert loaded_by("import arbprob_hf.analysis.audit\nassert callable(arbprob_hf.audit)") >= {"torch"}
