@@ -8,7 +8,6 @@ number   = ["-"] digits ["." digits] ["e" ["-"] digits]
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,8 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import brief
-from ..model.masks.text import fits_call
+from ..model.masks.text import check_text, fits_call, nearest
 
-# hostile text is refused before it is read
-MAX_TEXT = 2_000
 # the longest number that python writes has fewer characters
 MAX_NUMBER = 30
 MAX_INTEGER = 2**31 - 1
@@ -46,12 +43,7 @@ def parse_task(
     Raises:
         TypeError: not a text. ValueError: anything but the grammar above with known names and fit values; one line.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"task: expected the text of a task, got {brief(text, 40)} ({type(text).__name__})")
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"task: expected at most {MAX_TEXT} characters, got {len(text)}")
-    if not text.isascii():
-        raise ValueError(f"task: expected ASCII text, got {brief(text, 60)}")
+    check_text("task", text)
     return _Reader(text, tasks, _tokens(text)).read(mix)
 
 
@@ -202,7 +194,7 @@ class _Reader:
             self._fail("expected the name of a task, e.g. uniform(given=0..0.4)")
         if name not in self.tasks:
             known = f"known: {', '.join(sorted(self.tasks))}"
-            raise self._unreadable(f"unknown task {brief(name, 40)}; {_nearest(name, self.tasks, known)}")
+            raise self._unreadable(f"unknown task {brief(name, 40)}; {nearest(name, self.tasks) or known}")
         self.done += 1
         return weight, self._task(name)
 
@@ -229,7 +221,7 @@ class _Reader:
             return
         fields = [one.name for one in dataclasses.fields(self.tasks[task])]
         if name not in fields:
-            advice = _ADVICE.get(name) or _nearest(name, fields, usage(task, self.tasks[task]))
+            advice = _ADVICE.get(name) or nearest(name, fields) or usage(task, self.tasks[task])
             raise self._unreadable(f"{task} has no argument {brief(name, 40)}; {advice}")
         if name in named:
             raise self._unreadable(f"{task} has the argument {name} twice")
@@ -300,8 +292,3 @@ def _ordered(argument: str, value: Range) -> Range:
     if value.low > value.high:
         raise ValueError(f"{argument}: expected a range from low to high, got {_shown(value)}")
     return value
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping[str, Any], otherwise: str) -> str:
-    near = difflib.get_close_matches(name[:40].lower(), known, n=1)
-    return f"did you mean {near[0]}?" if near else otherwise

@@ -5,7 +5,7 @@ import difflib
 import inspect
 import re
 from abc import ABCMeta
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -31,9 +31,28 @@ def parse_mask(text: str, patterns: Mapping[str, type[Any]]) -> Any:
     Raises:
         TypeError: not a text. ValueError: anything but known names, `& | ~`, calls with integers and masks; one line.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"mask: expected the text of a mask, got {type(text).__name__}")
+    check_text("mask", text)
     return _Reader(text, patterns).read()
+
+
+def check_text(what: str, text: object) -> None:
+    """Raise unless `text` may be handed to the parser of `what`, a mask or a task: ASCII, and not too long.
+
+    Raises:
+        TypeError: not a text. ValueError: too long, or other letters; one line.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{what}: expected the text of a {what}, got {type(text).__name__}")
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"{what}: expected at most {MAX_TEXT} characters, got {len(text)}")
+    if not text.isascii():
+        raise ValueError(f"{what}: expected ASCII text, got {_quote(text)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Advice for a name that is unknown: the known one that is most like it; None where none is."""
+    near = difflib.get_close_matches(name[:40].lower(), known, n=1)
+    return f"did you mean {near[0]}?" if near else None
 
 
 @dataclass(frozen=True)
@@ -54,10 +73,6 @@ class _Reader:
 
     def _refuse_hostile(self) -> None:
         text, quoted = self.text, _quote(self.text)
-        if len(text) > MAX_TEXT:
-            raise ValueError(f"mask: expected at most {MAX_TEXT} characters, got {len(text)}")
-        if not text.isascii():
-            raise ValueError(f"mask: expected ASCII text, got {quoted}")
         if "<tensor" in text:
             raise ValueError(f"mask: {quoted} holds a tensor, which has no text form; pass it to forward as mask=")
         depth = 0
@@ -114,9 +129,9 @@ class _Reader:
             raise self._unreadable(str(error) if is_own else usage(name, kind)) from None
 
     def _advice(self, name: str, room: int) -> str:
-        near = difflib.get_close_matches(name[:40].lower(), self.patterns, n=1)
+        near = nearest(name, self.patterns)
         if near:
-            return f"did you mean {near[0]}?"
+            return near
         known = ", ".join(sorted(name for name, kind in self.patterns.items() if not kind.takes_tensors))
         ways = "define your own with @pattern first, or load with AutoModelForCausalLM.from_pretrained(..., "
         ways += "trust_remote_code=True)"
