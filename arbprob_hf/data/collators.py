@@ -11,13 +11,12 @@ from torch import Tensor
 from ..errors import brief
 from ..model.questions.conditional import ResolvedConditional
 from ..model.questions.layouts import EMPTY, IGNORED, Slots, lay_out
-from .eval_sets import COLUMNS as QUESTION_COLUMNS
-from .eval_sets import BlockQuestion, draw_question
+from .block_questions import QUESTION_COLUMNS, BlockQuestion, draw_question, question_rng
 from .packing import LENGTH
-from .tasks import Task, question_rng
+from .tasks import Task
 
-# of blocks of text
-COLUMNS = ("input_ids", "document_ids")
+# what every block has
+BLOCK_COLUMNS = ("input_ids", "document_ids")
 
 
 class QuestionCollator:
@@ -47,7 +46,7 @@ class QuestionCollator:
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         if not features:
             raise ValueError("a batch needs at least one block, got none")
-        input_ids, document_ids = (stacked(features, name) for name in COLUMNS)
+        input_ids, document_ids = (stacked(features, name) for name in BLOCK_COLUMNS)
         question, scored = self._questions(features, document_ids)
         slots = lay_out(question, self.layout)
         # a target that is not scored stays in the sequence, but nobody is asked for it
@@ -111,7 +110,7 @@ class BlockCollator:
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         if not features:
             raise ValueError("a batch needs at least one block, got none")
-        input_ids, document_ids = (stacked(features, name) for name in COLUMNS)
+        input_ids, document_ids = (stacked(features, name) for name in BLOCK_COLUMNS)
         return {
             "input_ids": input_ids,
             "labels": input_ids.masked_fill(~is_text(features, input_ids.shape[1]), IGNORED),

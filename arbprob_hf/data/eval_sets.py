@@ -1,7 +1,6 @@
-"""Questions about blocks: drawn from a task for each document, and the five sets that models are evaluated on."""
+"""The five sets of questions that models are evaluated on: drawn, written as parquet files, and read again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset, Features, List, Value
 
+from .block_questions import QUESTION_COLUMNS, BlockQuestion, draw_question, left_to_right, question_rng
 from .packing import LENGTH
-from .tasks import Task, question_rng
+from .tasks import Task
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.integer]
@@ -32,64 +32,8 @@ GAINS = {
     "infilling_gain": ("infilling_left_to_right", "infilling"),
     "task_gain": ("task_left_to_right", "task"),
 }
-COLUMNS = ("given", "target", "step", "scored")
 # as an epoch: no training epoch is drawn alike
 EVALUATION_EPOCH = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class BlockQuestion:
-    """A question about one block of T tokens, asked of each of its documents by itself.
-
-    Attributes:
-        given, target: bool (T,); the first token of each document is given.
-        step: int64 (T,), 1, 2, ... on the targets of each document in the order asked, 0 elsewhere.
-        scored: bool (T,), the targets that count: all of them, but in modes 4 and 5.
-    """
-
-    given: Bools
-    target: Bools
-    step: Integers
-    scored: Bools
-
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The attributes by name, as columns of a data set."""
-        return {name: getattr(self, name) for name in COLUMNS}
-
-
-def draw_question(
-    task: Task, document_ids: Integers, random: np.random.Generator, *, length: int | None = None
-) -> BlockQuestion:
-    """A question for each document of a block, one after the other; a document of one token has none to ask.
-
-    `document_ids`: integers (T,), equal within a document. `length`: tokens that are no padding, all when None.
-    """
-    size = len(document_ids)
-    given, target = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
-    step = np.zeros(size, np.int64)
-    length = size if length is None else int(length)
-    bounds = np.flatnonzero(np.diff(document_ids[:length])) + 1
-    for begin, end in zip([0, *bounds], [*bounds, length], strict=True):
-        if end - begin < 2:
-            given[begin:end] = True
-            continue
-        drawn = task.draw(int(end - begin), random)
-        given[begin:end], target[begin:end], step[begin:end] = drawn.given, drawn.target, drawn.step
-    return BlockQuestion(given, target, step, target.copy())
-
-
-def left_to_right(document_ids: Integers, scored: Bools | None = None, *, length: int | None = None) -> BlockQuestion:
-    """Every token but the first of a document, given those before it; only `scored` ones count, all when None.
-
-    `length`: tokens that are no padding, all when None.
-    """
-    begins = np.ones(len(document_ids), np.bool_)
-    begins[1:] = document_ids[1:] != document_ids[:-1]
-    index = np.arange(len(document_ids))
-    is_text = index < (len(index) if length is None else length)
-    step = np.where(is_text, index - np.maximum.accumulate(np.where(begins, index, 0)), 0)
-    target = ~begins & is_text
-    return BlockQuestion(begins & is_text, target, step, target if scored is None else scored & target)
 
 
 def draw_modes(blocks: Dataset, task: Task, *, seed: int) -> dict[str, Dataset]:
@@ -133,7 +77,7 @@ def load_modes(folder: Path) -> dict[str, Dataset]:
             loaded = Dataset.from_parquet(str(path), keep_in_memory=True)
         except Exception as error:
             raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())[:150]}") from error
-        missing = {"input_ids", "document_ids", *COLUMNS} - set(loaded.column_names)
+        missing = {"input_ids", "document_ids", *QUESTION_COLUMNS} - set(loaded.column_names)
         if missing:
             raise ValueError(f"{path}: lacks the columns {', '.join(sorted(missing))}; is it a set of questions?")
         found[name] = loaded.with_format("numpy")
@@ -141,7 +85,7 @@ def load_modes(folder: Path) -> dict[str, Dataset]:
 
 
 def _dataset(tokens: Mapping[str, list[Any]], questions: list[BlockQuestion]) -> Dataset:
-    columns = {**tokens, **{name: [getattr(one, name) for one in questions] for name in COLUMNS}}
+    columns = {**tokens, **{name: [getattr(one, name) for one in questions] for name in QUESTION_COLUMNS}}
     kinds = {name: "bool" if rows[0].dtype == np.bool_ else str(rows[0].dtype) for name, rows in columns.items()}
     features = Features({name: List(Value(kind)) for name, kind in kinds.items()})
     return Dataset.from_dict(columns, features=features).with_format("numpy")

@@ -20,11 +20,10 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from numpy.random.bit_generator import ISeedSequence
 
-from ..errors import brief
+from ..errors import brief, check_integer
+from ..model.masks.text import MAX_TEXT
 from .task_parser import (
-    MAX_TEXT,
     Range,
     describe,
     parse_task,
@@ -81,14 +80,12 @@ class Task:
             TypeError: `length` is no integer, or `random` no generator. ValueError: fewer than 2 positions, or a
             sequence that the positions of `fixed` do not fit.
         """
-        if not isinstance(length, int | np.integer) or isinstance(length, bool):
-            raise TypeError(f"draw(length): expected an integer, got {describe(length)}")
-        if length < 2:
-            raise ValueError(f"draw(length): expected at least 2 positions, one given and one target, got {length}")
+        # one given and one target at least
+        length = check_integer("draw(length)", length, low=2)
         if not isinstance(random, np.random.Generator):
             advice = "use question_rng(seed, epoch, index)"
             raise TypeError(f"draw(random): expected a numpy Generator, got {describe(random)}; {advice}")
-        return self._draw(int(length), random)
+        return self._draw(length, random)
 
     @property
     def is_temporal(self) -> bool:
@@ -413,34 +410,6 @@ causal, uniform, bernoulli, spans, boundary, prefix, fixed = Causal, Uniform, Be
 TASKS: dict[str, type[Leaf]] = {
     kind.__name__.lower(): kind for kind in (Causal, Uniform, Bernoulli, Spans, Boundary, Prefix, Fixed)
 }
-
-
-def question_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator that draws the question about sequence `index` in one epoch, the same in every process.
-
-    Nothing that was drawn before matters: `seed` and `epoch` are the key of a Philox generator (Salmon et al. 2011),
-    `index` is where its counter starts, 2**192 blocks from the next, so that streams of one key never overlap.
-
-    Raises:
-        TypeError: no integers. ValueError: not from 0 to 2**64 - 1.
-    """
-    for name, value in (("seed", seed), ("epoch", epoch), ("index", index)):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise TypeError(f"question_rng({name}): expected an integer, got {describe(value)}")
-        if not 0 <= value < 2**64:
-            raise ValueError(f"question_rng({name}): expected 0 to 2**64 - 1, got {brief(int(value), 40)}")
-    key = _Key(np.array([seed, epoch], np.uint64))
-    return np.random.Generator(np.random.Philox(cast(Any, key), counter=np.array([0, 0, 0, index], np.uint64)))
-
-
-@dataclass(frozen=True, eq=False)
-class _Key(ISeedSequence):
-    # Philox(key=...) would ask the system for randomness it does not use, which takes longer than a draw
-
-    key: npt.NDArray[np.uint64]
-
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Any:
-        return self.key
 
 
 def _name(task: Leaf) -> str:

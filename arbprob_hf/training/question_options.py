@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ..data.block_questions import question_rng
 from ..data.packing import LENGTH
-from ..data.tasks import Fixed, Leaf, Mixture, SampledQuestion, Task, question_rng
+from ..data.tasks import Fixed, Leaf, Mixture, SampledQuestion, Task
 from ..model.questions.conditional import SEES, ResolvedConditional
 from ..model.questions.layouts import LAYOUTS, lay_out
 

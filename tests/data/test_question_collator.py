@@ -8,9 +8,9 @@ import torch
 from datasets import Dataset
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf.data.block_questions import BlockQuestion, draw_question, left_to_right, question_rng
 from arbprob_hf.data.collators import QuestionCollator, number_blocks
-from arbprob_hf.data.eval_sets import BlockQuestion, draw_question, left_to_right
-from arbprob_hf.data.tasks import Task, question_rng
+from arbprob_hf.data.tasks import Task
 from arbprob_hf.model.questions.conditional import Conditional
 from arbprob_hf.model.questions.layouts import LAYOUTS
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from arbprob_hf.data.task_parser import MAX_NUMBER, MAX_TEXT, Range
+from arbprob_hf.data.block_questions import question_rng
+from arbprob_hf.data.task_parser import MAX_NUMBER, Range
 from arbprob_hf.data.tasks import (
     TASKS,
     Mixture,
@@ -23,10 +24,10 @@ from arbprob_hf.data.tasks import (
     causal,
     fixed,
     prefix,
-    question_rng,
     spans,
     uniform,
 )
+from arbprob_hf.model.masks.text import MAX_TEXT
 
 LENGTHS = [2, 3, 4, 5, 8, 33, 256]
 TEXTS = [
@@ -514,7 +515,7 @@ def test_text_that_describes_no_task_is_refused_in_one_line(text: str) -> None:
 
 @pytest.mark.parametrize("text", [3, None, b"causal", ["causal"], causal()], ids=lambda x: type(x).__name__)
 def test_only_text_is_parsed(text: object) -> None:
-    with pytest.raises(TypeError, match=f"task: expected the text of a task, got .* \\({type(text).__name__}\\)"):
+    with pytest.raises(TypeError, match=f"task: expected the text of a task, got {type(text).__name__}"):
         Task.parse(text)
 
 
@@ -551,13 +552,13 @@ def test_numbers_of_numpy_are_shares(number: float) -> None:
 @pytest.mark.parametrize("text", ["causal", "spans(3)", "causal + uniform"])
 @pytest.mark.parametrize("length", [1, 0, -3])
 def test_a_sequence_too_short_for_a_question_is_refused(text: str, length: int) -> None:
-    with pytest.raises(ValueError, match=rf"draw\(length\): expected at least 2 positions, .*, got {length}"):
+    with pytest.raises(ValueError, match=rf"draw\(length\): expected an integer of at least 2, got {length}"):
         Task.parse(text).draw(length, question_rng(0, 0, 0))
 
 
 @pytest.mark.parametrize("length", [2.0, True, "3"])
 def test_a_length_that_is_no_integer_is_refused(length: object) -> None:
-    with pytest.raises(TypeError, match=r"draw\(length\): expected an integer, got"):
+    with pytest.raises(TypeError, match=r"draw\(length\): expected an integer of at least 2, got"):
         causal().draw(length, question_rng(0, 0, 0))
 
 
@@ -585,14 +586,16 @@ def test_positions_that_do_not_fit_a_sequence_are_refused(text: str, message: st
 @pytest.mark.parametrize("name", ["seed", "epoch", "index"])
 @pytest.mark.parametrize("value", [-1, 2**64])
 def test_numbers_that_name_no_stream_are_refused(name: str, value: int) -> None:
-    with pytest.raises(ValueError, match=rf"question_rng\({name}\): expected 0 to 2\*\*64 - 1, got {value}"):
+    with pytest.raises(
+        ValueError, match=rf"question_rng\({name}\): expected an integer from 0 to {2**64 - 1}, got {value}"
+    ):
         question_rng(**{"seed": 0, "epoch": 0, "index": 0, name: value})
 
 
 @pytest.mark.parametrize("name", ["seed", "epoch", "index"])
 @pytest.mark.parametrize("value", [1.0, True, None])
 def test_what_is_no_number_of_a_stream_is_refused(name: str, value: object) -> None:
-    with pytest.raises(TypeError, match=rf"question_rng\({name}\): expected an integer, got"):
+    with pytest.raises(TypeError, match=rf"question_rng\({name}\): expected an integer from 0 to"):
         question_rng(**{"seed": 0, "epoch": 0, "index": 0, name: value})
 
 
