@@ -48,7 +48,13 @@ def check_integer(name: str, value: object, *, low: int, high: int | None = None
     return number
 
 
-def check_folder(folder: Path, advice: str) -> None:
+_RUN_FOLDER = (
+    "name the output folder of a run, a checkpoint in it, or the one that `hf download NAME --local-dir FOLDER` makes "
+    "of a model on the Hub"
+)
+
+
+def check_folder(folder: Path, advice: str = _RUN_FOLDER) -> None:
     """Raise ValueError, which ends in `advice`, unless there is a folder at `folder`."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; {advice}")

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from .errors import reason
+from .errors import check_folder, reason
 from .model.configuration_arbprob import ArbProbConfig
 from .model.modeling_arbprob import ArbProbForCausalLM
 from .pattern_file import read_patterns
@@ -51,11 +51,7 @@ def load_network(
 
 def read_config(folder: Path) -> ArbProbConfig:
     """The configuration of the network in `folder`. Raises ValueError where there is none, in one line."""
-    if not folder.is_dir():
-        raise ValueError(
-            f"{folder}: no such folder; name the output folder of a run, a checkpoint in it, or the one that "
-            "`hf download NAME --local-dir FOLDER` makes of a model on the Hub"
-        )
+    check_folder(folder)
     _check_source(folder)
     try:
         return ArbProbConfig.from_pretrained(folder)

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
+from ..errors import check_folder
 from .card import addressed, pinned
 from .files import CARD, is_of_a_model, refuse_foreign_code, refuse_secrets, run_files
 from .load_test import prove
@@ -69,8 +70,7 @@ def publish(
             package; a Hub that refuses. One line.
     """
     folder, api = Path(folder), api or HfApi()
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: is no folder; name the output folder of a finished run")
+    check_folder(folder, "name the output folder of a finished run")
     files = run_files(folder, also)
     token = check_destination(repository, api)
     plain = run_files(folder)

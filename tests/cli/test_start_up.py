@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["arbprob_hf", "arbprob_hf.data"]
+COMMANDS = ["sanity", "mask", "compare", "oracles", "export-gpt2", "publish"]
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "numpy", "huggingface_hub"}
 
 
@@ -69,3 +70,48 @@ def test_a_name_brings_the_patterns_that_texts_of_masks_need(name: str) -> None:
 
 def test_audit_is_the_function_also_beside_the_folder_of_that_name() -> None:
     assert loaded_by("import arbprob_hf.analysis.audit\nassert callable(arbprob_hf.audit)") >= {"torch"}
+
+
+def left_by(command: str, words: list[str], folder: Path) -> tuple[int, str, str, set[str]]:
+    """Status, output, errors and heavy imports of a command, `arbprob` or `train_hf.py`, that runs in `folder`."""
+    report = folder / "imported.json"
+    code = f"""
+import atexit, json, pathlib, sys
+sys.path.insert(0, {str(ROOT)!r})
+heavy = lambda: json.dumps(sorted(set(sys.modules) & set({sorted(HEAVY)})))
+atexit.register(lambda: pathlib.Path({str(report)!r}).write_text(heavy()))
+from {command} import main
+main({"sys.argv[1:]" if command == "train_hf" else ""})
+"""
+    ran = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, timeout=300)
+    return ran.returncode, ran.stdout, ran.stderr, set(json.loads(report.read_text()))
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], *([c, "--help"] for c in COMMANDS)], ids=" ".join)
+def test_help_of_arbprob_waits_for_no_framework(words: list[str], tmp_path: Path) -> None:
+    status, out, _, heavy = left_by("arbprob_hf.cli", words, tmp_path)
+    assert (status, heavy) == (0, set())
+    assert "arbprob" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["compare", "nowhere1", "nowhere2"], 2, "arbprob compare: error: nowhere1: no such folder; name the output"),
+        (
+            ["publish", "nowhere", "a/b"],
+            1,
+            "arbprob publish: error: nowhere: no such folder; name the output folder of",
+        ),
+        (["export-gpt2", "nowhere", "x"], 2, "arbprob export-gpt2: error: nowhere: no such folder; name the output"),
+        (["compare", "--quetsions", "x"], 2, "No such option: --quetsions"),
+        (["compare", ".", "--batch-size", "few"], 2, "'few' is not"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_at_arbprob_waits_for_no_framework(
+    words: list[str], status: int, message: str, tmp_path: Path
+) -> None:
+    left, _, err, heavy = left_by("arbprob_hf.cli", words, tmp_path)
+    assert (left, heavy) == (status, set())
+    assert message in err

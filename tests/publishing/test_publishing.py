@@ -274,7 +274,7 @@ def _license(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "also", "message"),
     [
-        (lambda folder: shutil.rmtree(folder), (), r": is no folder; name the output folder of a finished run$"),
+        (lambda folder: shutil.rmtree(folder), (), r": no such folder; name the output folder of a finished run$"),
         (lambda folder: (folder / "config.json").unlink(), (), r": holds no config.json; name the output folder"),
         (lambda folder: (folder / "model.safetensors").unlink(), (), r": holds no weights \(model.safetensors\); name"),
         (lambda folder: (folder / "README.md").unlink(), (), ": holds no README.md, which a run writes last; resume"),
@@ -367,4 +367,4 @@ def test_the_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: 
     for _, _, folder, *words in lines:
         ran = command(folder, *words)
         assert ran.exit_code == 1
-        assert ran.stderr.startswith(f"arbprob publish: error: {folder}: is no folder; ")
+        assert ran.stderr.startswith(f"arbprob publish: error: {folder}: no such folder; ")

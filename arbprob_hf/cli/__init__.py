@@ -1,0 +1,32 @@
+"""The command `arbprob`, one module for each of its commands.
+
+What a command computes with is imported when it runs, after what can be checked without: `arbprob --help`, a mistyped
+option and a missing folder do not wait for torch.
+"""
+
+import typer
+
+from .. import __version__
+from . import compare, export_gpt2, mask, oracles, publish, sanity
+
+app = typer.Typer(help="Language models under arbitrary attention masks.", no_args_is_help=True, add_completion=False)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        typer.echo(f"arbprob-hf {__version__}")
+        raise typer.Exit
+
+
+app.command("sanity")(sanity.run)
+app.command("mask")(mask.run)
+app.command("compare")(compare.run)
+app.command("oracles")(oracles.run)
+app.command("export-gpt2")(export_gpt2.run)
+app.command("publish")(publish.run)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="arbprob")
