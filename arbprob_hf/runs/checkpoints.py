@@ -4,7 +4,7 @@ A checkpoint is written into a hidden staging folder of the output folder, liste
 in `manifest.json`, flushed to the disk, and only then renamed to `checkpoint-<step>`. Nothing here needs torch.
 
     OUTPUT/checkpoint-<step>/manifest.json      sealed checkpoints
-    OUTPUT/.arbprob/{lock,staging,final,outgoing,trash}  work in progress; empty and gone when no run is active
+    OUTPUT/.arbprob/{lock,staging,final,trash}  work in progress; empty and gone when no run is active
     OUTPUT/_set_aside/                          damaged or foreign things that were in the way, kept for a look
 """
 
@@ -41,9 +41,9 @@ def staging(output_dir: Path) -> Path:
     return output_dir / PRIVATE_NAME / "staging"
 
 
-def clear_staging(output_dir: Path) -> None:
-    """Remove whatever is in the staging folder of `output_dir`."""
-    shutil.rmtree(staging(output_dir), ignore_errors=True)
+def is_staged(checkpoint: Path) -> bool:
+    """Whether the folder `checkpoint` lies in the staging folder of some output folder."""
+    return checkpoint.parent.parts[-2:] == staging(Path()).parts
 
 
 def seal(staged: Path, output_dir: Path) -> Path:
@@ -147,7 +147,7 @@ def sweep(output_dir: Path) -> None:
     for staged in numbered(staging(output_dir)):
         if verify(staged) is None:
             _put_in_place(staged, output_dir)
-    for name in ("staging", "final", "outgoing", "trash"):
+    for name in ("staging", "final", "trash"):
         shutil.rmtree(output_dir / PRIVATE_NAME / name, ignore_errors=True)
 
 

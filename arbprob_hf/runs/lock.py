@@ -129,7 +129,7 @@ def _unlock(folder: Path, descriptor: int) -> None:
     with contextlib.suppress(OSError):
         (folder / PRIVATE_NAME / "lock").unlink()
     os.close(descriptor)
-    for name in ("staging", "final", "outgoing", "trash", "."):
+    for name in ("staging", "final", "trash", "."):
         with contextlib.suppress(OSError):
             (folder / PRIVATE_NAME / name).resolve().rmdir()
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, run_as_future
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
@@ -20,11 +16,9 @@ from ..errors import UsageError
 from ..publishing import publish
 from ..publishing.files import CARD, about_files, model_files, refuse_secrets
 from ..publishing.hub import CLIENT_ERRORS, check_destination, reason
-from ..runs.checkpoints import PRIVATE_NAME
 
 logger = logging.getLogger(__name__)
 
-OUTGOING_NAME = "outgoing"
 _SUBFOLDERS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
@@ -56,11 +50,11 @@ class PublishingTrainer(Trainer):
     """A Trainer that sends models with their cards and logs to the Hub, and nothing else unless asked to.
 
     Not sent are optimizers, random states and options (pickles, with paths in them); `hub_training_state` asks for
-    them. What is sent of a checkpoint is held by hard links, so the checkpoint may be deleted meanwhile.
+    them.
     """
 
     push_in_progress: Any = None
-    _client: HfApi | None = None
+    _pushed = ""
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As Trainer's; a Hub that refuses is told of in one line, a ValueError."""
@@ -96,123 +90,91 @@ class PublishingTrainer(Trainer):
             return None
         self.create_model_card(**kwargs)
         self._finish_current_push()
-        api = HfApi(token=token)
+        branch, is_private = revision or self.args.hub_revision, private or self.args.hub_private_repo
+        options = f"{' --private' if is_private else ''}{f' --revision {branch}' if branch else ''}"
+        folder, name, api = Path(str(self.args.output_dir)), str(self.hub_model_id), HfApi(token=token)
 
         def work() -> CommitInfo:
-            folder, name = Path(str(self.args.output_dir)), str(self.hub_model_id)
-            branch = revision or self.args.hub_revision
             try:
                 return publish(folder, name, revision=branch, message=commit_message, private=private, api=api).info
             except ValueError as error:
-                options = " --private" if private or self.args.hub_private_repo else ""
-                options += f" --revision {branch}" if branch else ""
                 raise ValueError(
                     f"the run is complete, but not on the Hub ({error}): arbprob publish {folder} {name}{options} does "
                     "that"
                 ) from error
 
-        return work() if blocking else api.run_as_future(work)
+        return work() if blocking else run_as_future(work)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Send a checkpoint's model and the logs in the background, as `hub_strategy` says.
+    def push_checkpoint(self, sealed: Path) -> None:
+        """Send the model of a sealed checkpoint and the logs, as `hub_strategy` says, while training goes on.
 
-        A push that fails is warned of, and the run goes on.
+        One is sent at a time: what is saved meanwhile is left out, or with `hub_always_push` waits until the one
+        before has arrived. A push that fails is warned of, and the run goes on.
         """
-        args, running = self.args, self.push_in_progress
+        args = self.args
         if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
             return
-        under_way = [] if running is None else [job for job in running.jobs if not job.done()]
-        if under_way and not args.hub_always_push:
+        if self.being_pushed() and not args.hub_always_push:
             return
+        self._finish_current_push()
         self.callback_handler.on_push_begin(args, self.state, self.control)
-        outgoing = _Outgoing(Path(checkpoint_folder), Path(str(args.output_dir)))
-        try:
-            files = _chosen(outgoing, args)
-        except OSError as error:
-            outgoing.give_up(error)
-            return
-        # one client for all: its pushes go one after the other
-        self._client = self._client or HfApi(token=args.hub_token)
-        job = self._client.run_as_future(
-            _send,
-            outgoing,
-            files,
+        push = _Push(
+            sealed,
+            Path(str(args.output_dir)),
             args=args,
+            # of now: the arguments lose their token while they are saved
+            token=args.hub_token,
             repository=str(self.hub_model_id),
             message=f"Training in progress, step {self.state.global_step}",
         )
-        self.push_in_progress = PushInProgress([*under_way, job])  # type: ignore[arg-type]
+        self._pushed = sealed.name
+        self.push_in_progress = PushInProgress([run_as_future(push.send)])  # type: ignore[arg-type]
+
+    def being_pushed(self) -> set[str]:
+        """The name of the checkpoint that is on its way, whose files must stay; empty without one."""
+        is_done = self.push_in_progress is None or self.push_in_progress.is_done()
+        return set() if is_done else {self._pushed}
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # transformers asks for it before the checkpoint is sealed: see `push_checkpoint`
+        pass
 
 
 @dataclass(frozen=True)
-class _Outgoing:
-    """Files on their way, as hard links in a hidden folder of the run."""
+class _Push:
+    """One checkpoint on its way to the Hub. Its files are read where they lie, as nothing changes a sealed one."""
 
     sealed: Path
     output_dir: Path
+    args: TrainingArguments
+    token: str | None
+    repository: str
+    message: str
 
-    @property
-    def folder(self) -> Path:
-        return self.output_dir / PRIVATE_NAME / OUTGOING_NAME / self.sealed.name
+    def send(self) -> None:
+        """Runs in the background; what the client raises is logged, as nobody would hear it."""
+        api, revision = HfApi(token=self.token), self.args.hub_revision
+        try:
+            operations = [CommitOperationAdd(name, content) for name, content in self._contents().items()]
+            if revision not in (None, "main"):
+                api.create_branch(self.repository, branch=str(revision), exist_ok=True)
+            api.create_commit(self.repository, operations, commit_message=self.message, revision=revision)
+        except CLIENT_ERRORS as error:
+            logger.warning("%s was not pushed: %.300s; training goes on", self.sealed.name, reason(error))
 
-    def hold(self, files: Mapping[str, Path]) -> dict[str, Path]:
-        """`files` by the same names, at places where they stay until `release`."""
-        held = {name: self.folder / name for name in files}
-        for name, path in files.items():
-            held[name].parent.mkdir(parents=True, exist_ok=True)
-            held[name].unlink(missing_ok=True)
-            if self.sealed in path.parents:
-                _link(path, held[name])
-            else:
-                # the logs are still being written
-                shutil.copyfile(path, held[name])
-        return held
+    def _contents(self) -> dict[str, Path | bytes]:
+        """What is sent, by name: the model at the top of the repository, and a subfolder where one is asked for."""
+        about, model, inside = about_files(self.output_dir), model_files(self.sealed), self._subfolder()
+        refuse_secrets({**about, **model, **inside}, folder=self.output_dir, token=self.token, asked=[*inside])
+        # the logs go on being written: they are read at once
+        return {**{name: path.read_bytes() for name, path in about.items()}, **model, **inside}
 
-    def give_up(self, error: BaseException) -> None:
-        """Say that they are not sent, and let go of them."""
-        logger.warning("%s was not pushed: %.300s; training goes on", self.sealed.name, reason(error))
-        self.release()
-
-    def release(self) -> None:
-        """Let go of them."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()
-
-
-def _chosen(outgoing: _Outgoing, args: TrainingArguments) -> dict[str, Path]:
-    """What is sent of a checkpoint, held: the model for the top of the repository, and for a subfolder if asked to."""
-    sealed = outgoing.sealed
-    files = {**about_files(outgoing.output_dir), **model_files(sealed)}
-    if args.hub_strategy in _SUBFOLDERS:
-        inside = "last-checkpoint" if args.hub_strategy == HubStrategy.CHECKPOINT else sealed.name
-        everything = {path.relative_to(sealed).as_posix(): path for path in sealed.rglob("*") if path.is_file()}
-        found = everything if getattr(args, "hub_training_state", False) else model_files(sealed)
-        files.update({f"{inside}/{name}": path for name, path in found.items()})
-    return outgoing.hold(files)
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        os.link(path, target)
-    except OSError:
-        # a file system without hard links
-        shutil.copyfile(path, target)
-
-
-def _send(
-    outgoing: _Outgoing, files: Mapping[str, Path], *, args: TrainingArguments, repository: str, message: str
-) -> None:
-    """Runs in the background; what the client raises is logged, as nobody would hear it."""
-    api, revision = HfApi(token=args.hub_token), args.hub_revision
-    try:
-        state = [name for name in files if "/" in name and not name.startswith("logs/")]
-        refuse_secrets(files, folder=outgoing.output_dir, token=args.hub_token, asked=state)
-        if revision not in (None, "main"):
-            api.create_branch(repository, branch=str(revision), exist_ok=True)
-        operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files.items()]
-        api.create_commit(repository, operations, commit_message=message, revision=revision)
-    except CLIENT_ERRORS as error:
-        outgoing.give_up(error)
-    else:
-        outgoing.release()
+    def _subfolder(self) -> dict[str, Path]:
+        if self.args.hub_strategy not in _SUBFOLDERS:
+            return {}
+        name = "last-checkpoint" if self.args.hub_strategy == HubStrategy.CHECKPOINT else self.sealed.name
+        files = model_files(self.sealed)
+        if getattr(self.args, "hub_training_state", False):
+            everything = [path for path in self.sealed.rglob("*") if path.is_file()]
+            files = {path.relative_to(self.sealed).as_posix(): path for path in everything}
+        return {f"{name}/{inner}": path for inner, path in files.items()}

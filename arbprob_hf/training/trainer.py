@@ -3,53 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data import StreamedBlocks
-from ..errors import RunError
-from ..runs.checkpoints import (
-    PRIVATE_NAME,
-    CheckpointError,
-    choose_checkpoint,
-    clear_staging,
-    install,
-    leave_later_ones,
-    rotate,
-    seal,
-    sealed_names,
-    staging,
-    verify,
-)
+from ..runs.checkpoint_writer import CheckpointWriter, installed
+from ..runs.checkpoints import choose_checkpoint, is_staged, leave_later_ones, sealed_names, verify
 from ..runs.lock import lock_run_folder
-from ..runs.record import compare, describe_run, write_record
+from ..runs.record import compare, describe_run
 from .callbacks import StepBoundaryCallback
 from .dataloaders import isolate, stream_loader
+from .finite import NonFiniteError, bad_step, is_bad, refuse_bad_weights
 from .hub import PublishingTrainer, refuse_hub_options
 from .options import resume_choice
+from .processes import cpu_without_index, from_main, largest
 from .signals import StopSignal
+from .token_loss import TokenLoss
 from .validation import refuse_numbers, refuse_options, refuse_parts
+
+__all__ = ["ArbProbTrainer", "NonFiniteError"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # from the metrics of all evaluation sets, and the prefix of their names, to further ones
 Summary = Callable[[Mapping[str, float], str], dict[str, float]]
-
-
-class NonFiniteError(RunError):
-    """The loss, the gradient or the weights became infinite or NaN; nothing was saved after that."""
 
 
 class ArbProbTrainer(PublishingTrainer):
@@ -84,9 +69,8 @@ class ArbProbTrainer(PublishingTrainer):
         # the check before every step replaces it: the filter would log 0.0 or an average instead of NaN
         self.args.logging_nan_inf_filter = False
         self._stop = StopSignal()
-        self._stage: Path | None = None
         self._step_loss: torch.Tensor | None = None
-        self._scored: list[torch.Tensor] = []
+        self._token_loss = TokenLoss()
         self._train_random = torch.Generator()
         self.add_callback(StepBoundaryCallback(self._stop, self._train_random))
 
@@ -114,6 +98,8 @@ class ArbProbTrainer(PublishingTrainer):
                 return found
 
             source = self._from_main(begin)
+            # however the run ends: what is on its way to the Hub is still in the folder
+            held.callback(self._finish_current_push)
             held.enter_context(self._stop)
             self._step_loss = None
             if source is not None:
@@ -123,11 +109,11 @@ class ArbProbTrainer(PublishingTrainer):
                 trial=trial,
                 ignore_keys_for_eval=ignore_keys_for_eval,
             )
+            if self.args.save_total_limit == 1 and self._best():
+                self._from_main(lambda: self._writer(trial).rotate(1, self._best()))
         if self._stop.number:
             logger.warning("the signal came after the last step: the training is complete, nothing was cut short")
         return output
-
-    # data
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The training loader; it leaves the global random stream alone."""
@@ -149,8 +135,6 @@ class ArbProbTrainer(PublishingTrainer):
                 "rows would count twice; take the first rows of it as a list"
             )
         return isolate(loader, torch.Generator().manual_seed(self.args.seed), self._stop)
-
-    # steps
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # transformers looks whether the run is complete only after a step: it would train one more
@@ -181,32 +165,12 @@ class ArbProbTrainer(PublishingTrainer):
         # a gradient scaler (fp16) meets infinite gradients as a matter of course and skips those steps itself
         scaled = getattr(self.accelerator, "scaler", None) is not None
         device = self.args.device
-        flags = torch.stack(
-            [
-                _is_bad(loss, device),
-                _is_bad(None if scaled else norm, device),
-                torch.tensor(float(self._stop.number), device=device),
-            ]
-        )
-        if self.args.world_size > 1:
-            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        bad_loss, bad_norm, signal_number = flags.tolist()
+        number = torch.tensor(float(self._stop.number), device=device)
+        flags = torch.stack([is_bad(loss, device), is_bad(None if scaled else norm, device), number])
+        bad_loss, bad_norm, signal_number = largest(flags, self.args)
         if bad_loss or bad_norm:
-            value = 0.0 if loss is None else float(loss)
-            what = "the gradient is not finite"
-            if bad_loss:
-                what = "the loss of another process is not finite" if math.isfinite(value) else f"the loss is {value:g}"
-            raise NonFiniteError(f"step {self.state.global_step + 1}: {what}; {self._how_it_was_left()}")
+            raise bad_step(loss, is_loss=bool(bad_loss), step=self.state.global_step, output_dir=self.args.output_dir)
         self._stop.agreed = int(signal_number)
-
-    def _how_it_was_left(self) -> str:
-        return (
-            f"the run stops, nothing was saved after step {self.state.global_step}, and the checkpoints in "
-            f"{self.args.output_dir} are as they were: look at the data of this step, or start anew in another "
-            "output_dir with a lower learning rate (from the beginning, or with --init_from a checkpoint)"
-        )
-
-    # evaluation
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -232,13 +196,10 @@ class ArbProbTrainer(PublishingTrainer):
         if not prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         inputs = self._prepare_inputs(inputs)
-        tokens = _scored_tokens(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
             assert isinstance(loss, torch.Tensor), "outputs were not asked for"
-            loss = loss.detach().mean()
-        # summed in float64 at the end, on the CPU: not every device has it
-        self._scored.append(torch.stack([loss.float(), tokens.float()]))
+        self._token_loss.add(loss, inputs)
         return None, None, None
 
     def evaluation_loop(
@@ -254,51 +215,39 @@ class ArbProbTrainer(PublishingTrainer):
         Adds `<prefix>_loss` (nats per token) and `<prefix>_scored_tokens` when only the loss is asked for.
         """
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
-        self._scored = []
+        self._token_loss = TokenLoss()
         output = super().evaluation_loop(dataloader, description, loss_only, ignore_keys, metric_key_prefix)
         if not loss_only:
             return output
-        sums = [_summed(self._scored)]
-        nats, tokens = (math.fsum(part) for part in zip(*gather_object(sums), strict=True))
-        exact = {"loss": nats / tokens if tokens else math.nan, "scored_tokens": int(tokens)}
-        named = {f"{metric_key_prefix}_{name}": value for name, value in exact.items()}
-        return output._replace(metrics={**(output.metrics or {}), **named})
+        return output._replace(metrics={**(output.metrics or {}), **self._token_loss.metrics(metric_key_prefix)})
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # save_strategy "best" saves only where this is true; a run that stops must save whatever the metric
         return super()._determine_best_metric(metrics, trial) or bool(self._stop.agreed)
 
-    # saving
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint into the staging folder, seal it, and only then let old ones go."""
-        self._refuse_non_finite_weights()
-        output_dir = Path(super()._get_output_dir(trial))
-        name = f"checkpoint-{self.state.global_step}"
-        self._from_main(lambda: clear_staging(output_dir))
+        """Write a checkpoint into the stage, seal it, and only then let old ones go."""
+        self._refuse_bad_weights()
+        writer, name = self._writer(trial), f"checkpoint-{self.state.global_step}"
+        self._from_main(writer.clear)
         try:
-            with self._staged(staging(output_dir)):
-                super()._save_checkpoint(model, trial)
-            self._name_best(output_dir)
+            super()._save_checkpoint(model, trial)
+            self._name_best(writer.output_dir)
             self.accelerator.wait_for_everyone()
-            sealed = self._from_main(lambda: self._seal(output_dir, name))
+            sealed = self._from_main(lambda: self._seal(writer, name))
         except Exception as error:
             if self.is_world_process_zero():
-                clear_staging(output_dir)
-            raise CheckpointError(
-                f"{name} could not be saved in {output_dir}: {_one_line(error)}; the earlier checkpoints are intact "
-                f"({shutil.disk_usage(output_dir).free // 2**20} MiB free): make room, then resume"
-            ) from error
+                writer.clear()
+            raise writer.failure(name, error) from error
         if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(sealed))
+            self.push_checkpoint(sealed)
+
+    def _writer(self, trial: Any) -> CheckpointWriter:
+        return CheckpointWriter(Path(super()._get_output_dir(trial)))
 
     def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._stage is None else str(self._stage)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # asked for while the checkpoint is staged; `_save_checkpoint` pushes it under its final name
-        if self._stage is None:
-            super()._push_from_checkpoint(checkpoint_folder)
+        # where transformers writes and deletes checkpoints: those in place are ours
+        return str(self._writer(trial).stage)
 
     def _name_best(self, output_dir: Path) -> None:
         """Name the best checkpoint as it will be called, not by its staging path."""
@@ -306,41 +255,26 @@ class ArbProbTrainer(PublishingTrainer):
         if best and (best == self.state.global_step or (output_dir / f"checkpoint-{best}").is_dir()):
             self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{best}")
 
-    def _seal(self, output_dir: Path, name: str) -> Path:
-        staged = staging(output_dir) / name
-        write_record(describe_run(self._own_model(), self.args, self.text), staged)
-        self.state.save_to_json(str(staged / "trainer_state.json"))
-        sealed = seal(staged, output_dir)
-        best = self.state.best_model_checkpoint
-        rotate(output_dir, self.args.save_total_limit, {name, Path(best).name if best else name})
+    def _seal(self, writer: CheckpointWriter, name: str) -> Path:
+        self.state.save_to_json(str(writer.stage / name / "trainer_state.json"))
+        sealed = writer.seal(name, describe_run(self._own_model(), self.args, self.text))
+        writer.rotate(self.args.save_total_limit, {name, *self._best(), *self.being_pushed()})
         return sealed
+
+    def _best(self) -> set[str]:
+        best = self.state.best_model_checkpoint
+        return {Path(best).name} if best else set()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write weights, config, tokenizer and arguments; outside a checkpoint through a stage, file by whole file."""
         folder = Path(str(self.args.output_dir if output_dir is None else output_dir))
-        if self._stage is not None or not self.args.should_save:
+        if not self.args.should_save or is_staged(folder):
             with self._without_token():
                 super()._save(output_dir, state_dict)
             return
-        self._refuse_non_finite_weights()
-        stage = folder / PRIVATE_NAME / "final"
-        shutil.rmtree(stage, ignore_errors=True)
-        try:
-            with self._without_token():
-                super()._save(str(stage), state_dict)
-            install(stage, folder)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                stage.parent.rmdir()
-
-    @contextlib.contextmanager
-    def _staged(self, folder: Path) -> Iterator[None]:
-        self._stage = folder
-        try:
-            yield
-        finally:
-            self._stage = None
+        self._refuse_bad_weights()
+        with installed(folder) as stage, self._without_token():
+            super()._save(str(stage), state_dict)
 
     @contextlib.contextmanager
     def _without_token(self) -> Iterator[None]:
@@ -355,30 +289,12 @@ class ArbProbTrainer(PublishingTrainer):
         assert self.model is not None, "a trainer has a model once it trains or saves"
         return self.model
 
-    def _refuse_non_finite_weights(self) -> None:
-        parameters = dict(self._own_model().named_parameters())
-        finite = torch.stack([torch.isfinite(value).all() for value in parameters.values()])
-        if not bool(finite.all()):
-            name = next(name for name, good in zip(parameters, finite.tolist(), strict=True) if not good)
-            raise NonFiniteError(
-                f"step {self.state.global_step}: the weights {name} are not finite, so they are not saved; the "
-                f"checkpoints in {self.args.output_dir} are as they were: start anew in another output_dir with a "
-                "lower learning rate (from the beginning, or with --init_from a checkpoint)"
-            )
-
-    # loading
+    def _refuse_bad_weights(self) -> None:
+        refuse_bad_weights(self._own_model(), step=self.state.global_step, output_dir=self.args.output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        # transformers before 5.23 hands torch.load the device cpu:0 on several CPU processes, which it refuses
-        device = self.args.device
-        if device.type != "cpu":
+        with cpu_without_index(self.args):
             super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        try:
-            self.args.__dict__["_setup_devices"] = torch.device("cpu")
-            super()._load_optimizer_and_scheduler(checkpoint)
-        finally:
-            self.args.__dict__["_setup_devices"] = device
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # tied weights are saved once, under one name: the other is not missing
@@ -409,48 +325,4 @@ class ArbProbTrainer(PublishingTrainer):
             )
 
     def _from_main(self, work: Callable[[], T]) -> T:
-        """Let the main process `work`; every process returns the result, or raises the error."""
-        outcome: list[Any] = [None, None]
-        if self.is_world_process_zero():
-            try:
-                outcome[0] = work()
-            except Exception as error:
-                if self.args.world_size <= 1:
-                    raise
-                outcome[1] = error
-        if self.args.world_size > 1:
-            broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
-
-
-def _is_bad(value: Any, device: torch.device) -> torch.Tensor:
-    """1.0 where `value` is a number that is not finite, 0.0 where it is finite or unknown; on `device`."""
-    if value is None:
-        return torch.zeros((), device=device)
-    return (~torch.isfinite(torch.as_tensor(value, device=device))).any().float()
-
-
-def _scored_tokens(inputs: dict[str, Any]) -> torch.Tensor:
-    """How many labels of a batch are scored: all but -100, and without the first of a row, which nothing predicts."""
-    labels = inputs["shift_labels"] if inputs.get("shift_labels") is not None else inputs["labels"][..., 1:]
-    return labels.ne(-100).sum()
-
-
-def _summed(scored: list[torch.Tensor]) -> tuple[float, float]:
-    """Nats and tokens over batches of (mean loss, tokens); the mean over no tokens, which is no number, counts as 0."""
-    if not scored:
-        return 0.0, 0.0
-    losses, tokens = torch.stack(scored).cpu().double().unbind(1)  # (batches,)
-    return float(torch.where(tokens > 0, losses * tokens, 0.0).sum()), float(tokens.sum())
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text:
-        return "the disk is full"
-    if "inline_container" in text:
-        # torch's writer knows only that bytes are missing
-        return "a file could not be written whole, as on a full disk"
-    return text if len(text) <= 120 else text[:117] + "..."
+        return from_main(work, self.args)

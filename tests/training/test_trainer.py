@@ -171,6 +171,15 @@ def test_the_best_checkpoint_is_kept_and_loaded(tmp_path: Path, micro_trainer, r
     assert torch.equal(saved["transformer.wpe.weight"], trainer.model.transformer.wpe.weight)
 
 
+def test_a_limit_of_one_leaves_the_best_checkpoint(tmp_path: Path, micro_trainer, rows) -> None:
+    options = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "save_total_limit": 1}
+    trainer = micro_trainer(tmp_path, **options, eval_dataset=rows(6, seed=9), learning_rate=0.3)
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert best != str(tmp_path / "checkpoint-10")
+    assert [str(path) for path in tmp_path.iterdir()] == [best]
+
+
 def test_a_damaged_best_checkpoint_is_not_loaded(tmp_path: Path, micro_trainer, rows) -> None:
     def act(model):
         (tmp_path / "checkpoint-2" / "model.safetensors").write_bytes(b"")
@@ -238,7 +247,7 @@ def test_evaluation_uses_no_float64_on_the_device(tmp_path: Path, micro_trainer,
     batch = next(iter(trainer.get_eval_dataloader(rows(2))))
     with _NoDoubles():
         trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
-    assert len(trainer._scored) == 1
+    assert trainer._token_loss.metrics("eval")["eval_scored_tokens"] > 0
 
 
 def test_rows_without_a_scored_token_do_not_count(tmp_path: Path, micro_trainer, rows) -> None:

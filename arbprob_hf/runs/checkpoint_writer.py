@@ -1,0 +1,70 @@
+"""Puts the checkpoints and the finished model of a run in place: staged, sealed, and only then seen."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from .checkpoints import PRIVATE_NAME, CheckpointError, install, rotate, seal, staging
+from .record import Record, write_record
+
+
+class CheckpointWriter:
+    """The way of a checkpoint into the output folder `output_dir`; of a run's processes, the main one calls it.
+
+    Attributes:
+        stage: the hidden folder below which a checkpoint is written before it is one.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        self.stage = staging(output_dir)
+
+    def clear(self) -> None:
+        """Remove whatever is in the stage."""
+        shutil.rmtree(self.stage, ignore_errors=True)
+
+    def seal(self, name: str, record: Record) -> Path:
+        """Add `record` to the finished folder `name` of the stage, seal it and put it in place; its new path."""
+        staged = self.stage / name
+        write_record(record, staged)
+        return seal(staged, self.output_dir)
+
+    def rotate(self, limit: int | None, protected: Collection[str]) -> None:
+        """Delete the oldest sealed checkpoints beyond `limit`, never a name in `protected`."""
+        rotate(self.output_dir, limit, protected)
+
+    def failure(self, name: str, error: BaseException) -> CheckpointError:
+        """What to raise where the checkpoint `name` could not be written."""
+        free = shutil.disk_usage(self.output_dir).free // 2**20
+        return CheckpointError(
+            f"{name} could not be saved in {self.output_dir}: {_one_line(error)}; the earlier checkpoints are intact "
+            f"({free} MiB free): make room, then resume"
+        )
+
+
+@contextlib.contextmanager
+def installed(folder: Path) -> Iterator[Path]:
+    """A hidden folder to write a finished model to; then its files go into `folder`, each whole, the weights last."""
+    stage = folder / PRIVATE_NAME / "final"
+    shutil.rmtree(stage, ignore_errors=True)
+    try:
+        yield stage
+        install(stage, folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            stage.parent.rmdir()
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text:
+        return "the disk is full"
+    if "inline_container" in text:
+        # torch's writer knows only that bytes are missing
+        return "a file could not be written whole, as on a full disk"
+    return text if len(text) <= 120 else text[:117] + "..."

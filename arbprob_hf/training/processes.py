@@ -1,0 +1,53 @@
+"""What the processes of one run do together, and what transformers does not allow for when they are several."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import TrainingArguments
+
+T = TypeVar("T")
+
+
+def from_main(work: Callable[[], T], args: TrainingArguments) -> T:
+    """Let the main process `work`; every process returns the result, or raises the error."""
+    if args.world_size <= 1:
+        return work()
+    outcome: list[Any] = [None, None]
+    if args.process_index == 0:
+        try:
+            outcome[0] = work()
+        except Exception as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def largest(values: torch.Tensor, args: TrainingArguments) -> list[float]:
+    """The largest that any process has, of each of `values` (N,): the same list on all of them."""
+    if args.world_size > 1:
+        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
+    numbers: list[float] = values.tolist()
+    return numbers
+
+
+@contextlib.contextmanager
+def cpu_without_index(args: TrainingArguments) -> Iterator[None]:
+    """Let `args.device` be "cpu" in place of "cpu:0" for a run on the CPU.
+
+    transformers before 5.23 hands it to torch.load on several processes, which refuses an index.
+    """
+    device = args.device
+    if device.type == "cpu":
+        # where the cached property keeps its value
+        args.__dict__["_setup_devices"] = torch.device("cpu")
+    try:
+        yield
+    finally:
+        args.__dict__["_setup_devices"] = device
