@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import check_integer
 from ..model.masks.mask import Mask
 from .layer_reach import (
     OWN,
@@ -106,8 +107,7 @@ def describe(
     layers = layers if layers is not None else len(masks) if len(masks) > 1 else 2
     allowed = [allowed_pairs(one, length).any(0) for one in masks]
     if heads is not None:
-        if heads < 1:
-            raise ValueError(f"heads: expected at least 1, got {heads}")
+        check_integer("heads", heads, low=1)
         for one in masks:
             one.check_fits(batch=1, heads=heads, q_len=length, kv_len=length)
     depth = first_layers(allowed, layers)

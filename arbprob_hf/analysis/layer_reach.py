@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import check_integer
 from ..model.masks.foreign import as_mask
 from ..model.masks.mask import Mask
 from ..model.masks.patterns import Heads
@@ -95,8 +96,8 @@ def allowed_pairs(mask: Mask, length: int | None = None, *, row: int = 0) -> Ten
         raise ValueError("length: expected the number of tokens, got None; only a tensor has a length of its own")
     q_len, kv_len = (length, length) if length is not None else tensor.shape[-2:]
     for size in (q_len, kv_len):
-        _check_integer("length", size, 1, LONGEST)
-    _check_integer("row", row, 0, mask.count_rows() - 1)
+        check_integer("length", size, low=1, high=LONGEST)
+    check_integer("row", row, low=0, high=mask.count_rows() - 1)
     return mask.dense(q_len, kv_len, device="cpu")[row]
 
 
@@ -112,7 +113,7 @@ def first_layers(steps: Sequence[Tensor], layers: int) -> Tensor:
     Raises:
         ValueError: steps that are not square, or a number of layers that is no multiple of theirs.
     """
-    _check_integer("layers", layers, 1, MOST_LAYERS)
+    check_integer("layers", layers, low=1, high=MOST_LAYERS)
     queries, keys = steps[0].shape
     if queries != keys:
         raise ValueError(f"layers: reach needs as many queries as keys, got a mask of {queries} x {keys}; leave it out")
@@ -162,13 +163,6 @@ def shows_later(mask: Mask, length: int) -> bool:
 def where(here: Tensor) -> list[int]:
     """The indices at which a vector is not zero."""
     return [int(number) for number in here.nonzero()]
-
-
-def _check_integer(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, got {str(value)!r:.40} ({type(value).__name__})")
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected {low} to {high}, got {value}")
 
 
 def _grouped(masks: Sequence[Mask], allowed: Sequence[Tensor]) -> list[Sheet]:

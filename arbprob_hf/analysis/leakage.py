@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from ..errors import check_integer
 from ..model.masks.mask import Mask
 from ..model.masks.reach import reach_of, reach_through
 from ..model.masks.tensors import HIDDEN
@@ -149,9 +150,7 @@ def check_leakage(
         TypeError, ValueError: one line naming the argument, what was expected, what came and what to do.
     """
     masks = read_masks(mask)
-    if layers is not None and layers < 1:
-        raise ValueError(f"layers: expected at least 1, got {layers}; None means any number")
-    if layers is not None and layers % len(masks):
+    if layers is not None and check_integer("layers", layers, low=1) % len(masks):
         raise ValueError(f"layers: expected a multiple of the {len(masks)} masks, which take turns, got {layers}")
     forbidden = None if forbidden is None else _read_forbidden(forbidden)
     size = _length(masks, forbidden, length)

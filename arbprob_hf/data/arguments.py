@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..errors import brief
+from ..errors import brief, check_integer
 
 # documents
 SHUFFLE_BUFFER = 10_000
@@ -87,10 +87,8 @@ class DataArguments:
         needed = dict.fromkeys(("min_document_length", "shuffle_buffer", "preprocessing_num_workers"), 1)
         for name, least in {**optional, **needed}.items():
             value = getattr(self, name)
-            if value is None and name in optional:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {brief(value)}")
+            if value is not None or name in needed:
+                check_integer(name, value, low=least)
         if self.validation_split == self.train_split:
             raise ValueError(
                 f"validation_split must differ from train_split, both are {brief(self.train_split)}; "

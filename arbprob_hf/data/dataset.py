@@ -8,7 +8,7 @@ import numpy.typing as npt
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
-from ..errors import brief
+from ..errors import check_integer
 from .arguments import DataArguments
 from .documents import pieces
 from .packing import LENGTH, PackedBlocks, TokenDocuments, pack, pad_to_blocks
@@ -67,8 +67,7 @@ def load_blocks(
     `process`, its number and how many there are, matters to a stream alone: each reads a part of it.
     Raises `ValueError` when the text gives no block, besides what loading the text raises.
     """
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
-        raise ValueError(f"block_size must be a whole number of at least 2 tokens, got {brief(block_size)}")
+    block_size = check_integer("block_size", block_size, low=2)
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-text token to put between documents; set its eos_token")
     if arguments.streaming:

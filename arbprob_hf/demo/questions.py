@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import check_integer
 from ..model.configuration_arbprob import ArbProbConfig
 from ..model.questions.conditional import Conditional
 from ..model.questions.layouts import LAYOUTS
@@ -82,7 +83,7 @@ def ask(network: Network, passage: Passage, *, layout: str, top: int = 6) -> Ans
         ValueError: no blanks, or a question that the network or the layout cannot answer; one line.
     """
     _check_blank(passage)
-    _check_count("top", top, MOST_ROWS)
+    check_integer("top", top, low=1, high=MOST_ROWS)
     model, shown = network.model, passage.blanks[:MOST_DISTRIBUTIONS]
     # what stands at a target, or is unseen, has no influence
     ids = passage.answers().to(network.device)
@@ -126,9 +127,8 @@ def infills(
         ValueError: no blanks, a number that cannot be, or a question that the network cannot answer; one line.
     """
     _check_blank(passage)
-    _check_count("samples", samples, MOST_SAMPLES)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed: expected a whole number from 0 to 2^63 - 1, got {seed!r:.40}")
+    check_integer("samples", samples, low=1, high=MOST_SAMPLES)
+    check_integer("seed", seed, low=0, high=2**63 - 1)
     found = network.model.sample(
         passage.ids().to(network.device).repeat(samples, 1),
         Conditional(passage.given, passage.blanks),
@@ -182,8 +182,3 @@ def _pieces(network: Network, passage: Passage, row: list[int]) -> tuple[tuple[s
 def _check_blank(passage: Passage) -> None:
     if not passage.blanks:
         raise ValueError("text: has no blanks; click a token, or write [M] for one token and [M:3] for three")
-
-
-def _check_count(name: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ValueError(f"{name}: expected a whole number from 1 to {most}, got {value!r:.40}")

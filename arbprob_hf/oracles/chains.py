@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .source import RowDraws, WeightedSource, check_positive, check_size, draw_rows, rescale, take_log
+from ..errors import check_integer
+from .source import RowDraws, WeightedSource, check_positive, draw_rows, rescale, take_log
 
 
 class ChainSource(WeightedSource):
@@ -27,7 +28,7 @@ class ChainSource(WeightedSource):
         self._steps = RowDraws(moves.flatten(0, 1))  # of a state at a site
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        check_size("count", count, 1)
+        check_integer("count", count, low=1)
         state = self._starts.draw(torch.zeros(count, dtype=torch.long), generator)
         states = [state]
         for site in range(self.length - 1):
@@ -58,9 +59,9 @@ class MarkovSource(ChainSource):
     name = "markov"
 
     def __init__(self, seed: int = 0, *, length: int = 16, vocabulary: int = 8, concentration: float = 0.3) -> None:
-        check_size("length", length, 1)
-        check_size("vocabulary", vocabulary, 2)
-        drawn = np.random.default_rng(check_size("seed", seed, 0))
+        check_integer("length", length, low=1)
+        check_integer("vocabulary", vocabulary, low=2)
+        drawn = np.random.default_rng(check_integer("seed", seed, low=0))
         check_positive("concentration", concentration)
         initial = draw_rows(drawn, concentration, (vocabulary,))
         self.transition = draw_rows(drawn, concentration, (vocabulary, vocabulary))
@@ -90,10 +91,10 @@ class HiddenMarkovSource(ChainSource):
         states: int = 8,
         concentration: float = 0.1,
     ) -> None:
-        check_size("length", length, 1)
-        check_size("vocabulary", vocabulary, 2)
-        check_size("states", states, 1)
-        drawn = np.random.default_rng(check_size("seed", seed, 0))
+        check_integer("length", length, low=1)
+        check_integer("vocabulary", vocabulary, low=2)
+        check_integer("states", states, low=1)
+        drawn = np.random.default_rng(check_integer("seed", seed, low=0))
         check_positive("concentration", concentration)
         initial = draw_rows(drawn, concentration, (states,))
         self.transition = draw_rows(drawn, concentration, (states, states))

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .source import Source, check_size
+from ..errors import check_integer
+from .source import Source
 
 # codewords are enumerated
 MOST_FREE_BITS = 16
@@ -31,15 +32,16 @@ class ParityCheckSource(Source):
     vocabulary = 2
 
     def __init__(self, seed: int = 0, *, length: int = 20, checks: int = 15, weight: int = 3) -> None:
-        self.length = check_size("length", length, 2)
-        if check_size("checks", checks, 1) < check_size("weight", weight, 1):
+        self.length = check_integer("length", length, low=2)
+        if check_integer("checks", checks, low=1) < check_integer("weight", weight, low=1):
             raise ValueError(f"weight: expected at most the number of checks, {checks}, got {weight}")
         # where each bit is in an even number of checks, the last check follows from the others
         rank = checks if weight % 2 else checks - 1
         if not 1 <= length - rank <= MOST_FREE_BITS:
             most = MOST_FREE_BITS
             raise ValueError(f"checks: expected to leave 1 to {most} of {length} bits free, got {length - rank} free")
-        matrix = _draw_checks(np.random.default_rng(check_size("seed", seed, 0)), (checks, length), weight, rank=rank)
+        drawn = np.random.default_rng(check_integer("seed", seed, low=0))
+        matrix = _draw_checks(drawn, (checks, length), weight, rank=rank)
         self.checks, self.generator = torch.from_numpy(matrix), torch.from_numpy(_solve(matrix))
         free = len(self.generator)
         messages = (torch.arange(2**free)[:, None] >> torch.arange(free)) & 1
@@ -48,7 +50,7 @@ class ParityCheckSource(Source):
         self._words = self.codewords.float()
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        check_size("count", count, 1)
+        check_integer("count", count, low=1)
         messages = torch.randint(2, (count, len(self.generator)), generator=generator)
         return messages @ self.generator % 2  # (count, N)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import check_integer
 from ..model.questions.conditional import Conditional
 
 
@@ -40,8 +41,7 @@ def order_gap(model: Any, input_ids: Tensor, given: Tensor, target: Tensor, *, o
     Args:
         input_ids: long (B, T). given, target: bool (B, T), disjoint. orders: how many orders, at least 2.
     """
-    if orders < 2:
-        raise ValueError(f"orders: expected at least 2 to compare, got {orders}")
+    check_integer("orders", orders, low=2)
     generator = torch.Generator().manual_seed(seed)
     joints = []
     for _ in range(orders):

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .source import RowDraws, WeightedSource, check_positive, check_size, draw_rows, rescale, take_log
+from ..errors import check_integer
+from .source import RowDraws, WeightedSource, check_positive, draw_rows, rescale, take_log
 
 # how likely a phrase splits; a kind of words becomes a word as likely
 BRANCHING = 0.95
@@ -43,11 +44,14 @@ class GrammarSource(WeightedSource):
         splits: int = 2,
         concentration: float = 0.5,
     ) -> None:
-        self.length, self.vocabulary = check_size("length", length, 1), check_size("vocabulary", vocabulary, 2)
-        pairs = check_size("nonterminals", nonterminals, 1) ** 2
-        if check_size("splits", splits, 1) > pairs:
+        self.length, self.vocabulary = (
+            check_integer("length", length, low=1),
+            check_integer("vocabulary", vocabulary, low=2),
+        )
+        pairs = check_integer("nonterminals", nonterminals, low=1) ** 2
+        if check_integer("splits", splits, low=1) > pairs:
             raise ValueError(f"splits: expected at most nonterminals squared, {pairs}, got {splits}")
-        drawn = np.random.default_rng(check_size("seed", seed, 0))
+        drawn = np.random.default_rng(check_integer("seed", seed, low=0))
         chances = draw_rows(drawn, check_positive("concentration", concentration), (nonterminals, splits))
         chosen = np.stack([drawn.choice(pairs, splits, replace=False) for _ in range(nonterminals)])
         rules = torch.zeros(nonterminals, pairs, dtype=torch.float64).scatter_(1, torch.from_numpy(chosen), chances)
@@ -63,7 +67,7 @@ class GrammarSource(WeightedSource):
         self._log_all = self._log_inside(torch.ones(1, length, vocabulary, dtype=torch.float64))
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        check_size("count", count, 1)
+        check_integer("count", count, low=1)
         # the parts of each sentence so far, kept where they start: their lengths (0 elsewhere) and nonterminals
         sizes = torch.zeros(count, self.length, dtype=torch.long)
         symbols = torch.zeros_like(sizes)

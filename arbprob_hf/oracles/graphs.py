@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import check_integer
 from .chains import ChainSource
-from .source import RowDraws, WeightedSource, check_positive, check_size, draw_rows, rescale, take_log
+from .source import RowDraws, WeightedSource, check_positive, draw_rows, rescale, take_log
 
 # a state of the transfer matrix holds so many spins
 WIDEST = 8
@@ -27,8 +28,11 @@ class TreeSource(WeightedSource):
     name = "tree"
 
     def __init__(self, seed: int = 0, *, length: int = 24, vocabulary: int = 4, concentration: float = 0.5) -> None:
-        self.length, self.vocabulary = check_size("length", length, 1), check_size("vocabulary", vocabulary, 2)
-        drawn = np.random.default_rng(check_size("seed", seed, 0))
+        self.length, self.vocabulary = (
+            check_integer("length", length, low=1),
+            check_integer("vocabulary", vocabulary, low=2),
+        )
+        drawn = np.random.default_rng(check_integer("seed", seed, low=0))
         check_positive("concentration", concentration)
         self.parents = [-1, *(int(drawn.integers(variable)) for variable in range(1, length))]
         self.tables = draw_rows(drawn, concentration, (length, vocabulary, vocabulary))
@@ -36,7 +40,7 @@ class TreeSource(WeightedSource):
         self.sites: list[int] = drawn.permutation(length).tolist()
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        check_size("count", count, 1)
+        check_integer("count", count, low=1)
         x = torch.zeros(count, self.length, dtype=torch.long)
         for variable, parent in enumerate(self.parents):
             # the first variable is drawn by row 0, as its own site still says
@@ -73,10 +77,10 @@ class IsingSource(ChainSource):
     def __init__(
         self, seed: int = 0, *, height: int = 4, width: int = 4, coupling: float = 0.5, field: float = 0.2
     ) -> None:
-        self.height, self.width = check_size("height", height, 1), check_size("width", width, 1)
+        self.height, self.width = check_integer("height", height, low=1), check_integer("width", width, low=1)
         if width > WIDEST:
             raise ValueError(f"width: expected at most {WIDEST}, the shorter side of the grid, got {width}")
-        drawn = np.random.default_rng(check_size("seed", seed, 0))
+        drawn = np.random.default_rng(check_integer("seed", seed, low=0))
         self.coupling = check_positive("coupling", coupling)
         fields = drawn.normal(scale=check_positive("field", field), size=height * width)
         self.fields = torch.from_numpy(fields)

@@ -198,15 +198,6 @@ def draw_rows(generator: np.random.Generator, concentration: float, shape: tuple
     return torch.from_numpy(rows / rows.sum(-1, keepdims=True))
 
 
-def check_size(name: str, value: int, least: int) -> int:
-    """The value, or an error that names it."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer of at least {least}, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: expected an integer of at least {least}, got {value}")
-    return value
-
-
 def check_positive(name: str, value: float) -> float:
     """The value, or an error that names it."""
     if not isinstance(value, int | float) or isinstance(value, bool):

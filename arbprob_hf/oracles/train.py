@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import check_integer
 from ..model.configuration_arbprob import ArbProbConfig
 from ..model.modeling_arbprob import ArbProbForCausalLM
 from ..model.questions.conditional import Conditional
@@ -121,8 +122,7 @@ def train_on(source: Source, recipe: Recipe, *, report: Callable[[str, int], Non
 
     `report` is told every half minute, and at the end, how it goes, and the number of steps so far.
     """
-    if recipe.threads < 1:
-        raise ValueError(f"threads: expected at least 1 to share the rows of a step, got {recipe.threads}")
+    check_integer("threads", recipe.threads, low=1)
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     model = build(source, recipe)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..analysis.layer_reach import AnyMask, allowed_pairs, read_masks
+from ..errors import check_integer
 from ..model.masks.mask import Mask
 from ..model.modeling_arbprob import ArbProbForCausalLM
 from .figures import check_picture_path, new_figure, save_whole, wrapped
@@ -89,11 +90,7 @@ def plot_attention(
 def _chosen(name: str, number: int | None, count: int) -> Sequence[int]:
     if number is None:
         return range(count)
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(f"{name}: expected an integer, got {type(number).__name__}")
-    if not 0 <= number < count:
-        raise ValueError(f"{name}: expected 0 to {count - 1}, got {number}; the network has {count} {name}s")
-    return [number]
+    return [check_integer(name, number, low=0, high=count - 1)]
 
 
 def _weights(model: ArbProbForCausalLM, ids: Sequence[int], mask: Mask | None) -> list[Tensor]:

@@ -188,7 +188,7 @@ def test_check_leakage_refuses_what_it_cannot_read() -> None:
         ),
         (lambda: check_leakage("causal"), ValueError, "length: expected one number of slots, nothing tells it; pass"),
         (lambda: check_leakage([table, table[:3, :3]]), ValueError, "length: .* got 3 and 4; pass length="),
-        (lambda: check_leakage(table, layers=0), ValueError, "layers: expected at least 1, got 0; None means any"),
+        (lambda: check_leakage(table, layers=0), ValueError, "layers: expected an integer of at least 1, got 0"),
         (
             lambda: check_leakage(["causal", table], layers=3),
             ValueError,

@@ -225,5 +225,5 @@ def test_what_a_stream_cannot_do_is_refused(load: Callable[..., Blocks]) -> None
         load(num_train_samples=9)
     with pytest.raises(ValueError, match="^text_column 'body' is not in source .*, which has"):
         load(text_column="body")
-    with pytest.raises(ValueError, match="^shuffle_buffer must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="^shuffle_buffer: expected an integer of at least 1, got 0"):
         load(shuffle_buffer=0)

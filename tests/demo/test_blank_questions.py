@@ -177,10 +177,10 @@ def test_a_network_is_asked_in_the_layouts_it_has_its_own_first(network: Network
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(samples=0), "samples: expected a whole number from 1 to 16, got 0"),
-        (dict(samples=17), "samples: expected a whole number from 1 to 16, got 17"),
-        (dict(seed=-1), r"seed: expected a whole number from 0 to 2\^63 - 1, got -1"),
-        (dict(seed=None), "seed: expected a whole number from 0 to .*, got None"),
+        (dict(samples=0), "samples: expected an integer from 1 to 16, got 0"),
+        (dict(samples=17), "samples: expected an integer from 1 to 16, got 17"),
+        (dict(seed=-1), r"seed: expected an integer from 0 to 9223372036854775807, got -1"),
+        (dict(seed=None), "seed: expected an integer from 0 to .*, got None"),
         (dict(temperature=-1.0), "temperature: expected"),
         (dict(method="guess"), "method: expected"),
         (dict(layout="masked"), "layout: masked has no joint probability to sample from; use another layout"),
@@ -189,7 +189,7 @@ def test_a_network_is_asked_in_the_layouts_it_has_its_own_first(network: Network
     ids=lambda value: "" if isinstance(value, str) else "-".join(f"{k}={v}" for k, v in value.items()),
 )
 def test_samples_that_cannot_be_are_refused(options: dict[str, object], message: str, network: Network) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         infills(network, blanked(network, 3), **{"layout": "two_stream", **options})
 
 
@@ -202,7 +202,7 @@ def test_a_text_without_blanks_is_no_question(network: Network) -> None:
 
 
 def test_more_rows_than_fit_are_refused(network: Network) -> None:
-    with pytest.raises(ValueError, match="top: expected a whole number from 1 to 20, got 21"):
+    with pytest.raises(ValueError, match="top: expected an integer from 1 to 20, got 21"):
         ask(network, blanked(network, 3), layout="two_stream", top=21)
 
 

@@ -121,7 +121,7 @@ def test_the_truth_sums_over_what_is_unseen(source: Any) -> None:
 
 def test_a_gap_that_cannot_be_measured_is_refused(source: Any) -> None:
     drawn = batch(source, 4)
-    with pytest.raises(ValueError, match="orders: expected at least 2 to compare, got 1"):
+    with pytest.raises(ValueError, match="orders: expected an integer of at least 2, got 1"):
         order_gap(Truth(source), drawn.tokens, drawn.given, drawn.target, orders=1)
     with pytest.raises(ValueError, match="expected a position that is neither in some row"):
         marginalisation_gap(Truth(source), drawn.tokens, drawn.given, ~drawn.given, vocabulary=2)

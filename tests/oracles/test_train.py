@@ -114,7 +114,7 @@ def test_equal_numbers_of_threads_make_equal_networks_and_leave_torch_as_it_was(
 
 @pytest.mark.usefixtures("two_kernel_threads")
 def test_no_threads_are_refused_in_one_line() -> None:
-    with pytest.raises(ValueError, match="threads: expected at least 1 to share the rows of a step, got 0"):
+    with pytest.raises(ValueError, match="threads: expected an integer of at least 1, got 0"):
         train_on(load_source("markov", length=6), Recipe(steps=1, threads=0))
     assert torch.get_num_threads() == 2
 

@@ -157,9 +157,9 @@ def test_it_is_written_whole(suffix: str, network: ArbProbForCausalLM, tokenizer
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "layer": ({"layer": 2}, ValueError, r"layer: expected 0 to 1, got 2; the network has 2 layers"),
-    "head": ({"head": -1}, ValueError, r"head: expected 0 to 2, got -1; the network has 3 heads"),
-    "head_kind": ({"head": "all"}, TypeError, r"head: expected an integer, got str"),
+    "layer": ({"layer": 2}, ValueError, r"layer: expected an integer from 0 to 1, got 2"),
+    "head": ({"head": -1}, ValueError, r"head: expected an integer from 0 to 2, got -1"),
+    "head_kind": ({"head": "all"}, TypeError, r"head: expected an integer from 0 to 2, got 'all'"),
     "mask": ({"mask": "casual"}, ValueError, r"casual.*causal"),
     "shape": ({"mask": torch.ones(3, 3)}, ValueError, r"3.*7"),
     "two_masks": ({"mask": ["causal", "full"]}, TypeError, r"mask: expected one mask, got a list"),
