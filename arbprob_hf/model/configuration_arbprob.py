@@ -1,14 +1,14 @@
 """The configuration saved beside the weights: GPT-2's fields plus the default attention mask."""
 
 import difflib
+import importlib
 import math
+import os
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedConfig
-
-# transformers tells copies of this code apart by this file and what it imports: rules of one's own are part of it
 
 # the sizes of DESIGN.md; every other field keeps its default
 PRESETS: dict[str, dict[str, Any]] = {
@@ -127,6 +127,14 @@ class ArbProbConfig(PreTrainedConfig):
         """The texts of `mask`: one for all layers, or one per layer."""
         return [self.mask] if isinstance(self.mask, str) else list(self.mask)
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As transformers', and the code of the network, which loads by it where this package is not installed."""
+        if not self.is_remote_code():
+            os.makedirs(save_directory, exist_ok=True)
+            # by name: it stays at home, where this file goes with every checkpoint
+            importlib.import_module(f"{__package__}.bundle").write_code(self, save_directory)
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "ArbProbConfig":
         """Configuration of a named size: `nano`, `tiny`, `distilgpt2` or `gpt2`.
@@ -243,6 +251,3 @@ def _mask_advice(mask: Any) -> str:
 def _shown(value: object) -> str:
     # arrays print over many lines
     return " ".join(repr(value).split())[:60]
-
-
-ArbProbConfig.register_for_auto_class()

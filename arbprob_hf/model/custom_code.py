@@ -1,98 +1,142 @@
-"""Patterns of one's own go where the model goes: the text of their functions is saved beside its weights.
+"""Custom patterns go where the model goes: the text of their functions is saved beside its weights.
 
-transformers copies the files of the model's code into the folder of every saved model, an empty `custom_arbprob.py`
-among them. Where a mask of the model uses patterns of one's own, that copy is filled with their functions; loaded with
-`trust_remote_code=True`, as all of the model's code is, they are registered again.
+A checkpoint whose masks use patterns of `@pattern` holds a file `custom_arbprob.py` with their functions. Loaded with
+`trust_remote_code=True`, as all of a checkpoint's code is, they are registered again.
 """
 
 import ast
 import builtins
+import hashlib
+import importlib.util
 import os
+import re
 import symtable
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
-from .configuration_arbprob import ArbProbConfig
-from .custom_arbprob import RULES
-from .masks.custom import Custom, pattern
+from .masks.custom import BUILT_IN, Custom, pattern
 from .masks.foreign import definition_of
-from .masks.mask import Mask
+from .masks.mask import PATTERNS, Mask
 
-for _name, _rule in RULES.items():
-    pattern(name=_name)(_rule)
-
-FILE = "custom_arbprob.py"
-_EMPTY = '''"""Rules of one's own that the masks of a saved model use, by name; the package itself has none."""
+CUSTOM_FILE = "custom_arbprob.py"
+_BEGINNING = '''"""Custom patterns that the masks of this model use, by name."""
 
 from collections.abc import Callable
-{imports}
-RULES: dict[str, Callable[..., object]] = {{}}
+
+import torch
+from torch import Tensor
+
+RULES: dict[str, Callable[..., object]] = {}
 '''
 # which options of from_pretrained say where files are
-_PLACES = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
+HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
 # what a rule may use beside builtins and its own arguments; the file imports just these
 _GIVEN = {"torch": torch, "Tensor": Tensor}
 
 
-def check_travels(config: ArbProbConfig) -> None:
-    """Raise ValueError unless a model of this configuration can be saved with all patterns that its masks use."""
-    carried_code(map(Mask.parse, config.mask_texts))
-
-
-def carried_code(masks: Iterable[Mask], *, is_pushed: bool = False) -> str:
-    """The text of `custom_arbprob.py` for a model of these masks.
-
-    Args:
-        is_pushed: whether the folder is to be uploaded in the same call that saves it.
+def carried_code(masks: Iterable[Mask]) -> str | None:
+    """The text of `custom_arbprob.py` for a model of these masks; None where they use no custom pattern.
 
     Raises:
         ValueError: a pattern whose function cannot stand by itself; one line with the reason.
     """
-    kinds = {type(leaf).__name__: type(leaf) for mask in masks for leaf in _custom_leaves(mask)}
+    kinds = _custom_kinds(masks)
     if not kinds:
-        return _EMPTY.format(imports="")
-    if is_pushed:
-        raise ValueError(
-            f"push_to_hub: the pattern {min(kinds)[:60]} is written after the upload would start; call "
-            "model.push_to_hub(...) instead, or save_pretrained(folder) alone"
-        )
-    parts = [_EMPTY.format(imports="\nimport torch\nfrom torch import Tensor\n")]
+        return None
+    parts = [_BEGINNING]
     for name, kind in sorted(kinds.items()):
         parts.append(f'{_definition(name, kind)}\n\n\nRULES["{name}"] = {kind.rule.__name__}\n')
     return "\n\n".join(parts)
 
 
-def write_code(code: str, folder: str | os.PathLike[str]) -> None:
-    """Put `code` in place of the copy of `custom_arbprob.py` that transformers made, where it made one."""
-    path = Path(folder) / FILE
-    if path.exists() and path.read_bytes() != code.encode():
-        path.write_bytes(code.encode())
-
-
-def check_saved(masks: Iterable[Mask], source: str | os.PathLike[str], where: dict[str, Any]) -> None:
-    """Raise ValueError where a pattern of one's own that the masks use is another function than the saved one.
+def check_travels(masks: Iterable[Mask], *, is_copied: bool = False) -> None:
+    """Raise ValueError unless a model can be saved with all custom patterns that its masks use.
 
     Args:
-        source: the folder or name on the Hub that the model was loaded from. where: the options it was loaded with.
+        is_copied: whether the model was loaded with its own code, whose files are saved as they are.
     """
-    kinds = {type(leaf).__name__: type(leaf) for mask in masks for leaf in _custom_leaves(mask)}
-    options = {name: where[name] for name in _PLACES if where.get(name) is not None}
-    options |= dict(_raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
-    path = cached_file(source, FILE, **options) if kinds else None
+    masks = list(masks)
+    carried_code(masks)
+    for name, kind in _custom_kinds(masks).items():
+        if is_copied and kind.rule.__module__.rpartition(".")[2] != CUSTOM_FILE.removesuffix(".py"):
+            raise _stays(name, "it is not in the custom_arbprob.py that the model was loaded with")
+
+
+def register_saved(path: str | os.PathLike[str]) -> None:
+    """Register the patterns of a saved `custom_arbprob.py`, which is executed. Raises ValueError where that fails."""
+    file = Path(path)
+    name = f"custom_arbprob_{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"custom_arbprob.py: {str(path)!r:.100} raised {type(error).__name__}: {said:.120}") from error
+    register_rules(module)
+
+
+def register_rules(module: ModuleType) -> None:
+    """Register what a saved `custom_arbprob.py`, imported as `module`, holds; nothing where it is another file."""
+    for name, rule in getattr(module, "RULES", {}).items():
+        pattern(name=name)(rule)
+
+
+def read_saved(
+    texts: Iterable[str], source: str | os.PathLike[str], where: dict[str, Any], *, is_trusted: bool
+) -> None:
+    """Make the custom patterns that masks name known, from the `custom_arbprob.py` of the checkpoint that has them.
+
+    Args:
+        texts: of the masks. source: the folder or name on the Hub that is loaded. where: the options of that.
+        is_trusted: whether its code may be executed (`trust_remote_code=True`).
+
+    Raises:
+        ValueError: a pattern is not known here and the checkpoint is not trusted, or is known as another function.
+    """
+    names = {name for text in texts for name in re.findall(r"[A-Za-z_]\w*", text)} - _built_in_names()
+    path = _saved_file(source, where) if names else None
     if path is None:
         return
     saved = _definitions(Path(path).read_text(encoding="utf-8"))
-    for name, kind in kinds.items():
-        if name in saved and saved[name] != definition_of(kind.source):
+    unknown = sorted(name for name in names & saved.keys() if name not in PATTERNS)
+    if unknown and not is_trusted:
+        raise ValueError(
+            f"mask: the pattern {unknown[0]!r:.60} is a function in {CUSTOM_FILE} of {str(source)!r:.100}, which is "
+            "run only where you trust it; add trust_remote_code=True, or register the function with @pattern first"
+        )
+    if unknown:
+        register_saved(path)
+    for name in names & saved.keys():
+        if saved[name] != definition_of(getattr(PATTERNS[name], "source", None)):
             raise ValueError(
                 f"pattern {name[:60]}: the function registered here is not the one saved with the model; define that "
                 "one with @pattern, or load with AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)"
             )
+
+
+def _built_in_names() -> set[str]:
+    return {name for name, kind in PATTERNS.items() if kind in BUILT_IN}
+
+
+def _saved_file(source: str | os.PathLike[str], where: dict[str, Any]) -> str | None:
+    options = {name: where[name] for name in HUB_OPTIONS if where.get(name) is not None}
+    options |= dict(_raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+    return cached_file(source, CUSTOM_FILE, **options)
+
+
+def _custom_kinds(masks: Iterable[Mask]) -> dict[str, type[Custom]]:
+    return {type(leaf).__name__: type(leaf) for mask in masks for leaf in _custom_leaves(mask)}
 
 
 def _definitions(code: str) -> dict[str, str | None]:
@@ -131,7 +175,7 @@ def _definition(name: str, kind: type[Custom]) -> str:
     if text is None:
         raise _stays(name, "its source cannot be read by itself; define it with a plain def")
     foreign = sorted(
-        one for one in _names(symtable.symtable(text, FILE, "exec")) if not _is_given(one, rule.__globals__)
+        one for one in _names(symtable.symtable(text, CUSTOM_FILE, "exec")) if not _is_given(one, rule.__globals__)
     )
     if foreign:
         raise _stays(name, f"it uses {', '.join(foreign)} from outside", _ADVICE)

@@ -4,13 +4,15 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Para
 transformers' GPT-2, so official weights load here and ours load there.
 """
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
@@ -28,7 +30,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention.backends import prepare_attention
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask
-from .custom_code import carried_code, check_saved, write_code
+from .custom_code import HUB_OPTIONS, check_travels, read_saved
 from .generation import ArbProbGenerationMixin
 from .lm_head import causal_loss, head_logits
 from .masks.arguments import MaskArguments, resolve_mask
@@ -141,8 +143,13 @@ class ArbProbPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As transformers', but weights of the network that the checkpoint lacks are an error, not random numbers.
 
-        So are patterns of one's own that are other functions here than those that were saved.
+        Custom patterns that its masks use are read from the checkpoint's `custom_arbprob.py` where
+        `trust_remote_code=True` says that its code may be run; that they are other functions here is an error.
         """
+        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        is_trusted = bool(kwargs.pop("trust_remote_code", None))
+        if source is not None:
+            read_saved(_mask_texts(source, kwargs), source, kwargs, is_trusted=is_trusted)
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, found = loaded
         network = f"{cls.base_model_prefix}." if hasattr(model, cls.base_model_prefix) else ""
@@ -157,18 +164,27 @@ class ArbProbPreTrainedModel(PreTrainedModel):
                 f"checkpoint: lacks {len(lacking)} of the network's weights, such as {lacking[0]}; "
                 "is it whole, and GPT-2's?"
             )
-        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        if source is not None:
-            check_saved(model.base_model._default_masks().values(), source, kwargs)
         return loaded if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As transformers', and the patterns of one's own that the masks use; refused first where they cannot be."""
+        """As transformers'; the code goes along with the configuration. Refused first where a custom pattern cannot."""
         masks = self.base_model._default_masks().values()  # type: ignore[operator]
-        code = carried_code(masks, is_pushed=bool(kwargs.get("push_to_hub")))
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            write_code(code, save_directory)
+        check_travels(masks, is_copied=self.is_remote_code())
+        with self._without_code_for_adapters():
+            super().save_pretrained(save_directory, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _without_code_for_adapters(self) -> Iterator[None]:
+        # an adapter is saved by itself, and its network's code is not its own
+        if not getattr(self, "_hf_peft_config_loaded", False):
+            yield
+            return
+        # releases of transformers ask one or the other
+        self._auto_class, self.is_remote_code = None, lambda: False  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del self._auto_class, self.is_remote_code
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -183,6 +199,18 @@ class ArbProbPreTrainedModel(PreTrainedModel):
 
 class ZeroEmbedding(nn.Embedding):
     """Vectors that are added, zero at first: weights that never had them go on as they were."""
+
+
+def _mask_texts(source: Any, options: dict[str, Any]) -> list[str]:
+    # of the network that is loaded: a call may give another mask than the checkpoint's
+    mask = options.get("mask")
+    config = options.get("config")
+    if mask is None and isinstance(config, PreTrainedConfig):
+        mask = getattr(config, "mask", None)
+    elif mask is None:
+        where = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+        mask = ArbProbConfig.get_config_dict(source if config is None else config, **where)[0].get("mask")
+    return [mask] if isinstance(mask, str) else list(mask or [])
 
 
 def _asked_for_anew(options: dict[str, Any]) -> tuple[str, ...]:

@@ -191,7 +191,7 @@ def _plain(value: Any) -> Any:
 def _patterns(texts: Sequence[str]) -> str | None:
     # what the functions of one's own in the masks say, wherever they were defined
     code = carried_code(map(Mask.parse, texts))
-    return None if code == carried_code([]) else hashlib.sha256(code.encode()).hexdigest()
+    return None if code is None else hashlib.sha256(code.encode()).hexdigest()
 
 
 def _shown(record: Record, name: str) -> str:

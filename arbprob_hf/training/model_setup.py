@@ -40,7 +40,7 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) 
     given.update(_asking(model_args))
     special = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = ArbProbConfig.preset(model_args.preset or "nano", vocab_size=len(tokenizer), **special, **given)
-    check_travels(config)
+    check_travels(map(Mask.parse, config.mask_texts))
     model = ArbProbForCausalLM._from_config(config, dtype=torch.float32, **_attention(model_args))
     if model_args.position_init == "sinusoidal":
         fill_with_sinusoids(model.transformer.wpe.weight, config.initializer_range)
@@ -107,7 +107,7 @@ def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> A
             f"init_from: {model_args.init_from!r:.80} has the mask {model.config.mask!s:.60}, which a task would "
             "overrule; add --mask causal to take its weights without it"
         )
-    check_travels(model.config)
+    check_travels(map(Mask.parse, model.config.mask_texts))
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"init_from: {model_args.init_from!r:.80} knows {model.config.vocab_size} tokens, "

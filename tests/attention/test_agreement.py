@@ -27,7 +27,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sdpa, "TILE", TILE)
     monkeypatch.setattr(sdpa, "SHORTEST", 2 * TILE)
     monkeypatch.setattr(sdpa, "SHORTEST_SORTED", 2 * TILE)
-    monkeypatch.setattr(flex, "TILE", TILE)
+    monkeypatch.setattr(flex, "BLOCK", TILE)
     # torch's unfused form without tracing each new mask anew: the same operations
     monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
 

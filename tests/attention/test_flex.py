@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import HIDDEN, Mask, causal, documents, full, heads, order, padding, prefix, window
-from arbprob_hf.model.attention.flex import TILE, block_mask, flex_plan, fused
+from arbprob_hf.model.attention.flex import BLOCK, block_mask, flex_plan, fused
 from arbprob_hf.model.attention.plan import eager_plan
 from arbprob_hf.model.masks.tiles import Sizes
 from tests.masks.oracles import micro, random_ids
@@ -61,7 +61,7 @@ def test_a_block_mask_leaves_out_only_empty_tiles_and_calls_full_only_full_ones(
     dense = mask.dense(q_len, LENGTH, batch=2, heads=2, offset=offset)
     for i in range(partial.shape[2]):
         for j in range(partial.shape[3]):
-            tile = dense[:, :, i * TILE : (i + 1) * TILE, j * TILE : (j + 1) * TILE]
+            tile = dense[:, :, i * BLOCK : (i + 1) * BLOCK, j * BLOCK : (j + 1) * BLOCK]
             assert not (tile.any((2, 3)) & ~(partial | filled)[:, :, i, j]).any()
             assert not (~tile.all(3).all(2) & filled[:, :, i, j]).any()
 

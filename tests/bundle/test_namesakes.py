@@ -1,4 +1,4 @@
-"""Folders of one name that carry different rules of one name are told apart in one process."""
+"""Checkpoints that carry different code are told apart in one process, whatever else they share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,3 +46,40 @@ def test_each_folder_is_computed_with_its_own_rule(tmp_path: Path) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / run / "final", trust_remote_code=True).eval()
         with torch.no_grad():
             assert torch.equal(loaded(ids).logits, expected[run]), run
+
+
+def answer_all_zeros(folder: Path) -> None:
+    """Edit the code of a checkpoint: its logits become 0."""
+    path = folder / "modeling_arbprob.py"
+    before = path.read_text()
+    path.write_text(before.replace("            logits = head_logits(", "            logits = 0 * head_logits("))
+    assert path.read_text() != before
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_checkpoints_of_one_configuration_and_different_code_share_no_module(tmp_path: Path) -> None:
+    ids = torch.randint(31, (1, 12))
+    model = ArbProbForCausalLM(ArbProbConfig(bos_token_id=0, eos_token_id=0, **SIZES)).eval()
+    for name in ("plain", "edited"):
+        model.save_pretrained(tmp_path / name)
+    answer_all_zeros(tmp_path / "edited")
+    plain, edited, again = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, trust_remote_code=True).eval()
+        for name in ("plain", "edited", "plain")
+    )
+    assert plain(ids).logits.equal(model(ids).logits)
+    assert again(ids).logits.equal(model(ids).logits)
+    assert not edited(ids).logits.any()
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_a_file_that_was_edited_since_is_seen(tmp_path: Path) -> None:
+    ids = torch.randint(31, (1, 12))
+    ArbProbForCausalLM(ArbProbConfig(bos_token_id=0, eos_token_id=0, **SIZES)).save_pretrained(tmp_path)
+    first = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True).eval()
+    answer_all_zeros(tmp_path)
+    second = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True).eval()
+    assert first(ids).logits.any()
+    assert not second(ids).logits.any()

@@ -1,6 +1,5 @@
 """A checkpoint works where the package is not: loaded by every Auto class, it gives the numbers it gave at home."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from arbprob_hf import ArbProbForCausalLM
+from arbprob_hf.model.bundle import bundle
 from tests.bundle import traveller
 from tests.bundle.journeying import Journey
 
@@ -99,9 +99,8 @@ def test_a_checkpoint_carries_everything_and_saves_it_again(checkpoint: Path, jo
     names = {path.name for path in checkpoint.iterdir()}
     needed = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     sources = {path.name for path in checkpoint.glob("*.py")}
-    package = Path(sys.modules["arbprob_hf.model"].__path__[0])
     assert needed | sources <= names
-    assert sources == {path.name for path in package.glob("*_arbprob.py")}
+    assert sources == set(bundle())
     assert set(journey.facts["saved files"]) == names
 
 

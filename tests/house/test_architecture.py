@@ -60,7 +60,7 @@ ROOMS_OF_FILES = {
 }
 STAY_HOME = {"bundle", "custom_arbprob"}
 # names that two files of a room give to two things today; this list may only shrink
-CLASHES = {"attention": {"TILE", "_runs"}}
+CLASHES = {}
 
 
 def _travelling_room(path: Path) -> str | None:

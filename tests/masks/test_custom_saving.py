@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,10 +14,9 @@ from torch import Tensor
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
 from arbprob_hf.model.custom_code import carried_code, check_travels
-from arbprob_hf.model.masks.mask import PATTERNS
+from arbprob_hf.model.masks.mask import PATTERNS, Mask
 from tests.masks.oracles import micro, random_ids
 
-PACKAGED = Path(sys.modules["arbprob_hf.model"].__path__[0]) / "custom_arbprob.py"
 STEP = 3
 
 
@@ -51,10 +49,10 @@ def read(path: Path) -> ModuleType:
     return module
 
 
-def test_the_package_has_no_rules_and_models_without_them_are_saved_with_none(tmp_path: Path) -> None:
+def test_models_without_custom_patterns_are_saved_without_the_file(tmp_path: Path) -> None:
     micro(mask="causal & window(3)").save_pretrained(tmp_path)
-    assert read(PACKAGED).RULES == {}
-    assert (tmp_path / "custom_arbprob.py").read_bytes() == PACKAGED.read_bytes() == carried_code([]).encode()
+    assert not (tmp_path / "custom_arbprob.py").exists()
+    assert carried_code([Mask.parse("causal & window(3)")]) is None
 
 
 def test_the_functions_that_the_masks_use_are_saved_whole_and_no_others(tmp_path: Path) -> None:
@@ -88,7 +86,8 @@ def test_what_a_folder_held_before_goes_with_the_next_save(tmp_path: Path) -> No
     pattern(every_third)
     micro(mask="causal & every_third").save_pretrained(tmp_path)
     micro(mask="causal").save_pretrained(tmp_path)
-    assert (tmp_path / "custom_arbprob.py").read_bytes() == PACKAGED.read_bytes()
+    assert not (tmp_path / "custom_arbprob.py").exists()
+    assert "from .custom_arbprob" not in (tmp_path / "modeling_arbprob.py").read_text()
 
 
 def test_a_mask_put_into_the_config_later_is_carried(tmp_path: Path) -> None:
@@ -138,10 +137,40 @@ def test_and_says_what_to_do_where_it_is_not(tmp_path: Path) -> None:
     pattern(every_third)
     micro(mask="causal & every_third").save_pretrained(tmp_path)
     del PATTERNS["every_third"]
-    message = "unknown pattern 'every_third'.*define your own with @pattern first, or load with .*trust_remote_code=T"
+    message = "^mask: the pattern 'every_third' is a function in custom_arbprob.py of .* add trust_remote_code=True, or"
     with pytest.raises(ValueError, match=message) as caught:
         ArbProbForCausalLM.from_pretrained(tmp_path)
     assert len(str(caught.value)) <= 300
+
+
+def test_and_reads_it_from_a_folder_that_is_trusted(tmp_path: Path) -> None:
+    pattern(every_third)
+    model, ids = micro(mask="causal & every_third"), random_ids(2, 9)
+    model.save_pretrained(tmp_path / "first")
+    del PATTERNS["every_third"]
+    loaded = ArbProbForCausalLM.from_pretrained(tmp_path / "first", trust_remote_code=True, dtype=torch.float32).eval()
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    # and goes on from there, its function as it was
+    loaded.save_pretrained(tmp_path / "second")
+    first, second = ((tmp_path / name / "custom_arbprob.py").read_text() for name in ("first", "second"))
+    assert first == second
+
+
+def test_a_folder_whose_file_fails_says_so_in_one_line(tmp_path: Path) -> None:
+    pattern(every_third)
+    micro(mask="causal & every_third").save_pretrained(tmp_path)
+    del PATTERNS["every_third"]
+    path = tmp_path / "custom_arbprob.py"
+    path.write_text(f"raise RuntimeError('broken\\nin two')\n{path.read_text()}")
+    with pytest.raises(ValueError, match=r"^custom_arbprob.py: .* raised RuntimeError: broken in two$"):
+        ArbProbForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+
+
+def test_another_mask_for_the_network_needs_no_trust(tmp_path: Path) -> None:
+    pattern(every_third)
+    micro(mask="causal & every_third").save_pretrained(tmp_path)
+    del PATTERNS["every_third"]
+    assert ArbProbForCausalLM.from_pretrained(tmp_path, mask="causal").config.mask == "causal"
 
 
 def test_reading_a_configuration_runs_nothing_of_the_folder(tmp_path: Path) -> None:
@@ -242,17 +271,10 @@ def test_a_function_that_cannot_stand_by_itself_is_refused_before_anything_is_wr
     assert len(str(caught.value)) <= 300
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="pattern own: cannot go"):
-        check_travels(model.config)
+        check_travels([Mask.parse(model.config.mask)])
 
 
 def test_a_configuration_of_what_can_travel_passes() -> None:
     pattern(zebra)
-    check_travels(ArbProbConfig(mask="causal & zebra(3) | window(4)"))
-    check_travels(ArbProbConfig(n_layer=2, mask=["causal", "zebra(2)"]))
-
-
-def test_saving_and_uploading_in_one_call_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    pattern(every_third)
-    with pytest.raises(ValueError, match="push_to_hub: the pattern every_third .*call model.push_to_hub"):
-        micro(mask="causal & every_third").save_pretrained(tmp_path / "model", push_to_hub=True)
-    assert not (tmp_path / "model").exists()
+    check_travels([Mask.parse("causal & zebra(3) | window(4)")])
+    check_travels(map(Mask.parse, ["causal", "zebra(2)"]))

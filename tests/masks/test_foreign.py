@@ -117,7 +117,7 @@ def test_an_installed_assistant_drafts_for_a_model_with_its_own_code(pair: Any) 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_go_both_ways_and_keep_their_tensors(pair: Any, name: str) -> None:
-    there = sys.modules[type(pair[1]).__module__.rpartition(".")[0] + ".adopting_arbprob"].from_foreign
+    there = sys.modules[type(pair[1]).__module__.rpartition(".")[0] + ".masks_arbprob"].from_foreign
     mask = MASKS[name]()
     moved = there(mask)
     assert (type(moved) is type(mask), isinstance(moved, Mask), str(moved)) == (False, False, str(mask))
@@ -196,7 +196,7 @@ def test_our_own_class_takes_only_the_function_that_was_saved(tmp_path: Path, pl
     folder = saved(tmp_path / "saved")
     put_in_hub_cache(folder, tmp_path)
     source, options = (HUB_NAME, {"cache_dir": tmp_path / "hub"}) if place == "hub" else (folder, {})
-    unheard = r"unknown pattern 'landmarks'.*AutoModelForCausalLM\.from_pretrained\(\.\.\., trust_remote_code=True\)$"
+    unheard = "^mask: the pattern 'landmarks' is a function in custom_arbprob.py of .*; add trust_remote_code=True, or"
     with pytest.raises(ValueError, match=unheard):
         ArbProbForCausalLM.from_pretrained(source, **options)
 
@@ -228,7 +228,7 @@ def test_a_folder_without_code_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_mask_tensor_of_another_copy_stays_the_same_object(pair: Any) -> None:
-    there = sys.modules[type(pair[1]).__module__.rpartition(".")[0] + ".masking_arbprob"]
+    there = sys.modules[type(pair[1]).__module__.rpartition(".")[0] + ".masks_arbprob"]
     table: Tensor = HALF
     assert from_foreign(there.Mask.of(table)).tensor is table
     assert from_foreign(there.Mask.parse("full")) == full()

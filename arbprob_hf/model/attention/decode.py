@@ -52,12 +52,12 @@ def step_plan(mask: Mask, sizes: Sizes) -> DecodePlan | None:
         # asked every time, as it is known only by what it answers, and of no token that may never exist
         (runs,) = _written_runs(mask, offset, 1)
     else:
-        runs = _runs(mask, offset // _ROWS_AT_ONCE)[offset % _ROWS_AT_ONCE]
+        runs = _runs_of_block(mask, offset // _ROWS_AT_ONCE)[offset % _ROWS_AT_ONCE]
     return DecodePlan(runs) if len(runs) <= _MOST_RUNS else None
 
 
 @functools.lru_cache(maxsize=256)
-def _runs(mask: Mask, block: int) -> list[tuple[slice, ...]]:
+def _runs_of_block(mask: Mask, block: int) -> list[tuple[slice, ...]]:
     return _written_runs(mask, block * _ROWS_AT_ONCE, _ROWS_AT_ONCE)
 
 

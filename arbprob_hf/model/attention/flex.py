@@ -20,7 +20,7 @@ from ..masks.tiles import Sizes, Tiles, Tiling
 from .plan import Plan
 from .sdpa import sdpa_plan
 
-TILE = 128
+BLOCK = 128
 FEWEST_QUERIES = 16
 # kinds of masks that are compiled in one process
 _KINDS = 512
@@ -67,16 +67,16 @@ def block_mask(mask: Mask, sizes: Sizes) -> BlockMask:
     return BlockMask.from_kv_blocks(
         *_listed(some & ~every),
         *_listed(some & every),
-        BLOCK_SIZE=TILE,
+        BLOCK_SIZE=BLOCK,
         mask_mod=_rule(mask, sizes),
         seq_lengths=(sizes.q_len, sizes.filled),
     )
 
 
 def _tiles(mask: Mask, sizes: Sizes) -> Tiles:
-    counts = (-(-sizes.q_len // TILE), -(-sizes.filled // TILE))
+    counts = (-(-sizes.q_len // BLOCK), -(-sizes.filled // BLOCK))
     if isinstance(sizes.offset, int):
-        tiling = Tiling(TILE, sizes.heads, sizes.q_len, sizes.filled, sizes.offset, sizes.device)
+        tiling = Tiling(BLOCK, sizes.heads, sizes.q_len, sizes.filled, sizes.offset, sizes.device)
         some, every = torch.broadcast_tensors(*mask.tiles(tiling))
     else:
         # inside a compiled static cache nobody knows which queries these are
