@@ -70,35 +70,27 @@ class CardFacts:
     picture: str | None = None
     footprint: str = ""
 
+    @property
+    def prompt_literal(self) -> str:
+        """The prompt as it stands in a code block: a literal of Python, too."""
+        return json.dumps(self.prompt, ensure_ascii=False)
+
+    @property
+    def fenced_samples(self) -> str:
+        """The samples as they stand in a fence, which a fence inside them would end."""
+        return self.samples.replace("```", "'''")
+
+    @property
+    def measured_on(self) -> str:
+        """The text that the figures are of."""
+        if self.held_out is None:
+            return f"the split {self.split}"
+        return f"documents held out of the split {self.split} ({100 * self.held_out:g}% of them)"
+
 
 def write_card(folder: Path, facts: CardFacts) -> Path:
     """Write `folder`/README.md and return its path; the file appears whole or not at all."""
-    card = ModelCard.from_template(
-        _metadata(facts),
-        template_str=template(),
-        title=facts.title,
-        mask=facts.mask,
-        parameters=facts.parameters,
-        shape=facts.shape,
-        n_positions=facts.n_positions,
-        source=facts.source,
-        start=facts.start,
-        # a literal of Python too: the prompt stands in a code block
-        prompt=json.dumps(facts.prompt, ensure_ascii=False),
-        measured_on=_measured_on(facts),
-        figures=facts.figures,
-        training=facts.training,
-        # a fence inside the samples would end theirs
-        samples=facts.samples.replace("```", "'''"),
-        repository=facts.repository,
-        task=facts.task,
-        layout=facts.layout,
-        given_sees=facts.given_sees,
-        modes=facts.modes,
-        gains=facts.gains,
-        picture=facts.picture,
-        footprint=facts.footprint,
-    )
+    card = ModelCard.from_template(_metadata(facts), template_str=template(), facts=facts)
     path = folder / "README.md"
     with replacing(path) as beside:
         beside.write_text(str(card), encoding="utf-8")
@@ -119,12 +111,6 @@ def pinned(card: str) -> str | None:
     """The commit, 40 hexadecimal digits, at which the code of `card` loads its model; None where it names none."""
     found = _SOURCE.search(card)
     return found["revision"] if found and _COMMIT.fullmatch(found["revision"]) else None
-
-
-def _measured_on(facts: CardFacts) -> str:
-    if facts.held_out is None:
-        return f"the split {facts.split}"
-    return f"documents held out of the split {facts.split} ({100 * facts.held_out:g}% of them)"
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
