@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..analysis.audit.reference_gpt2 import Reference
 from ..model.configuration_arbprob import ArbProbConfig
 from ..model.modeling_arbprob import ArbProbForCausalLM
 
@@ -64,42 +65,13 @@ def _masked_forward_agrees() -> tuple[bool, str]:
     allowed = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.4  # (B, T, T)
     # a query with nothing to see must output zero, not the mean of what is forbidden
     allowed[:, 3] = False
-    expected = _reference(_model().double(), ids, allowed)
+    model = _model()
+    keeps = [allowed[:, None].expand(-1, model.config.n_head, -1, -1)] * model.config.n_layer  # (B, H, T, T) each
+    expected = Reference(model).logits(ids, keeps)
     logits = [_model(backend=backend)(input_ids=ids, attention_mask=allowed).logits for backend in ("sdpa", "eager")]
     gaps = [float((found - expected).abs().max()) for found in logits]
     agrees = max(gaps) < 1e-5
     return agrees, f"largest difference of logits, random (B, T, T) mask: sdpa {gaps[0]:.1e}, eager {gaps[1]:.1e}"
-
-
-def _reference(model: ArbProbForCausalLM, ids: Tensor, allowed: Tensor) -> Tensor:
-    """Logits (B, T, V) of a float64 GPT-2 written out from the weights alone; `allowed` bool (B, T, T)."""
-    w = {name.removeprefix("transformer."): weight for name, weight in model.state_dict().items()}
-    hidden = w["wte.weight"][ids] + w["wpe.weight"][: ids.shape[1]]  # (B, T, D)
-    for layer in range(model.config.n_layer):
-        name = f"h.{layer}."
-        x = _affine(_normalised(hidden, w, f"{name}ln_1"), w, f"{name}attn.c_attn")  # (B, T, 3 D)
-        query, key, value = (
-            torch.stack(part.chunk(model.config.n_head, dim=-1), dim=1) for part in x.chunk(3, dim=-1)
-        )  # (B, H, T, D / H)
-        scores = query @ key.mT / math.sqrt(query.shape[-1])  # (B, H, T, T)
-        weights = torch.where(allowed[:, None], (scores - scores.amax()).exp(), 0.0)
-        weights = weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-        mixed = torch.cat((weights @ value).unbind(1), dim=-1)  # (B, T, D)
-        hidden = hidden + _affine(mixed, w, f"{name}attn.c_proj")
-        inner = _affine(_normalised(hidden, w, f"{name}ln_2"), w, f"{name}mlp.c_fc")  # (B, T, 4 D)
-        bent = 0.5 * inner * (1 + torch.tanh(math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)))
-        hidden = hidden + _affine(bent, w, f"{name}mlp.c_proj")
-    return _normalised(hidden, w, "ln_f") @ w["wte.weight"].T
-
-
-def _affine(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
-    return x @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-
-def _normalised(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
 @torch.no_grad()
@@ -151,7 +123,7 @@ def _blocks_hold_documents() -> tuple[bool, str]:
 
 
 def _training_lowers_the_loss() -> tuple[bool, str]:
-    # imported here: the checks above tell more when training cannot even be imported
+    # imported here: the checks above say more when training cannot even be imported
     from ..runs.log import read_log
     from .arguments import parse
     from .run import train
