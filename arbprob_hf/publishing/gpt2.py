@@ -42,7 +42,7 @@ def why_not_gpt2(config: ArbProbConfig) -> str | None:
         if not bool((Mask.parse(text).dense(length, heads=config.n_head) == causal).all()):
             return f"it was trained under the mask {text:.80}, and GPT-2 knows none but causal"
     if config.layout == "sigma":
-        return "its layout, sigma, tells each token what position to predict, which GPT-2 cannot be told"
+        return "its layout, sigma, tells each token what position to predict, for which GPT-2 has no input"
     if config.layout == "masked":
         return "its layout, masked, fills gaps from both sides and does not continue a text as GPT-2 does"
     return None

@@ -76,7 +76,7 @@ def publish(
     plain = run_files(folder)
     refuse_secrets(files, folder=folder, token=token, asked=[name for name in files if name not in plain])
     refuse_foreign_code(files["config.json"])
-    with _told_of_the_hub(repository):
+    with _hub_errors(repository):
         _validate(files[CARD])
     prove(folder)
     return upload(files, repository, revision=revision, message=message, private=private, api=api)
@@ -112,7 +112,7 @@ def upload(
 ) -> Published:
     """The part of `publish` that sends: `files` by their names in the repository, a card among them, unchecked."""
     api = api or HfApi()
-    with _told_of_the_hub(repository):
+    with _hub_errors(repository):
         place = _prepare(api, repository, revision or "main", private=private)
         return _send(api, place, files, message or "Publish the model")
 
@@ -133,12 +133,12 @@ def reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _told_of_the_hub(repository: str) -> Iterator[None]:
+def _hub_errors(repository: str) -> Iterator[None]:
     try:
         yield
     except CLIENT_ERRORS as error:
         raise ValueError(
-            f"{repository}: not published: {reason(error):.400}; once that is settled, publish it again: "
+            f"{repository}: not published: {reason(error):.400}; once that is solved, publish it again: "
             "what arrived is not sent a second time"
         ) from error
 

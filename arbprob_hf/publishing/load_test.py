@@ -47,13 +47,13 @@ def prove(folder: Path) -> float:
     Raises ValueError, in one line, when that fails. The process is offline for the Hub's client, and sees
     no token and no cache of the user's.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "PYTHON"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "PYTHON"))}
     argv = [sys.executable, "-I", "-c", _SCRIPT, str(folder.resolve())]
     if (folder / "tokenizer_config.json").exists():
         argv.append("and its tokenizer")
     with tempfile.TemporaryDirectory(prefix="arbprob-proof-") as empty:
         environment = {
-            **kept,
+            **inherited,
             "HF_HOME": os.path.join(empty, "home"),
             "HF_HUB_OFFLINE": "1",
             "CUDA_VISIBLE_DEVICES": "",

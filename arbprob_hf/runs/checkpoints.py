@@ -1,4 +1,4 @@
-"""Seals checkpoints: under its own name a checkpoint is complete and verifiable, or it is not there at all.
+"""Sealed checkpoints, and the one to resume from: a checkpoint is complete and verifiable, or it is not there at all.
 
 A checkpoint is written into a hidden staging folder of the output folder, listed with the SHA-256 of every file
 in `manifest.json`, flushed to the disk, and only then renamed to `checkpoint-<step>`. Nothing here needs torch.

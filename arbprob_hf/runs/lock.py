@@ -1,4 +1,4 @@
-"""Keeps a run safe from other runs and from signals: one process an output folder, and a stop at a step boundary."""
+"""The lock of an output folder: one process a folder, and no run over another."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def lock_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> 
     if not is_main or folder in _held:
         yield
         return
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    new_folders = [one for one in (folder, *folder.parents) if not one.exists()]
     _held[folder] = _lock(folder)
     try:
         if not resume:
@@ -55,7 +55,7 @@ def lock_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> 
         _unlock(folder, _held.pop(folder))
         # a refused run leaves no trace: what is not empty stays
         with contextlib.suppress(OSError):
-            for one in made:
+            for one in new_folders:
                 one.rmdir()
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 RECORD_NAME = "run.json"
 
 _SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "initializer_range")
-# the checkpoint's own value would be used in silence: they are kept in the optimizer's state
+# the checkpoint's own value would be used in silence: it stands in the optimizer's state
 _RESTORED = ("learning_rate", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon")
 # a change of these takes effect; the run goes on, but it is not the run it was
 _FREE = (
@@ -38,9 +38,9 @@ _FREE = (
     "gradient_accumulation_steps",
 )
 # of a run that trains on questions
-_ASKING = ("task", "layout", "given_sees")
+_QUESTIONS = ("task", "layout", "given_sees")
 # the text comes last: another seed or block size makes it another text, too
-_BEFORE_TEXT = ("mask", "patterns", *_ASKING, *_SIZES, "position_init", "seed", "data_seed", "block_size")
+_BEFORE_TEXT = ("mask", "patterns", *_QUESTIONS, *_SIZES, "position_init", "seed", "data_seed", "block_size")
 _REFUSED = (*_BEFORE_TEXT, "text")
 _OTHERWISE = "or start from its weights with --init_from in another output_dir"
 _ADVICE = f"give the same to resume it, {_OTHERWISE}"
@@ -140,8 +140,8 @@ def compare(checkpoint: Path, record: Record) -> None:
     saved.setdefault("initializer_range", 0.02)
     changed = {name for name in saved.keys() | record.keys() if saved.get(name) != record.get(name)}
     if "text" not in saved or "text" not in record:
-        # a trainer that was not told what its text is cannot compare it, nor what it asks about it
-        changed -= {"text", "block_size", "position_init", *_ASKING}
+        # a trainer that does not know what its text is cannot compare it, nor the questions about it
+        changed -= {"text", "block_size", "position_init", *_QUESTIONS}
     if "text" in changed and changed.isdisjoint(_BEFORE_TEXT):
         _refuse_commit(checkpoint, saved, record)
         _refuse_stream(checkpoint, saved, record)
@@ -189,7 +189,7 @@ def _plain(value: Any) -> Any:
 
 
 def _patterns(texts: Sequence[str]) -> str | None:
-    # what the functions of one's own in the masks say, wherever they were defined
+    # what the custom functions in the masks say, wherever they were defined
     code = carried_code(map(Mask.parse, texts))
     return None if code is None else hashlib.sha256(code.encode()).hexdigest()
 

@@ -17,7 +17,7 @@ from ..data.arguments import DataArguments
 from ..errors import UsageError
 from .hub import refuse_hub_options
 from .options import COMMAND_LINE, Option, coerce, help_text, read_options
-from .question_options import read_asking, refuse_beside_task
+from .question_options import read_question_options, refuse_mask_options
 from .validation import refuse_integrations, refuse_numbers, refuse_options
 
 
@@ -79,10 +79,10 @@ class ModelArguments:
             )
         if self.position_init not in (None, "normal", "sinusoidal"):
             raise ValueError(f"position_init: expected normal or sinusoidal, got {self.position_init!r:.60}")
-        asking = read_asking(self.task, self.layout, self.given_sees)
+        asking = read_question_options(self.task, self.layout, self.given_sees)
         if asking is not None:
             self.task, self.layout, self.given_sees = asking
-            refuse_beside_task(self.mask, self.patterns)
+            refuse_mask_options(self.mask, self.patterns)
         if self.init_from is None:
             if self.init_revision is not None:
                 raise ValueError(f"init_revision: got {self.init_revision!r} without init_from; name its weights")

@@ -1,4 +1,4 @@
-"""The run's CSV: a line per logged step and per evaluation, the same after an interruption as without."""
+"""The callbacks of a run: its CSV log and curves, its evaluation sets, the epoch of its questions, and its stops."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class CsvLogCallback(TrainerCallback):
-    """Writes `training_log.csv` and redraws `training_curves.png`, on the main process.
+    """Writes `training_log.csv` and redraws `training_curves.png`, the same after an interruption as without.
 
     It also asks for a log line at the last step and wherever a checkpoint is saved, so that a resumed run
     averages its losses over the same steps as an uninterrupted one; and for an evaluation at the last step of a
@@ -42,7 +42,7 @@ class CsvLogCallback(TrainerCallback):
         self.mode_bytes: Mapping[str, float] = {}
         if isinstance(bytes_per_token, Mapping):
             self.mode_bytes, bytes_per_token = bytes_per_token, bytes_per_token[modes.main_mode(bytes_per_token)]
-        self.book = CsvLog(folder / "training_log.csv", modes.COLUMNS if self.mode_bytes else ())
+        self.log = CsvLog(folder / "training_log.csv", modes.COLUMNS if self.mode_bytes else ())
         self.picture = folder / "training_curves.png"
         self.title = title
         self.bytes_per_token = bytes_per_token
@@ -54,9 +54,9 @@ class CsvLogCallback(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             if state.global_step:
-                self.book.resume(state.global_step)
+                self.log.resume(state.global_step)
             else:
-                self.book.start()
+                self.log.start()
         self._tokens = state.num_input_tokens_seen
         self._stopwatch.start()
 
@@ -84,7 +84,7 @@ class CsvLogCallback(TrainerCallback):
     ) -> None:
         row = self._row(logs or {}, state)
         if row is not None and state.is_world_process_zero:
-            self.book.append(row)
+            self.log.append(row)
         self._stopwatch.start()
 
     def on_evaluate(
@@ -102,7 +102,7 @@ class CsvLogCallback(TrainerCallback):
             # the mode before was the last
             figures = modes.mode_figures(metrics, bytes_per_token=self.mode_bytes)
             if state.is_world_process_zero:
-                self.book.append({**self._evaluated(metrics["eval_loss"], state), **figures})
+                self.log.append({**self._evaluated(metrics["eval_loss"], state), **figures})
             self._draw(state)
         self._stopwatch.start()
 
@@ -140,7 +140,7 @@ class CsvLogCallback(TrainerCallback):
     def _draw(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
             drawn = CURVES if self.mode_bytes else {}
-            figure = draw_training_curves(read_log(self.book.path), title=self.title, modes=drawn)
+            figure = draw_training_curves(read_log(self.log.path), title=self.title, modes=drawn)
             save_whole(figure, self.picture)
 
 
@@ -165,7 +165,7 @@ class _Stopwatch:
 
 
 class SetEpochCallback(TrainerCallback):
-    """Tells a collator which epoch it draws questions for, before the epoch's first batch is made."""
+    """Sets the epoch that a collator draws questions for, before the epoch's first batch is made."""
 
     def __init__(self, collator: QuestionCollator) -> None:
         self.collator = collator
@@ -178,7 +178,7 @@ class SetEpochCallback(TrainerCallback):
 
 
 class SaveEvalSetsCallback(TrainerCallback):
-    """Keeps the questions with the run as training starts, when a run that is resumed is known to be the same."""
+    """Saves the questions with the run as training starts, when a run that is resumed is known to be the same."""
 
     def __init__(self, questions: Mapping[str, Dataset], folder: Path) -> None:
         self.questions, self.folder = questions, folder
@@ -187,7 +187,7 @@ class SaveEvalSetsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         if state.is_world_process_zero:
-            modes.keep_modes(self.questions, self.folder, is_resumed=state.global_step > 0)
+            modes.save_eval_modes(self.questions, self.folder, is_resumed=state.global_step > 0)
 
 
 class StepBoundaryCallback(TrainerCallback):

@@ -17,7 +17,6 @@ from ..model.modeling_arbprob import ArbProbForCausalLM
 from ..plotting import plot_mask
 from ..publishing import CardFacts, ModeRow
 from .arguments import Arguments, TrainingArguments
-from .data_setup import question_options
 from .eval_modes import FIGURES
 
 # from the run's folder
@@ -32,9 +31,9 @@ _UNITS = {
 def short_title(arguments: Arguments, model: ArbProbForCausalLM) -> str:
     """Name, size, and mask or task in one line."""
     name = Path(arguments.model.init_from).name if arguments.model.init_from else arguments.model.preset or "nano"
-    size, asking = _count(model.num_parameters()), question_options(arguments.model)
-    trained = f"layout {asking['layout']}, task: {asking['task']}" if asking else f"mask: {_mask(model)}"
-    return f"{name}, {size} parameters, {trained}"
+    task = arguments.model.task
+    trained = f"mask: {_mask(model)}" if task is None else f"layout {arguments.model.layout}, task: {task}"
+    return f"{name}, {_count(model.num_parameters())} parameters, {trained}"
 
 
 def draw_mask(path: Path, model: ArbProbForCausalLM, batch: Mapping[str, Tensor], *, layout: str | None) -> None:
@@ -67,7 +66,7 @@ def describe(
     samples: Sequence[str],
 ) -> CardFacts:
     """The facts of the model card; `evaluation` is the line of the training log with its figures, empty without one."""
-    config, run, asking = model.config, arguments.run, question_options(arguments.model)
+    config, run, task = model.config, arguments.run, arguments.model.task
     figures = {name: value for name in _UNITS if (value := evaluation.get(name)) is not None}
     rows = {_UNITS[name][0]: _UNITS[name][1].format(value) for name, value in figures.items()}
     return CardFacts(
@@ -84,10 +83,12 @@ def describe(
         results={_UNITS[name][0].replace(" ", "_"): value for name, value in figures.items()},
         training=_training_rows(arguments, blocks, state),
         samples="\n\n".join(samples),
-        **asking,
-        modes=_mode_rows(evaluation) if asking and figures else (),
-        gains=_gain_rows(evaluation) if asking else {},
-        mode_results=_mode_results(evaluation) if asking else {},
+        task=task,
+        layout=arguments.model.layout,
+        given_sees=arguments.model.given_sees,
+        modes=_mode_rows(evaluation) if task and figures else (),
+        gains=_gain_rows(evaluation) if task else {},
+        mode_results=_mode_results(evaluation) if task else {},
         dataset=blocks.origin.dataset,
         dataset_commit=blocks.origin.commit,
         split=blocks.origin.split,
@@ -151,13 +152,13 @@ def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) ->
     args = arguments.training
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     origin = _hub_name(arguments.model.init_from)
-    kept = saved_step(args, state)
+    step = saved_step(args, state)
     # a question has slots beside the tokens it is about
     seen = "slots seen" if arguments.model.task else "tokens seen"
     seen += "" if arguments.data.packing or arguments.model.task else ", padding included"
     # a stream has no end that an epoch could be counted by
     epochs = "" if arguments.data.streaming else f" ({state.epoch:.2f} epochs)"
-    best = f"; these weights are of step {kept:,}, the best evaluation" if kept != state.global_step else ""
+    best = f"; these weights are of step {step:,}, the best evaluation" if step != state.global_step else ""
     return {
         "text": blocks.source,
         **({"commit of the text": blocks.origin.commit} if blocks.origin.commit else {}),

@@ -1,4 +1,4 @@
-"""The five modes that a run with a task is evaluated in: their questions, kept with the run, and their figures."""
+"""The five modes that a run with a task is evaluated in: their questions, saved with the run, and their figures."""
 
 import math
 import shutil
@@ -22,7 +22,7 @@ FIGURES = ("loss", "perplexity", "bits_per_byte")
 COLUMNS = (*(f"{mode}_{figure}" for mode in MODES for figure in FIGURES), *GAINS)
 # the mode whose loss is the run's own: the first that its layout answers
 _MAIN = ("task", "left_to_right")
-# what a layout cannot be asked
+# what a layout cannot answer
 _LEFT_OUT = {
     # all targets at once, each given the given ones: no joint probability, so nothing from left to right either
     "masked": tuple(mode for mode in MODES if mode != "task"),
@@ -30,7 +30,7 @@ _LEFT_OUT = {
 }
 
 
-def answered(layout: str) -> tuple[str, ...]:
+def modes_of_layout(layout: str) -> tuple[str, ...]:
     """The modes that a network of this layout can be evaluated in, in order."""
     return tuple(mode for mode in MODES if mode not in _LEFT_OUT.get(layout, ()))
 
@@ -40,12 +40,12 @@ def main_mode(modes: Collection[str]) -> str:
     return next(mode for mode in _MAIN if mode in modes)
 
 
-def drawn_modes(blocks: Dataset, task: Task) -> dict[str, Dataset]:
+def draw_eval_modes(blocks: Dataset, task: Task) -> dict[str, Dataset]:
     """The five sets of questions about `blocks`, the same for every run with this text and task."""
     return draw_modes(blocks, task, seed=SEED)
 
 
-def keep_modes(modes: Mapping[str, Dataset], folder: Path, *, is_resumed: bool) -> None:
+def save_eval_modes(modes: Mapping[str, Dataset], folder: Path, *, is_resumed: bool) -> None:
     """Write the sets into `folder`, whole or not at all; a resumed run's must be those that are there already.
 
     Raises ValueError where a resumed run would be evaluated on other questions than before.
@@ -108,11 +108,11 @@ def _gains(losses: Mapping[str, float]) -> dict[str, float]:
     return {name: losses[blind] - losses[seeing] for name, (blind, seeing) in both.items()}
 
 
-def _first_difference(modes: Mapping[str, Dataset], kept: Mapping[str, Dataset]) -> str | None:
+def _first_difference(modes: Mapping[str, Dataset], saved: Mapping[str, Dataset]) -> str | None:
     for name, questions in modes.items():
-        if len(questions) != len(kept[name]):
+        if len(questions) != len(saved[name]):
             return name
-        for ours, theirs in zip(questions, kept[name], strict=True):
+        for ours, theirs in zip(questions, saved[name], strict=True):
             if any(not np.array_equal(ours[column], theirs[column]) for column in ours):
                 return name
     return None

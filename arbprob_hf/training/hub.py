@@ -57,7 +57,7 @@ class PublishingTrainer(Trainer):
     _pushed = ""
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """As Trainer's; a Hub that refuses is told of in one line, a ValueError."""
+        """As Trainer's; a Hub that refuses is a ValueError of one line."""
         try:
             super().init_hf_repo(token=token, private=private)
         except CLIENT_ERRORS as error:

@@ -37,7 +37,7 @@ def build_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) 
         return _loaded(model_args, tokenizer)
     names = ("mask", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "initializer_range")
     given = {name: getattr(model_args, name) for name in names if getattr(model_args, name) is not None}
-    given.update(_asking(model_args))
+    given.update(_question_fields(model_args))
     special = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = ArbProbConfig.preset(model_args.preset or "nano", vocab_size=len(tokenizer), **special, **given)
     check_travels(map(Mask.parse, config.mask_texts))
@@ -86,7 +86,7 @@ def refuse_flex(model: ArbProbForCausalLM, device: torch.device) -> None:
 
 def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> ArbProbForCausalLM:
     changed: dict[str, Any] = {} if model_args.mask is None else {"mask": model_args.mask}
-    changed.update(_asking(model_args))
+    changed.update(_question_fields(model_args))
     if model_args.dropout is not None:
         changed.update(dict.fromkeys(_DROPOUTS, model_args.dropout))
     try:
@@ -116,8 +116,8 @@ def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> A
     return model
 
 
-def _asking(model_args: ModelArguments) -> dict[str, Any]:
-    """The fields of the configuration that say how the network is asked: as it is trained."""
+def _question_fields(model_args: ModelArguments) -> dict[str, Any]:
+    """The fields of the configuration that say how the network answers questions: as it is trained."""
     if model_args.task is None:
         return {"layout": "causal", "given_sees": "earlier"}
     return {

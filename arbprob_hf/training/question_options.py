@@ -1,4 +1,4 @@
-"""What a run that trains on questions needs beside its text: options that fit together, and batches of questions."""
+"""The options of a run that trains on questions: task, layout and given_sees, which must fit together and the text."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,13 +15,13 @@ from ..model.questions.layouts import LAYOUTS, lay_out
 
 # asks from left to right only
 _ONE_WAY = ("prefix", "causal")
-# slots that are told nothing but what stands before them: text goes on as with GPT-2
+# slots that see nothing but what stands before them: text goes on as with GPT-2
 _CONTINUING = ("two_stream", "prefix", "causal")
 # questions looked at to see whether a layout can ask a task, and the tokens of each: the first that fits
 _LOOKED_AT, _LENGTHS = 64, (64, 4096)
 
 
-def read_asking(task: str | None, layout: str | None, given_sees: str | None) -> tuple[str, str, str] | None:
+def read_question_options(task: str | None, layout: str | None, given_sees: str | None) -> tuple[str, str, str] | None:
     """The three options with their defaults filled in, the task in its own spelling; None without a task.
 
     Raises ValueError where one is unknown or two contradict each other.
@@ -43,7 +43,7 @@ def read_asking(task: str | None, layout: str | None, given_sees: str | None) ->
     return str(parsed), layout, given_sees or "all"
 
 
-def refuse_beside_task(mask: str | Sequence[str] | None, patterns: str | None) -> None:
+def refuse_mask_options(mask: str | Sequence[str] | None, patterns: str | None) -> None:
     """Raise ValueError for options of masks, which questions would silently overrule."""
     texts = [mask] if isinstance(mask, str) else list(mask or [])
     other = next((text for text in texts if text.strip() != "causal"), None)

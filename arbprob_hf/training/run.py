@@ -1,6 +1,6 @@
 """A whole run: text in, a trained, evaluated and described model in the output folder out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +9,16 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
 
-from ..data import Blocks, DataArguments, StreamedBlocks, load_blocks, load_tokenizer
+from ..data import Blocks, DataArguments, load_blocks, load_tokenizer
 from ..errors import UsageError
 from ..model.modeling_arbprob import ArbProbForCausalLM
 from ..publishing import write_card
 from ..runs.lock import lock_run_folder
 from ..runs.log import Row, read_log
-from ..runs.record import Record, describe_stream, describe_text
 from .arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
 from .callbacks import CsvLogCallback
 from .card_facts import MASK_PICTURE, describe, draw_mask, saved_step, short_title
-from .data_setup import build_run_data, question_options
-from .eval_modes import summary
+from .data_setup import build_run_data, describe_data
 from .hub import refuse_destination
 from .model_setup import build_model, refuse_flex, warn_of_visible_answers
 from .options import refuse_missing, resume_choice
@@ -119,26 +117,14 @@ def _trainer(
     arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast, blocks: Blocks
 ) -> ArbProbTrainer:
     is_main = arguments.training.process_index == 0
-    data = build_run_data(arguments, blocks, tokenizer)
-    begun = arguments.model.position_init
-    positions = {"position_init": begun} if begun == "sinusoidal" else {}
-    # a question decides itself who sees whom
-    if is_main and not data.asking:
-        size = blocks.block_size
-        try:
-            warn_of_visible_answers(model, size)
-        except ValueError as error:
-            raise UsageError(f"{error}; blocks have block_size={size} tokens") from error
-    print_main(arguments, f"{short_title(arguments, model)}; {blocks.amount} of {blocks.source}")
+    data, title = build_run_data(arguments, blocks, tokenizer), short_title(arguments, model)
+    if is_main:
+        _warn_of_visible_answers(arguments, model, blocks.block_size)
+    print_main(arguments, f"{title}; {blocks.amount} of {blocks.source}")
     if data.left_out:
         print_main(
-            arguments, f"not evaluated, as the layout {data.asking['layout']} cannot: {', '.join(data.left_out)}"
+            arguments, f"not evaluated, as the layout {arguments.model.layout} cannot: {', '.join(data.left_out)}"
         )
-    logbook = CsvLogCallback(
-        arguments.folder / "logs",
-        bytes_per_token=data.bytes_per_token,
-        title=short_title(arguments, model),
-    )
     trainer = ArbProbTrainer(
         model=model,
         args=arguments.training,
@@ -148,21 +134,23 @@ def _trainer(
         processing_class=tokenizer,
         callbacks=list(data.callbacks),
         # the main process compares and writes it; reading all of a large text takes a while
-        text=_described(arguments, blocks, {**data.asking, **positions}) if is_main else None,
-        summary=summary if data.asking else None,
+        text=describe_data(arguments, blocks, data) if is_main else None,
+        summary=data.summary,
     )
-    # after the trainer's own, which decide on a save that the logbook accompanies with a line
-    trainer.add_callback(logbook)
+    # after the trainer's own, which decide on a save that the log accompanies with a line
+    log = CsvLogCallback(arguments.folder / "logs", bytes_per_token=data.bytes_per_token, title=title)
+    trainer.add_callback(log)
     return trainer
 
 
-def _described(arguments: Arguments, blocks: Blocks, more: Mapping[str, str]) -> Record:
-    if blocks.origin.commit is not None:
-        more = {**more, "source_revision": blocks.origin.commit}
-    if isinstance(blocks.train, StreamedBlocks):
-        workers = arguments.training.dataloader_num_workers
-        return describe_stream(blocks.train, blocks.source, more, workers=workers)
-    return describe_text(blocks.train, blocks.source, more)
+def _warn_of_visible_answers(arguments: Arguments, model: ArbProbForCausalLM, block_size: int) -> None:
+    # of a question, the layout decides who sees whom
+    if arguments.model.task is not None:
+        return
+    try:
+        warn_of_visible_answers(model, block_size)
+    except ValueError as error:
+        raise UsageError(f"{error}; blocks have block_size={block_size} tokens") from error
 
 
 def _finish(
@@ -170,24 +158,24 @@ def _finish(
 ) -> Outcome:
     # internal: no push yet
     trainer.save_model(_internal_call=True)
-    folder, steps, kept = arguments.folder, trainer.state.global_step, saved_step(arguments.training, trainer.state)
+    folder, steps, step = arguments.folder, trainer.state.global_step, saved_step(arguments.training, trainer.state)
     if not trainer.is_world_process_zero():
-        return Outcome(folder, steps, kept)
+        return Outcome(folder, steps, step)
     model = trainer.accelerator.unwrap_model(trainer.model)
     samples = _samples(arguments, model, tokenizer)
     if samples:
         (folder / "logs" / "samples.txt").write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
-    evaluation = _evaluation(folder / "logs" / "training_log.csv", kept)
+    evaluation = _evaluation(folder / "logs" / "training_log.csv", step)
     # of validation: what is streamed need not be read again; a question is drawn by the number of a block
     first = trainer.data_collator([{**blocks.validation[0], "index": 0}])
-    draw_mask(folder / MASK_PICTURE, model, first, layout=question_options(arguments.model).get("layout"))
+    draw_mask(folder / MASK_PICTURE, model, first, layout=arguments.model.layout)
     write_card(folder, describe(arguments, model, blocks, trainer.state, evaluation=evaluation, samples=samples))
     print_main(arguments, "\n" + _SEPARATOR.join(samples))
-    return Outcome(folder, steps, kept, samples=tuple(samples), **{name: evaluation.get(name) for name in _FIGURES})
+    return Outcome(folder, steps, step, samples=tuple(samples), **{name: evaluation.get(name) for name in _FIGURES})
 
 
 def _samples(arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    layout = question_options(arguments.model).get("layout")
+    layout = arguments.model.layout
     if layout is not None and not continues_text(layout):
         print_main(arguments, f"no samples: a network of the layout {layout} does not continue texts by itself")
         return []

@@ -1,4 +1,4 @@
-"""NEW MODULE."""
+"""The signals that stop a run, SIGTERM and SIGINT: noted at once, obeyed at the end of a step."""
 
 from __future__ import annotations
 

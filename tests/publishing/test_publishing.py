@@ -129,7 +129,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 def test_a_broken_upload_is_told_in_one_line_with_what_to_do(broken_off: str) -> None:
     assert broken_off.startswith(f"{REPOSITORY}: not published: ")
-    assert broken_off.endswith("once that is settled, publish it again: what arrived is not sent a second time")
+    assert broken_off.endswith("once that is solved, publish it again: what arrived is not sent a second time")
     assert "\n" not in broken_off
 
 

@@ -25,11 +25,11 @@ from arbprob_hf.runs.log import COLUMNS, CURVES, LOSSES, CsvLog, read_log
 from arbprob_hf.training.callbacks import SetEpochCallback
 from arbprob_hf.training.eval_modes import COLUMNS as MODE_COLUMNS
 from arbprob_hf.training.eval_modes import (
-    answered,
     bytes_per_scored_token,
     bytes_per_text_token,
-    drawn_modes,
-    keep_modes,
+    draw_eval_modes,
+    modes_of_layout,
+    save_eval_modes,
     summary,
 )
 
@@ -136,7 +136,7 @@ def test_each_epoch_asks_anew(tmp_path: Path, asking_trainer) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_the_loss_of_a_mode_is_per_target_over_the_whole_set(tmp_path: Path, asking_trainer, size: int) -> None:
-    sets = drawn_modes(blocks(7, first_length=5), TASK)
+    sets = draw_eval_modes(blocks(7, first_length=5), TASK)
     assert len({int(row["scored"].sum()) for row in sets["task"]}) > 2
     trainer = asking_trainer(tmp_path, eval_dataset=sets, per_device_eval_batch_size=size, summary=summary)
     metrics = trainer.evaluate()
@@ -153,7 +153,7 @@ def test_the_loss_of_a_mode_is_per_target_over_the_whole_set(tmp_path: Path, ask
 
 def test_the_best_checkpoint_is_that_of_the_task(tmp_path: Path, asking_trainer) -> None:
     options = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "loss"}
-    sets = drawn_modes(blocks(4), TASK)
+    sets = draw_eval_modes(blocks(4), TASK)
     trainer = asking_trainer(tmp_path, eval_dataset=sets, summary=summary, max_steps=4, **options)
     trainer.train()
     losses = [line["eval_task_loss"] for line in trainer.state.log_history if "eval_task_loss" in line]
@@ -176,8 +176,8 @@ def test_without_the_task_the_loss_is_that_from_left_to_right() -> None:
     ],
 )
 def test_what_a_layout_answers_can_be_collated(layout: str, modes: list[str]) -> None:
-    assert list(answered(layout)) == modes
-    sets = drawn_modes(blocks(3, first_length=7), Task.parse("causal" if layout == "causal" else "uniform"))
+    assert list(modes_of_layout(layout)) == modes
+    sets = draw_eval_modes(blocks(3, first_length=7), Task.parse("causal" if layout == "causal" else "uniform"))
     collate = QuestionCollator(layout, given_sees="all", names_target=layout == "sigma")
     for mode in modes:
         assert int((collate(list(sets[mode]))["labels"] != -100).sum()) > 0
@@ -193,7 +193,7 @@ def test_bits_per_byte_count_the_bytes_of_scored_tokens() -> None:
     text = tokenizer("A mask says which key a query may see, and no other.").input_ids[:11]
     ids = np.array([[tokenizer.eos_token_id, *text]])
     rows = Dataset.from_dict({"input_ids": ids, "document_ids": np.zeros_like(ids)}).with_format("numpy")
-    sets = drawn_modes(rows, Task.parse("fixed(given=[1], target=[3, 4])"))
+    sets = draw_eval_modes(rows, Task.parse("fixed(given=[1], target=[3, 4])"))
     found = bytes_per_scored_token(sets, tokenizer, otherwise=9.0)
     assert found["left_to_right"] == pytest.approx(len(tokenizer.decode(text).encode()) / 11)
     assert found["task"] == found["task_left_to_right"] == len(tokenizer.decode(text[2:4]).encode()) / 2
@@ -203,12 +203,12 @@ def test_bits_per_byte_count_the_bytes_of_scored_tokens() -> None:
 def test_a_tokenizer_that_does_not_tell_its_bytes_leaves_the_average() -> None:
     words = Tokenizer(models.WordLevel({str(number): number for number in range(40)}, unk_token="0"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
-    assert set(bytes_per_scored_token(drawn_modes(blocks(2), TASK), tokenizer, otherwise=2.5).values()) == {2.5}
+    assert set(bytes_per_scored_token(draw_eval_modes(blocks(2), TASK), tokenizer, otherwise=2.5).values()) == {2.5}
 
 
 def test_kept_questions_are_those_that_were_drawn(tmp_path: Path) -> None:
-    sets = drawn_modes(blocks(3), TASK)
-    keep_modes(sets, tmp_path / "evaluation", is_resumed=False)
+    sets = draw_eval_modes(blocks(3), TASK)
+    save_eval_modes(sets, tmp_path / "evaluation", is_resumed=False)
     kept = load_modes(tmp_path / "evaluation")
     for mode, rows in sets.items():
         assert all(
@@ -218,22 +218,22 @@ def test_kept_questions_are_those_that_were_drawn(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_takes_the_questions_that_are_there(tmp_path: Path) -> None:
-    keep_modes(drawn_modes(blocks(3), TASK), tmp_path / "evaluation", is_resumed=False)
+    save_eval_modes(draw_eval_modes(blocks(3), TASK), tmp_path / "evaluation", is_resumed=False)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "evaluation").iterdir()}
-    keep_modes(drawn_modes(blocks(3), TASK), tmp_path / "evaluation", is_resumed=True)
+    save_eval_modes(draw_eval_modes(blocks(3), TASK), tmp_path / "evaluation", is_resumed=True)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "evaluation").iterdir()} == before
 
 
 @pytest.mark.parametrize("other", [blocks(4), blocks(3, first_length=5)], ids=["more blocks", "other documents"])
 def test_a_resumed_run_is_not_evaluated_on_other_questions(tmp_path: Path, other: Dataset) -> None:
-    keep_modes(drawn_modes(blocks(3), TASK), tmp_path / "evaluation", is_resumed=False)
+    save_eval_modes(draw_eval_modes(blocks(3), TASK), tmp_path / "evaluation", is_resumed=False)
     with pytest.raises(ValueError, match="evaluation: the questions of mode left_to_right are not those of this run's"):
-        keep_modes(drawn_modes(other, TASK), tmp_path / "evaluation", is_resumed=True)
+        save_eval_modes(draw_eval_modes(other, TASK), tmp_path / "evaluation", is_resumed=True)
 
 
 def test_a_new_run_replaces_questions_that_a_stopped_one_left(tmp_path: Path) -> None:
-    keep_modes(drawn_modes(blocks(3), TASK), tmp_path / "evaluation", is_resumed=False)
-    keep_modes(drawn_modes(blocks(4), TASK), tmp_path / "evaluation", is_resumed=False)
+    save_eval_modes(draw_eval_modes(blocks(3), TASK), tmp_path / "evaluation", is_resumed=False)
+    save_eval_modes(draw_eval_modes(blocks(4), TASK), tmp_path / "evaluation", is_resumed=False)
     assert len(load_modes(tmp_path / "evaluation")["task"]) == 4
 
 
