@@ -9,28 +9,29 @@ from ..model.questions.layouts import Slots
 from .leakage import Leakage, check_leakage
 
 
-def secrets(slots: Slots, question: ResolvedConditional, known: Tensor | None = None) -> Tensor:
-    """Which slots' inputs the prediction of each slot must not depend on, told from the question alone.
+def forbidden_pairs(slots: Slots, question: ResolvedConditional, known: Tensor | None = None) -> Tensor:
+    """Which slots' inputs the prediction of each slot must not depend on, by the question alone.
 
-    The prediction of target i may depend on given tokens and on targets asked before it (on the first `known` ones
-    where those are told), of its own document; the token of every other position is a secret.
+    The prediction of target i may depend on given tokens and on targets before it in the order (on the first `known`
+    ones where that is an argument), of its own document; it must not depend on the token of any other position.
 
     Args:
-        slots: what `lay_out` made of the question. known: long (B,), as it was told to `lay_out`.
+        slots: what `lay_out` made of the question. known: long (B,), the argument of `lay_out`.
 
     Returns:
-        bool (B, S, S), True at (q, k) where slot q predicts something and slot k holds a secret of it.
+        bool (B, S, S), True at (q, k) where slot q predicts a target and slot k holds a token it must not depend on:
+        what `check_leakage` takes as `forbidden`.
     """
     reads = slots.targets >= 0
     target = slots.targets.clamp(min=0)
-    asked_at = question.step.gather(1, target)  # (B, S)
+    predicted_step = question.step.gather(1, target)  # (B, S)
     if known is not None:
-        asked_at = torch.minimum(asked_at, known[:, None] + 1)
+        predicted_step = torch.minimum(predicted_step, known[:, None] + 1)
     held = slots.positions
-    told_at = question.step.gather(1, held)
+    held_step = question.step.gather(1, held)
     is_given = question.given.gather(1, held)[:, None, :]
-    is_earlier = (question.target.gather(1, held) & (told_at > 0))[:, None, :] & (
-        told_at[:, None, :] < asked_at[:, :, None]
+    is_earlier = (question.target.gather(1, held) & (held_step > 0))[:, None, :] & (
+        held_step[:, None, :] < predicted_step[:, :, None]
     )
     may_know = is_given | is_earlier
     if question.documents is not None:
@@ -43,6 +44,6 @@ def check_question(slots: Slots, question: ResolvedConditional, *, layers: int |
     """Find what predictions depend on and must not, through `layers` layers, any number of them when None.
 
     Returns a `Leakage`, truthy when something leaks. Slots of several documents also need `document_ids`, which this
-    does not look at: ask it of one document a row.
+    does not look at: pass one document a row.
     """
-    return check_leakage(Order(slots.ranks, slots.limits), secrets(slots, question), layers=layers)
+    return check_leakage(Order(slots.ranks, slots.limits), forbidden_pairs(slots, question), layers=layers)

@@ -5,10 +5,10 @@ from typing import Any
 from torch import nn
 
 from arbprob_hf import audit
-from arbprob_hf.analysis.audit import audit as auditing
-from arbprob_hf.analysis.audit.audit import Probe
+from arbprob_hf.analysis.audit import checks as auditing
+from arbprob_hf.analysis.audit.audited_model import AuditedModel
 from arbprob_hf.analysis.audit.cases import AuditCase, Masks
-from arbprob_hf.analysis.audit.checks import AuditedModel
+from arbprob_hf.analysis.audit.checks import Probe
 from arbprob_hf.analysis.audit.report import PASSED, Outcome
 
 

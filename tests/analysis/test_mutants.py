@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, certify, check_leakage, order
-from arbprob_hf.analysis.audit import audit as auditing
+from arbprob_hf.analysis.audit import checks as auditing
 from arbprob_hf.analysis.audit.cases import write
 from arbprob_hf.model import modeling_arbprob
 from arbprob_hf.model.attention import sdpa

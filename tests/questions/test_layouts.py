@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from arbprob_hf import HIDDEN, Conditional, certify
-from arbprob_hf.analysis.question_leakage import check_question, secrets
+from arbprob_hf.analysis.question_leakage import check_question, forbidden_pairs
 from arbprob_hf.model.questions.layouts import Slots, lay_out
 from tests.questions.worlds import ANY_ORDER, CHAINED, SEES, questions, subset_pairs
 
@@ -124,7 +124,7 @@ def test_nothing_leaks_while_targets_are_asked_at_once(layout: str) -> None:
             seen = (slots.ranks[:, None] <= slots.limits[:, :, None]) & (slots.ranks < HIDDEN)[:, None]
             # what a slot of a known target read when it was asked is told too: only open targets are looked at
             is_open = question.step.gather(1, slots.targets.clamp(min=0)) > count
-            assert not bool((seen & secrets(slots, question, known) & is_open[:, :, None]).any())
+            assert not bool((seen & forbidden_pairs(slots, question, known) & is_open[:, :, None]).any())
 
 
 def test_the_layouts_that_go_left_to_right_refuse_other_orders() -> None:

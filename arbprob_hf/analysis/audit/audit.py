@@ -7,26 +7,17 @@ that is left out in training, one of leaks alone a mask that is too strict), so 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from . import checks
+from .audited_model import AuditedModel
 from .cases import AuditCase, MaskKwargs, Masks, default_mask_kwargs, make_cases
-from .checks import AuditedModel
 from .report import PASSED, AuditReport, Check, Outcome
 
 ROWS = "rows with masks of their own"
-
-
-class Probe(NamedTuple):
-    """A probe by its name; `summary` tells what was measured over all cases, of those that passed."""
-
-    name: str
-    run: Callable[[AuditedModel, AuditCase], Outcome]
-    summary: Callable[[list[float]], str]
-    in_double: bool = False
 
 
 def audit(
@@ -72,7 +63,7 @@ def audit(
     cases = make_cases(model, mask, lengths)
     with _as_before(model), torch.random.fork_rng(devices=_cuda_devices(model)):
         audited = AuditedModel(model, default_mask_kwargs(model) if mask_kwargs is None else mask_kwargs, seed)
-        cases = [case for case in cases if not case.with_rows or audited.is_told(case)]
+        cases = [case for case in cases if not case.with_rows or audited.gets_mask(case)]
         twin = audited.in_double() if checks.runs_in_double(audited, cases[0]) else None
         outcomes = {case: _probe_all(audited, twin, case) for case in cases}
         notes = list(_notes(model, audited, cases))
@@ -81,41 +72,25 @@ def audit(
     return AuditReport(_describe(model, mask), tuple(_checks(outcomes)), tuple(notes))
 
 
-PROBES = (
-    Probe("forward, finite outputs", checks.runs, lambda counts: f"{sum(counts):.0f} passes"),
-    Probe("embeddings, evaluation", checks.embeddings_in_evaluation, lambda counts: _pairs(counts, "changed")),
-    Probe("embeddings, training", checks.embeddings_in_training, lambda counts: _pairs(counts, "changed")),
-    Probe("token ids", checks.token_ids, lambda counts: _pairs(counts, "changed")),
-    Probe("batch rows apart", checks.batch_rows, lambda counts: f"{sum(counts):.0f} pairs of rows, none changed"),
-    Probe("gradients, training", checks.gradients, lambda counts: _pairs(counts, "with a gradient")),
-    Probe("must depend, float64", checks.must_depend, lambda counts: f"all of {sum(counts):.0f} allowed pairs", True),
-    Probe("slopes, float64", checks.slopes, lambda sizes: f"within {max(sizes):.0e} of small steps", True),
-    Probe("prefill and decode, float64", checks.decoding, lambda sizes: f"within {max(sizes):.0e} of one pass", True),
-    Probe("reference, float64", checks.reference, lambda sizes: f"within {max(sizes):.0e}", True),
-)
-
-
 def _probe_all(audited: AuditedModel, twin: AuditedModel | None, case: AuditCase) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
-    for probe in PROBES:
-        asked = twin if probe.in_double else audited
-        if asked is None or (probe.run is checks.decoding and case.looks_ahead):
-            continue
-        if probe.run is checks.reference and asked.reference is None:
+    for probe in checks.PROBES:
+        subject = twin if probe.in_double else audited
+        if subject is None or not probe.applies(subject, case):
             continue
         try:
-            found[probe.name] = probe.run(asked, case)
+            found[probe.name] = probe.run(subject, case)
         except Exception as error:
             text = str(error).strip().splitlines() or [""]
             found[probe.name] = Outcome("raised", f"{case}: {type(error).__name__}: {text[0]:.70}")
-            if probe is PROBES[0]:
+            if probe is checks.PROBES[0]:
                 break
     return found
 
 
 def _checks(outcomes: dict[AuditCase, dict[str, Outcome]]) -> Iterator[Check]:
     plain = [found for case, found in outcomes.items() if not case.with_rows]
-    for probe in PROBES:
+    for probe in checks.PROBES:
         results = [found[probe.name] for found in plain if probe.name in found]
         if results:
             yield _check(probe.name, results, probe.summary)
@@ -148,10 +123,6 @@ def _notes(model: nn.Module, audited: AuditedModel, cases: list[AuditCase]) -> I
         yield f"no mask is handed over: {ROWS} do not apply"
     if audited.reference is None:
         yield f"{type(model).__name__} is not shaped as GPT-2: no reference to compare with"
-
-
-def _pairs(counts: list[float], what: str) -> str:
-    return f"of {sum(counts):.0f} forbidden pairs none {what}"
 
 
 def _describe(model: nn.Module, mask: Masks) -> str:

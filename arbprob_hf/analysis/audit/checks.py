@@ -1,20 +1,18 @@
-"""The probes of an audit: each puts questions to a live model under one case and says what it found.
+"""The checks of an audit: each runs a live model under one case and says what it found; PROBES lists them.
 
 Inputs are disturbed by large finite values and outputs compared bit by bit: a tolerance would hide a leak, and infinite
 values poison sound kernels.
 """
 
-import copy
 import itertools
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...model.masks.mask import Mask
-from ...model.masks.tiles import Grid
-from .cases import AuditCase, MaskKwargs
-from .reference_gpt2 import Reference
+from .audited_model import AuditedModel, tensor_of
+from .cases import AuditCase
 from .report import PASSED, Outcome
 
 LARGE = 1e3
@@ -33,91 +31,14 @@ SLOPE = 1e-3
 STEPS = (1e-3, 1e-6)
 
 
-class AuditedModel:
-    """A model under audit and how it is spoken to; every pass starts from the same seed, dropout included."""
+class Probe(NamedTuple):
+    """A check by its name, and under which cases it applies; `summary` words what was measured where it passed."""
 
-    def __init__(self, model: nn.Module, mask_kwargs: MaskKwargs, seed: int) -> None:
-        self.model: Any = model
-        self.mask_kwargs, self.seed = mask_kwargs, seed
-        self.generator = torch.Generator().manual_seed(seed)
-        self.reference = Reference(model) if Reference.knows(model) else None
-
-    def in_double(self) -> "AuditedModel":
-        """The same on a copy of the model in float64, without dropout."""
-        twin = copy.deepcopy(self.model).double()
-        for module in twin.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        return AuditedModel(twin, self.mask_kwargs, self.seed)
-
-    def train(self, mode: bool) -> "AuditedModel":
-        """Switch the model's mode."""
-        self.model.train(mode)
-        return self
-
-    def ids(self, case: AuditCase) -> Tensor:
-        """Random token ids, long (B, T)."""
-        generator = torch.Generator().manual_seed(self.seed + case.length)
-        shape = (case.batch, case.length)
-        return torch.randint(self._vocabulary, shape, generator=generator).to(self.device)
-
-    def other_ids(self, ids: Tensor) -> Tensor:
-        """For each token another one."""
-        step = torch.randint(1, self._vocabulary, ids.shape, generator=self.generator).to(ids.device)
-        return (ids + step) % self._vocabulary
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Token embeddings, (B, T, D)."""
-        embeds: Tensor = self.model.get_input_embeddings()(ids).detach()
-        return embeds
-
-    def noise(self, like: Tensor, scale: float) -> Tensor:
-        """Gaussian noise in the shape of another tensor."""
-        return scale * torch.randn(like.shape, generator=self.generator).to(like)
-
-    def outputs(self, case: AuditCase, **inputs: Any) -> Tensor:
-        """Logits (B, T, V) of one pass over all slots, or hidden states where the model has no head."""
-        return _tensor(self.run(case, range(case.length), **inputs))
-
-    def run(self, case: AuditCase, queries: range, **inputs: Any) -> Any:
-        """One pass over some slots, those before them cached."""
-        grid = Grid(range(case.batch), range(self.heads), queries, range(queries.stop), self.device)
-        given = {} if case.given is None else self.mask_kwargs(case.given, grid)
-        # torch.manual_seed would look for every kind of device, at half the cost of a small model's pass
-        torch.default_generator.manual_seed(self.seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(self.seed)
-        return self.model(**inputs, **given)
-
-    def is_told(self, case: AuditCase) -> bool:
-        """Whether a pass is given a mask: a model with one of its own may be told nothing, or which tokens exist."""
-        slots = range(case.length)
-        grid = Grid(range(case.batch), range(self.heads), slots, slots, self.device)
-        assert case.given is not None
-        try:
-            one = self.mask_kwargs(case.given, grid)
-            # a mask that is always the same is a finding
-            if any(map(_is_mask, one.values())):
-                return True
-            other = self.mask_kwargs(~case.given, grid)
-            return one.keys() != other.keys() or not all(_alike(one[name], other[name]) for name in one)
-        except Exception:
-            return True  # the passes will raise it too, and that is a finding
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        first: Tensor = next(self.model.parameters())
-        return first.device
-
-    @property
-    def heads(self) -> int:
-        """Attention heads of a layer."""
-        return int(self.model.config.num_attention_heads)
-
-    @property
-    def _vocabulary(self) -> int:
-        return int(self.model.config.vocab_size)
+    name: str
+    run: Callable[[AuditedModel, AuditCase], Outcome]
+    summary: Callable[[list[float]], str]
+    in_double: bool = False
+    applies: Callable[[AuditedModel, AuditCase], bool] = lambda audited, case: True
 
 
 def runs(audited: AuditedModel, case: AuditCase) -> Outcome:
@@ -258,7 +179,7 @@ def decoding(twin: AuditedModel, case: AuditCase) -> Outcome:
         cache = out.past_key_values
         parts.append(out.logits)
     # what kernels of other sizes make of the same sums
-    alone = _tensor(twin.run(case, range(first), input_ids=ids[:, :first], use_cache=False))
+    alone = tensor_of(twin.run(case, range(first), input_ids=ids[:, :first], use_cache=False))
     rounding = ROUNDING * float((alone - whole[:, :first]).abs().max())
     return _compared(case, torch.cat(parts, dim=1), whole, "cached and in one pass", rounding=rounding)
 
@@ -274,6 +195,37 @@ def reference(twin: AuditedModel, case: AuditCase) -> Outcome:
         for mode in (False, True)
     ]
     return max(outcomes, key=lambda outcome: (outcome.verdict != PASSED, outcome.measured))
+
+
+# the table of an audit, in the order in which it is run and printed
+PROBES = (
+    Probe("forward, finite outputs", runs, lambda counts: f"{sum(counts):.0f} passes"),
+    Probe("embeddings, evaluation", embeddings_in_evaluation, lambda counts: _pairs(counts, "changed")),
+    Probe("embeddings, training", embeddings_in_training, lambda counts: _pairs(counts, "changed")),
+    Probe("token ids", token_ids, lambda counts: _pairs(counts, "changed")),
+    Probe("batch rows apart", batch_rows, lambda counts: f"{sum(counts):.0f} pairs of rows, none changed"),
+    Probe("gradients, training", gradients, lambda counts: _pairs(counts, "with a gradient")),
+    Probe("must depend, float64", must_depend, lambda counts: f"all of {sum(counts):.0f} allowed pairs", True),
+    Probe("slopes, float64", slopes, lambda sizes: f"within {max(sizes):.0e} of small steps", True),
+    Probe(
+        "prefill and decode, float64",
+        decoding,
+        lambda sizes: f"within {max(sizes):.0e} of one pass",
+        in_double=True,
+        applies=lambda audited, case: not case.looks_ahead,
+    ),
+    Probe(
+        "reference, float64",
+        reference,
+        lambda sizes: f"within {max(sizes):.0e}",
+        in_double=True,
+        applies=lambda audited, case: audited.reference is not None,
+    ),
+)
+
+
+def _pairs(counts: list[float], what: str) -> str:
+    return f"of {sum(counts):.0f} forbidden pairs none {what}"
 
 
 def _disturbed_embeddings(audited: AuditedModel, case: AuditCase) -> Outcome:
@@ -361,18 +313,3 @@ def _leak(case: AuditCase, pair: tuple[int, int, int], change: float, what: str 
 
 def _where(case: AuditCase, row: int, text: str) -> str:
     return f"{case}, row {row}: {text}"
-
-
-def _is_mask(value: object) -> bool:
-    return isinstance(value, Mask | str) or (isinstance(value, Tensor) and value.dim() > 2)
-
-
-def _alike(one: object, other: object) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.equal(other)
-    return one is other or bool(one == other)
-
-
-def _tensor(out: Any) -> Tensor:
-    logits: Tensor = out.last_hidden_state if getattr(out, "logits", None) is None else out.logits
-    return logits
