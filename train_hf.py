@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from arbprob_hf.errors import exit_on_user_error
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.run import train
 
 
 def main(argv: Sequence[str]) -> None:
@@ -13,6 +12,9 @@ def main(argv: Sequence[str]) -> None:
     with exit_on_user_error("train_hf.py"):
         arguments = parse(argv)
     with exit_on_user_error("train_hf.py", traceback=arguments.run.traceback):
+        # imported once the options are understood: it takes seconds
+        from arbprob_hf.training.run import train
+
         outcome = train(*arguments)
     if arguments.training.process_index == 0:
         print(f"\n{outcome}")

@@ -9,9 +9,10 @@ from typing import Any
 def lazy_names(
     package: str, homes: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of `package`: `homes` lists public names by the module that holds them.
+    """`__getattr__` and `__dir__` of `package`: `homes` lists names by the module that holds them.
 
-    Assign them where `not TYPE_CHECKING`: a type checker would take any other name for one of the package's.
+    A module is named whole, or by a leading dot where `package` is one. Assign both where `not TYPE_CHECKING`: a type
+    checker would take any other name for one of the package's.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     space = vars(sys.modules[package])

@@ -1,24 +1,28 @@
 """What a run is told: four groups of options, and `parse`, which fills them from file and command line."""
 
-import dataclasses
+from __future__ import annotations
+
 import sys
-import typing
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-import transformers
-from transformers.trainer_utils import IntervalStrategy, SchedulerType
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..data.arguments import DataArguments
-from ..errors import UsageError
-from .hub import refuse_hub_options
-from .options import COMMAND_LINE, Option, coerce, help_text, read_options
-from .question_options import read_question_options, refuse_mask_options
-from .validation import refuse_integrations, refuse_numbers, refuse_options
+from ..errors import UsageError, one_line
+from ..lazy import lazy_names
+from .fields import own_fields, training_fields
+from .help import help_text
+from .options import COMMAND_LINE, Option, coerce, read_options
+
+if TYPE_CHECKING:
+    from .defaults import TrainingArguments
+else:
+    # the fourth group of options inherits from transformers, which takes seconds to import
+    __getattr__, __dir__ = lazy_names(__name__, {"arbprob_hf.training.defaults": ("TrainingArguments",)})
+
+_Group = TypeVar("_Group")
 
 
 @dataclass
@@ -79,10 +83,14 @@ class ModelArguments:
             )
         if self.position_init not in (None, "normal", "sinusoidal"):
             raise ValueError(f"position_init: expected normal or sinusoidal, got {self.position_init!r:.60}")
-        asking = read_question_options(self.task, self.layout, self.given_sees)
-        if asking is not None:
-            self.task, self.layout, self.given_sees = asking
-            refuse_mask_options(self.mask, self.patterns)
+        if (self.task, self.layout, self.given_sees) != (None, None, None):
+            # imported here: reading a task needs torch
+            from .question_options import read_question_options, refuse_mask_options
+
+            asking = read_question_options(self.task, self.layout, self.given_sees)
+            if asking is not None:
+                self.task, self.layout, self.given_sees = asking
+                refuse_mask_options(self.mask, self.patterns)
         if self.init_from is None:
             if self.init_revision is not None:
                 raise ValueError(f"init_revision: got {self.init_revision!r} without init_from; name its weights")
@@ -118,45 +126,6 @@ class RunArguments:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
 
-@dataclass
-class TrainingArguments(transformers.TrainingArguments):
-    """transformers' own training options; only the defaults below differ, and `hub_training_state` is added."""
-
-    output_dir: str | None = "outputs/run"
-    # a run that reports nothing for 500 steps looks broken
-    logging_steps: float = 10
-    logging_first_step: bool = True
-    eval_strategy: IntervalStrategy | str = "steps"
-    eval_steps: float | None = 200
-    save_steps: float = 200
-    save_total_limit: int | None = 2
-    lr_scheduler_type: SchedulerType | str = "cosine"
-    # perplexity needs no logits; (rows, T, vocabulary) of them would not fit
-    prediction_loss_only: bool = True
-    # the blocks hold only what the model takes
-    remove_unused_columns: bool = False
-    # a loss that is not finite must be seen, not averaged away
-    logging_nan_inf_filter: bool = False
-    include_num_input_tokens_seen: str | bool = "all"
-    # every parameter takes part in every step; looking for idle ones costs time and warns
-    ddp_find_unused_parameters: bool | None = False
-    hub_training_state: bool = field(
-        default=False,
-        metadata={"help": "push optimizer, random states and options with checkpoints too, to resume from them"},
-    )
-
-    def __post_init__(self) -> None:
-        # transformers refuses bfloat16, pins memory and picks a backend for GPUs unless told that there are none
-        if not torch.accelerator.is_available():
-            self.use_cpu = True
-        # before transformers replaces eval_steps of 0 by another number
-        refuse_numbers(self)
-        super().__post_init__()
-        refuse_options(self)
-        refuse_hub_options(self)
-        refuse_integrations(self)
-
-
 class Arguments(NamedTuple):
     """The four groups, in the order `train` takes them."""
 
@@ -171,7 +140,6 @@ class Arguments(NamedTuple):
         return Path(str(self.training.output_dir))
 
 
-GROUPS: tuple[type, ...] = (ModelArguments, DataArguments, TrainingArguments, RunArguments)
 # a token in the options would be stored with every checkpoint, so it is no option
 _WITHHELD = ("hub_token", "local_rank")
 # a sample may start as a document does
@@ -182,36 +150,41 @@ def parse(argv: Sequence[str]) -> Arguments:
     """Arguments of a run from `--config FILE` and `--field value` pairs; the pairs win over the file.
 
     Raises UsageError, one line, for anything that cannot be understood; prints the options and exits for
-    `--help`.
+    `--help`. torch and transformers are imported once the options are understood.
     """
+    trainer = {name: field for name, field in training_fields().items() if name not in _WITHHELD}
+    model, data, run = map(own_fields, (ModelArguments, DataArguments, RunArguments))
     if any(word in ("--help", "-h") for word in argv):
-        sys.stdout.write(help_text(GROUPS, withheld=_WITHHELD))
+        sys.stdout.write(help_text({"Model": model, "Data": data, "Training": trainer, "Run": run}))
         raise SystemExit(0)
-    fields = {
-        f.name: group for group in GROUPS for f in dataclasses.fields(group) if f.init and f.name not in _WITHHELD
-    }
-    options = read_options(argv, fields)
+    options = read_options(argv, {*model, *data, *trainer, *run})
     _refuse_nothing(options)
     _refuse_idle_epochs(options)
+    for name, option in options.items():
+        if name in trainer and trainer[name].hint is not None:
+            coerce(name, option.value, trainer[name].hint, trainer[name].default)
+    run_args, data_args = _group(RunArguments, options), _group(DataArguments, options)
+    model_args = _group(ModelArguments, options)
     _refuse_missing_gpu(options)
-    return Arguments(*(_group(group, {n: o for n, o in options.items() if fields[n] is group}) for group in GROUPS))
+    from .defaults import TrainingArguments
+
+    return Arguments(model_args, data_args, _group(TrainingArguments, options), run_args)
 
 
-def _group(group: type, options: dict[str, Option]) -> Any:
-    hints = _hints(group)
-    defaults = {f.name: f.default for f in dataclasses.fields(group)}
-    values = {name: coerce(name, option.value, hints[name], defaults[name]) for name, option in options.items()}
+def _group(group: type[_Group], options: dict[str, Option]) -> _Group:
+    fields = own_fields(group)
+    values = {
+        name: coerce(name, option.value, fields[name].hint, fields[name].default)
+        for name, option in options.items()
+        if name in fields
+    }
     try:
         with warnings.catch_warnings():
             # one release tells to use a name that the other does not know yet
             warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
             return group(**values)
     except (ValueError, TypeError, ImportError) as error:
-        raise UsageError(" ".join(str(error).split())[:300]) from error
-
-
-def _hints(group: type) -> dict[str, Any]:
-    return {**typing.get_type_hints(transformers.TrainingArguments), **typing.get_type_hints(group)}
+        raise UsageError(one_line(error)[:300]) from error
 
 
 def _refuse_nothing(options: dict[str, Option]) -> None:
@@ -235,7 +208,9 @@ def _refuse_idle_epochs(options: dict[str, Option]) -> None:
 def _refuse_missing_gpu(options: dict[str, Option]) -> None:
     option = options.get("use_cpu")
     # a file may say it: the shipped ones are for machines with a GPU and for others
-    if option is None or option.where != COMMAND_LINE or torch.accelerator.is_available():
+    if option is None or option.where != COMMAND_LINE or coerce("use_cpu", option.value, bool):
         return
-    if coerce("use_cpu", option.value, bool) is False:
+    import torch
+
+    if not torch.accelerator.is_available():
         raise UsageError("use_cpu: false asked for, but torch finds no GPU; leave it out, or give --device auto")

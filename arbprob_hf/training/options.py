@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 import math
 import os
-import textwrap
 import types
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -138,7 +136,10 @@ def _named(pairs: Sequence[tuple[str, Any]], known: Collection[str], *, where: s
             both = f", as {names[name]} and {given}" if names[name] != given else ""
             raise UsageError(f"{name}: given twice {where}{both}; keep one")
         names[name] = given
-        options[name] = Option(_use_cpu(value) if given == "device" else value, where)
+        options[name] = Option(value, where)
+    # last: it may need torch, which takes seconds
+    if names.get("use_cpu") == "device":
+        options["use_cpu"] = Option(_use_cpu(options["use_cpu"].value), where)
     return options
 
 
@@ -150,17 +151,18 @@ def _advice(given: str, known: Collection[str]) -> str:
 
 
 def _use_cpu(value: Any) -> str:
-    # imported here: torch takes seconds, and most mistakes should be told before
-    import torch
-
     kind = str(value).removesuffix(":0")
     if kind not in _DEVICES:
         more = "; choose among several GPUs with CUDA_VISIBLE_DEVICES" if str(value).startswith("cuda:") else ""
         raise UsageError(f"device: expected one of {', '.join(_DEVICES)}, got {value!r:.60}{more}")
+    if kind == "cpu":
+        return "true"
+    import torch
+
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, True):
         raise UsageError(f"device: {value} asked for, but torch finds no {kind.upper()} device; use device cpu or auto")
-    return "true" if kind == "cpu" or (kind == "auto" and not torch.accelerator.is_available()) else "false"
+    return "true" if kind == "auto" and not torch.accelerator.is_available() else "false"
 
 
 def resume_choice(value: str | bool | None) -> str | bool:
@@ -185,6 +187,13 @@ def refuse_missing(choice: str | bool) -> None:
 _NULLS = ("", "null", "none", "~")
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    type(None): "null",
+}
 
 
 def coerce(name: str, value: Any, hint: Any, default: Any = None) -> Any:
@@ -193,31 +202,34 @@ def coerce(name: str, value: Any, hint: Any, default: Any = None) -> Any:
     "1e-4" becomes a float where a float is wanted and stays text where text is; `null`, `none` and nothing at
     all mean None where None is allowed. Raises UsageError, naming the option, what was expected and given.
     """
-    kinds = _kinds(hint)
-    if isinstance(value, str):
-        return _from_text(name, value, hint, default)
-    if isinstance(value, list) and _container(kinds, list) is not None:
-        item = (get_args(_container(kinds, list)) or (Any,))[0]
-        return [_plain(v) if item is Any else coerce(name, v, item) for v in value]
-    if isinstance(value, dict) and _container(kinds, dict) is not None:
+    if isinstance(value, str) and hint is not Any:
+        return _from_text(name, value, _kinds(hint), default)
+    return _from_tree(name, value, _kinds(hint))
+
+
+def _from_tree(name: str, value: Any, kinds: Sequence[Any]) -> Any:
+    if Any in kinds or (isinstance(value, dict) and dict in map(_base, kinds)):
         return _plain(value)
+    items = next((kind for kind in kinds if _base(kind) is list), None)
+    if isinstance(value, list) and items is not None:
+        return [coerce(name, item, *(get_args(items) or (Any,))) for item in value]
     raise _wrong(name, value, kinds)
 
 
-def _from_text(name: str, text: str, hint: Any, default: Any) -> Any:
-    kinds = _kinds(hint)
+def _from_text(name: str, text: str, kinds: Sequence[Any], default: Any) -> Any:
     # "none" is a value of its own for some options (report_to), and then it is their default
     if isinstance(default, str) and not isinstance(default, Enum) and text == default:
         return text
     if type(None) in kinds and text.strip().lower() in _NULLS:
         return None
-    if text.lstrip()[:1] in ("[", "{") and (_container(kinds, list) or _container(kinds, dict)):
+    if text.lstrip()[:1] in ("[", "{") and {list, dict}.intersection(map(_base, kinds)):
         parsed = parse_yaml(text, name)
         if not isinstance(parsed, str):
-            return coerce(name, parsed, hint)
-    choices = [member.value for kind in kinds if _is_enum(kind) for member in kind]
+            return _from_tree(name, parsed, kinds)
+    choices = [member.value for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum) for member in kind]
     if choices and text not in choices:
-        raise UsageError(f"{name}: expected one of {_shortened(choices)}, got {text!r:.60}")
+        more = ", ..." if len(choices) > 12 else ""
+        raise UsageError(f"{name}: expected one of {', '.join(map(str, choices[:12]))}{more}, got {text!r:.60}")
     for kind in (bool, int, float):
         found = _scalar(text, kind, only=str not in kinds) if kind in kinds else None
         if found is not None:
@@ -237,11 +249,10 @@ def _scalar(text: str, kind: type, *, only: bool) -> bool | int | float | None:
         number = float(word)
     except ValueError:
         return None
-    if not math.isfinite(number):
+    if not math.isfinite(number) or (kind is int and not number.is_integer()):
         return None
-    if kind is float:
-        return number
-    return (int(word) if word.lstrip("+-").isdigit() else int(number)) if number == int(number) else None
+    # digits are exact, 1e3 is a whole number too
+    return number if kind is float else int(word) if word.lstrip("+-").isdigit() else int(number)
 
 
 def _plain(value: Any) -> Any:
@@ -250,122 +261,24 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    found = _scalar(value, int, only=False)
-    if found is None:
-        found = _scalar(value, float, only=False)
-    if found is not None:
-        return found
-    return {"true": True, "false": False, "null": None}.get(value, value)
+    found = (_scalar(value, kind, only=False) for kind in (int, float))
+    number = next((one for one in found if one is not None), None)
+    return {"true": True, "false": False, "null": None}.get(value, value) if number is None else number
 
 
 def _kinds(hint: Any) -> list[Any]:
     """The alternatives of a possibly nested union; literals count as the type of their values."""
     if get_origin(hint) in (Union, types.UnionType):
         return [kind for part in get_args(hint) for kind in _kinds(part)]
-    if get_origin(hint) is Literal:
-        return [type(value) for value in get_args(hint)]
-    return [hint]
+    return [type(value) for value in get_args(hint)] if get_origin(hint) is Literal else [hint]
 
 
-def _container(kinds: Sequence[Any], base: type) -> Any:
-    return next((kind for kind in kinds if kind is base or get_origin(kind) is base), None)
-
-
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
+def _base(kind: Any) -> Any:
+    return get_origin(kind) or kind
 
 
 def _wrong(name: str, value: Any, kinds: Sequence[Any]) -> UsageError:
-    words = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a finite number",
-        str: "text",
-        type(None): "null",
-    }
-    expected = [
-        words.get(get_origin(kind) or kind, f"a {getattr(get_origin(kind) or kind, '__name__', kind)}")
-        for kind in kinds
-    ]
+    bases = [_base(kind) for kind in kinds]
+    expected = dict.fromkeys(_WORDS.get(base, f"a {getattr(base, '__name__', base)}") for base in bases)
     shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-    return UsageError(f"{name}: expected {' or '.join(dict.fromkeys(expected))}, got {shown[:60]}")
-
-
-def _shortened(choices: Sequence[Any]) -> str:
-    text = ", ".join(str(choice) for choice in choices[:12])
-    return f"{text}, ..." if len(choices) > 12 else text
-
-
-_INTRODUCTION = """\
-usage: python train_hf.py --config configs/nano.yaml [--field value ...]
-
-Trains a GPT-2 under the attention mask of your choice. Every field below may stand in the
-YAML file (`field: value`) or on the command line (`--field value`), which wins.
-"""
-
-# the fields of transformers.TrainingArguments that a first run meets; the rest is listed by name
-_COMMON = {
-    "output_dir": "folder for checkpoints, logs, the model and its card",
-    "resume_from_checkpoint": "true (the newest whole checkpoint of output_dir), false, or a folder",
-    "num_train_epochs": "passes over the text",
-    "max_steps": "optimizer steps; above 0 it wins over num_train_epochs",
-    "per_device_train_batch_size": "blocks a step on each device",
-    "per_device_eval_batch_size": "blocks at once in evaluations",
-    "gradient_accumulation_steps": "batches added up before a step",
-    "learning_rate": "highest learning rate",
-    "lr_scheduler_type": "how it falls: cosine, linear, constant, ...",
-    "warmup_steps": "steps of rising learning rate; below 1, a share of all steps",
-    "weight_decay": "AdamW's weight decay",
-    "max_grad_norm": "gradients are scaled down to this norm",
-    "bf16": "compute in bfloat16",
-    "use_cpu": "stay on the CPU even where there is a GPU",
-    "logging_steps": "steps between two lines of the log",
-    "eval_steps": "steps between two evaluations",
-    "save_steps": "steps between two checkpoints",
-    "save_total_limit": "checkpoints kept",
-    "dataloader_num_workers": "processes that prepare batches",
-    "report_to": "none or tensorboard",
-    "seed": "of weights, order, dropout and samples",
-}
-
-
-def help_text(groups: Iterable[type], *, withheld: Collection[str]) -> str:
-    """All options: ours and the common ones with their defaults and one line each, the others by name."""
-    parts = [_INTRODUCTION]
-    for group in groups:
-        fields = [f for f in dataclasses.fields(group) if f.init and f.name not in withheld]
-        common = [f for f in fields if not _is_trainer(group) or f.name in _COMMON]
-        parts.append(f"\n{_title(group)}\n" + "".join(map(_line, common)))
-        others = ", ".join(sorted(f.name for f in fields if f not in common))
-        if others:
-            parts.append(
-                "\n  Also, as transformers documents them:\n"
-                + textwrap.indent(textwrap.fill(others, 92), "    ")
-                + "\n"
-            )
-    classic = ", ".join(f"{old} -> {new}" for old, new in ALIASES.items())
-    parts.append(
-        "\nClassic names are understood too:\n"
-        + textwrap.indent(textwrap.fill(classic, 92, break_on_hyphens=False), "  ")
-        + "\n"
-    )
-    return "".join(parts)
-
-
-def _is_trainer(group: type) -> bool:
-    return group.__name__ == "TrainingArguments"
-
-
-def _title(group: type) -> str:
-    return {
-        "ModelArguments": "Model",
-        "DataArguments": "Data",
-        "TrainingArguments": "Training",
-        "RunArguments": "Run",
-    }[group.__name__]
-
-
-def _line(field: dataclasses.Field[Any]) -> str:
-    text = _COMMON.get(field.name) or field.metadata.get("help", "")
-    default = "" if field.default in (None, dataclasses.MISSING) else f" [{field.default}]"
-    return f"  --{field.name:<30} {text}{default}\n"
+    return UsageError(f"{name}: expected {' or '.join(expected)}, got {shown[:60]}")

@@ -105,7 +105,7 @@ def test_help_of_arbprob_waits_for_no_framework(words: list[str], tmp_path: Path
         ),
         (["export-gpt2", "nowhere", "x"], 2, "arbprob export-gpt2: error: nowhere: no such folder; name the output"),
         (["compare", "--quetsions", "x"], 2, "No such option: --quetsions"),
-        (["compare", ".", "--batch-size", "few"], 2, "'few' is not"),
+        (["compare", ".", "--batch-size", "few"], 2, "Invalid value for '--batch-size'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -115,3 +115,29 @@ def test_a_mistake_at_arbprob_waits_for_no_framework(
     left, _, err, heavy = left_by("arbprob_hf.cli", words, tmp_path)
     assert (left, heavy) == (status, set())
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--help"], 0, ""),
+        (["--learnign_rate", "1"], 2, "learnign_rate: unknown option on the command line; did you mean learning_rate?"),
+        (["--seed", "1", "--seed", "2"], 2, "seed: given twice on the command line; keep one"),
+        (["--config", "nowhere.yaml"], 2, "--config: cannot read nowhere.yaml: No such file or directory"),
+        (["--config", "broken.yaml"], 2, "broken.yaml line 1: not valid YAML: "),
+        (["--config", "unknown.yaml"], 2, "sede: unknown option in unknown.yaml; did you mean seed?"),
+        (["--max_steps", "few"], 2, "max_steps: expected a whole number, got 'few'"),
+        (["--dropout", "much"], 2, "dropout: expected a finite number or null, got 'much'"),
+        (["--block_size", "1"], 2, "block_size"),
+        (["--device", "abacus"], 2, "device: expected one of cpu, auto, cuda, mps, got 'abacus'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_help_of_training_and_a_refused_option_wait_for_no_framework(
+    words: list[str], status: int, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.yaml").write_text("a: [1", encoding="utf-8")
+    (tmp_path / "unknown.yaml").write_text("sede: 1", encoding="utf-8")
+    left, out, err, heavy = left_by("train_hf", words, tmp_path)
+    assert (left, heavy) == (status, set())
+    assert err.startswith(f"train_hf.py: error: {message}") if message else out.startswith("usage: python train_hf.py")

@@ -36,7 +36,7 @@ ARROWS = {
     "publishing": BASE | {"model_folder", "pattern_file", "runs"},
     "comparison": BASE | {"model_folder", "pattern_file", "data", "analysis", "runs", "plotting"},
     "demo": BASE | {"model_folder", "pattern_file", "data", "analysis", "plotting"},
-    "training": BASE | {"model_folder", "pattern_file", "data", "analysis", "runs", "plotting", "publishing"},
+    "training": BASE | {"lazy", "model_folder", "pattern_file", "data", "analysis", "runs", "plotting", "publishing"},
     "cli": BASE
     | {"model_folder", "pattern_file", "data", "analysis", "oracles", "runs", "plotting", "publishing"}
     | {"comparison", "training"},

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from transformers.trainer_utils import IntervalStrategy
 
 from arbprob_hf import Mask
+from arbprob_hf.data import DataArguments
 from arbprob_hf.errors import UsageError
-from arbprob_hf.training.arguments import GROUPS, ModelArguments, RunArguments, TrainingArguments, parse
+from arbprob_hf.training.arguments import ModelArguments, RunArguments, TrainingArguments, parse
+from arbprob_hf.training.fields import own_fields, training_fields
 from arbprob_hf.training.options import ALIASES, MOVED, coerce, read_options
 
+GROUPS = (ModelArguments, DataArguments, TrainingArguments, RunArguments)
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
@@ -93,6 +96,18 @@ def test_any_text_is_read_or_refused_in_one_short_line(text: str, hint: Any) -> 
 
 def test_none_stays_a_word_where_it_is_the_default() -> None:
     assert coerce("report_to", "none", str | list[str] | None, "none") == "none"
+
+
+def test_the_fields_read_from_source_are_those_of_the_class() -> None:
+    read, true = training_fields(), own_fields(TrainingArguments)
+    assert list(read) == list(true)
+    for name, field in read.items():
+        assert field.hint in (None, true[name].hint)
+        if isinstance(true[name].default, (bool, int, float)) or type(true[name].default) is str:
+            assert field.default in (true[name].default, None), name
+    numbers = ("max_steps", "learning_rate", "bf16", "eval_steps", "hub_training_state")
+    assert [read[name].hint for name in numbers] == [int, float, bool, float | None, bool]
+    assert (read["report_to"].default, read["eval_steps"].default) == ("none", 200)
 
 
 def test_command_line_wins_over_file(tmp_path: Path) -> None:
