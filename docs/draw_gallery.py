@@ -1,4 +1,4 @@
-"""Draw the pictures of README.md: `python docs/draw_gallery.py` writes masks.png, reach.png and heads.png beside it."""
+"""Draw the pictures of masks in docs/: `python docs/draw_gallery.py` writes masks.png, reach.png and heads.png."""
 
 import hashlib
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def digest(figure: Figure) -> str:
 def main() -> None:
     for name, draw in DRAWINGS.items():
         figure = draw()
-        figure.savefig(HERE / name, metadata={"SampledQuestion": digest(figure)})
+        figure.savefig(HERE / name, metadata={"Drawn": digest(figure)})
         print(f"{HERE / name}: {(HERE / name).stat().st_size // 1024} KiB")
 
 

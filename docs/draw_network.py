@@ -1,4 +1,4 @@
-"""Draw the pictures of README.md that need a trained network: `python docs/draw_network.py outputs/stories`.
+"""Draw the pictures of docs/ that need a trained network: `python docs/draw_network.py outputs/stories`.
 
 `docs/train_demo.py` trains it. Writes attention.png, conditionals.png and curves.png beside this file.
 """

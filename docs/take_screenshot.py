@@ -1,4 +1,4 @@
-"""Take the picture of the page in README.md: `python docs/take_screenshot.py --model outputs/stories`.
+"""Take the picture of the page in docs/pictures-and-page.md: `python docs/take_screenshot.py --model outputs/stories`.
 
 Writes app.png beside it: both tabs, one above the other, as a Chromium without a window shows them.
 """

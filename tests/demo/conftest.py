@@ -41,7 +41,7 @@ def checkpoint(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def space(checkpoint: Path, shared: Path) -> Iterator[Space]:
-    """A Space as README.md uploads it, downloaded into an empty folder and started there; one for all processes."""
+    """A Space uploaded as documented, downloaded into an empty folder and started there; one for all processes."""
     folder = shared / "space"
     with FileLock(shared / "space.lock"):
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""Uploads a Space to a Hub of one's own by the commands of README.md, downloads it, and starts it as a Space starts."""
+"""Uploads a Space to a Hub of one's own by the documented commands, downloads it, and starts it as a Space starts."""
 
 import contextlib
 import fcntl
@@ -70,13 +70,14 @@ class Space:
 
 
 def commands() -> list[list[str]]:
-    """The words behind `hf` in the commands of README.md, with a name on the Hub of the tests."""
-    lines = re.findall(r"^hf ((?:repos|upload) .*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    """The words behind `hf` in the commands of the documentation, with a name on the Hub of the tests."""
+    page = ROOT / "docs" / "pictures-and-page.md"
+    lines = re.findall(r"^hf ((?:repos|upload) .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return [shlex.split(line.replace("somebody/ask", NAME)) for line in lines]
 
 
 def upload_and_download(folder: Path, hub: Path) -> None:
-    """Give the commands of README.md, in order, to a Hub that is kept in `hub`, and download what came of them."""
+    """Give the documented commands, in order, to a Hub that is kept in `hub`, and download what came of them."""
     with serve(hub) as address, reached_from_here(address), pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         for words in commands():

@@ -1,4 +1,4 @@
-"""A Space of the Hub: what README.md uploads is all it takes, and asks nobody for anything."""
+"""A Space of the Hub: what the documentation uploads is all it takes, and asks nobody for anything."""
 
 import configparser
 import json

@@ -1,8 +1,7 @@
-"""The pictures of README.md are those that the code draws now, hold every pattern, and are small."""
+"""The pictures of the pages are those that the code draws now, hold every pattern, and are small."""
 
 import importlib.util
 import re
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -10,11 +9,15 @@ from PIL import Image
 
 from arbprob_hf.model.masks.custom import BUILT_IN
 from arbprob_hf.model.masks.mask import PATTERNS
+from tests.docs.pages import PAGES, README, ROOT, read
 
-ROOT = Path(__file__).parents[2]
 NAMES = ["heads.png", "masks.png", "reach.png"]
 # by docs/take_screenshot.py and docs/draw_network.py, from a trained model
 TAKEN = ["app.png", "attention.png", "conditionals.png", "curves.png"]
+
+
+def is_shown(name: str) -> bool:
+    return any(f"]({name})" in read(page) for page in PAGES if page != README)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def test_a_picture_is_what_the_code_draws(name: str, gallery: ModuleType) -> Non
     # `python docs/draw_gallery.py` brings it up to date
     figure = gallery.DRAWINGS[name]()
     with Image.open(ROOT / "docs" / name) as picture:
-        assert picture.info["SampledQuestion"] == gallery.digest(figure)
+        assert picture.info["Drawn"] == gallery.digest(figure)
         assert picture.width == round(figure.get_figwidth() * figure.dpi)
 
 
@@ -56,7 +59,7 @@ def test_every_pattern_is_in_a_picture(gallery: ModuleType) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_picture_is_small_and_shown(name: str) -> None:
     assert (ROOT / "docs" / name).stat().st_size < 200_000
-    assert f"(docs/{name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert is_shown(name)
 
 
 @pytest.mark.parametrize("name", TAKEN)
@@ -64,4 +67,4 @@ def test_a_picture_of_a_model_is_legible_small_and_shown(name: str) -> None:
     with Image.open(ROOT / "docs" / name) as picture:
         assert 1200 <= picture.width <= 1400
     assert (ROOT / "docs" / name).stat().st_size < 300_000
-    assert f"(docs/{name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert is_shown(name)

@@ -359,9 +359,9 @@ def test_weights_that_give_no_finite_loss_do_not_pass_the_proof(copied: Path) ->
         prove(copied)
 
 
-def test_the_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    lines = [shlex.split(line) for line in readme.splitlines() if line.startswith("arbprob publish ")]
+def test_the_commands_of_the_documentation_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "publishing.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line) for line in page.splitlines() if line.startswith("arbprob publish ")]
     assert len(lines) == 2
     monkeypatch.chdir(tmp_path)
     for _, _, folder, *words in lines:

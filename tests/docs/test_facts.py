@@ -1,0 +1,223 @@
+"""What the pages state is true: figures, tables, messages and versions are the code's."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf.cli import app
+from arbprob_hf.data.tasks import TASKS
+from arbprob_hf.model.masks.custom import BUILT_IN
+from arbprob_hf.model.masks.mask import PATTERNS
+from arbprob_hf.model.questions.layouts import LAYOUTS
+from arbprob_hf.training.arguments import parse
+from arbprob_hf.training.options import ALIASES
+from tests.docs.pages import PAGES, README, ROOT, blocks, commands, printed, read, table
+
+MASKS, QUESTIONS, LEAKS, TRAINING = (f"docs/{name}.md" for name in ("masks", "questions", "leaks", "training"))
+MESSAGES = [row[0].replace("\\|", "|").strip("`") for row in table("docs/troubleshooting.md", "message")]
+OUR_WORDS = ["given", "target", "rest", "slot", "rank", "limit", "layout", "reach", "seal"]
+REFERENCES = {
+    "AC-GPT": "Lu et al. 2026, *Simplifying the Modeling of Arbitrary Conditionals in Natural Language*, "
+    "arXiv:2606.14943",
+    "XLNet": "Yang et al. 2019, arXiv:1906.08237",
+    "sigma-GPT": "Pannatier et al. 2024, arXiv:2404.09562",
+    "ASARM": "Guo & Ermon 2025, arXiv:2504.20456",
+    "AO-GPT": "Xue et al. 2025, arXiv:2506.19935",
+    "A3": "Du et al. 2026, arXiv:2601.13228",
+    "MDLM": "Sahoo et al. 2024, arXiv:2406.07524",
+    "BD3-LM": "Arriola et al. 2025, arXiv:2503.09573",
+    "Eso-LM": "Sahoo et al. 2025, arXiv:2506.01928",
+}
+CLASSIC = [
+    "config",
+    "max_epochs",
+    "num_train_samples",
+    "num_val_samples",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "log_interval",
+    "eval_interval",
+    "save_interval",
+    "num_workers",
+    "device",
+    "resume",
+]
+
+
+def names(page: str, heading: str) -> list[str]:
+    """The first word in backticks of each row of a table."""
+    return [re.match(r"`(\w+)", row[0])[1] for row in table(page, heading)]
+
+
+def largest(page: str) -> list[float]:
+    """The differences that a page prints as tensors."""
+    return [float(value) for value in re.findall(r"tensor\(([-+.e0-9]+)\)", printed(page))]
+
+
+def test_the_mask_fact_is_as_stated() -> None:
+    theirs, ours = largest(README)[:2]
+    assert theirs > 0.1
+    assert ours < 1e-5
+    stated = re.search(r"The first line prints about (\d+\.\d+)", read(README))
+    assert stated is not None
+    assert theirs == pytest.approx(float(stated[1]), rel=0.05)
+
+
+def test_samples_have_the_log_probability_that_is_scored() -> None:
+    assert largest(QUESTIONS)[0] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("docs/publishing.md", "causal & window(32)"),
+        (MASKS, "['tiled']"),
+        ("docs/other-tools.md", "{'infill_match': 0.5}"),
+    ],
+)
+def test_what_is_printed_is_as_the_page_says(page: str, shown: str) -> None:
+    assert shown in "".join(blocks(page, "python") + blocks(page, "text"))
+    assert shown in printed(page)
+
+
+def test_what_the_mask_command_prints_is_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (words,) = [words for words in commands(LEAKS) if words[:2] == ["arbprob", "mask"] and "--help" not in words]
+    ran = CliRunner().invoke(app, words[1:])
+    assert ran.stdout == blocks(LEAKS, "text")[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_leaks_and_audits_are_as_shown() -> None:
+    _, leaks, audited = blocks(LEAKS, "text")
+    assert leaks in printed(LEAKS)
+    summary, *lines = audited.splitlines()
+    shown = printed(LEAKS).splitlines()
+    begin = shown.index(summary) + 1
+    # the figures behind a verdict are those of one machine
+    assert [line[:44] for line in shown[begin : begin + len(lines)]] == [line[:44] for line in lines]
+
+
+def test_every_pattern_is_in_the_table() -> None:
+    named = set(names(MASKS, "pattern")) - {"Mask"}
+    assert named == {name for name, kind in PATTERNS.items() if kind in BUILT_IN}
+
+
+def test_every_layout_is_in_the_table() -> None:
+    assert names(QUESTIONS, "layout") == list(LAYOUTS)
+
+
+def test_every_task_is_in_the_table() -> None:
+    assert set(names(TRAINING, "task")) == set(TASKS)
+
+
+def test_each_of_our_words_is_defined_once() -> None:
+    assert sorted(row[0] for row in table(QUESTIONS, "word")) == sorted(OUR_WORDS)
+
+
+@pytest.mark.parametrize("work", REFERENCES)
+def test_work_that_this_stands_on_is_cited(work: str) -> None:
+    cited = " ".join(read(QUESTIONS).split())
+    assert f"{work}: {REFERENCES[work]}" in cited or f"| {work} | {REFERENCES[work]} |" in cited
+
+
+def test_readme_names_the_source_of_the_layout_prefix() -> None:
+    assert "The layout `prefix` is that of AC-GPT (Lu et al. 2026, arXiv:2606.14943)" in read(README)
+
+
+def test_classic_names_map_as_the_table_says() -> None:
+    rows = {row[0].strip("`-"): re.match(r"`--(\w+)`", row[1])[1] for row in table(TRAINING, "classic")}
+    assert list(rows) == CLASSIC
+    assert rows == {name: ALIASES.get(name, name) for name in CLASSIC}
+
+
+def test_a_command_in_classic_names_alone_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    values = ["configs/tiny.yaml", "2", "64", "8", "4", "1e-3", "0.01", "10", "5", "20", "20", "0", "cpu", "true"]
+    options = [word for name, value in zip(CLASSIC, values, strict=True) for word in (f"--{name}", value)]
+    training = parse(options).training
+    assert (training.num_train_epochs, training.per_device_train_batch_size) == (2, 4)
+    assert (training.logging_steps, training.eval_steps, training.save_steps) == (5, 20, 20)
+    assert training.use_cpu
+    assert training.resume_from_checkpoint in (True, "true")
+
+
+def test_presets_have_the_sizes_of_the_table() -> None:
+    for name, *cells in table(README, "preset"):
+        config = ArbProbConfig.preset(name.strip("`"))
+        assert [str(n) for n in (config.n_layer, config.n_head, config.n_embd, config.n_positions)] == cells[:4]
+
+
+def test_parameters_are_those_of_the_table() -> None:
+    for name, *_, stated in table(README, "preset"):
+        # shapes alone: no memory, no random numbers
+        with torch.device("meta"):
+            model = ArbProbForCausalLM(ArbProbConfig.preset(name.strip("`")))
+        assert f"{model.num_parameters() / 1e6:.1f}M" == stated
+
+
+def test_every_configuration_is_in_the_table() -> None:
+    named = {row[0].strip("`") for row in table(TRAINING, "file")}
+    assert named == {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_every_file_that_travels_is_in_the_tour() -> None:
+    model = ROOT / "arbprob_hf" / "model"
+    # custom_arbprob.py is empty in the package: it stands for what a checkpoint brings
+    travels = {path.name for path in model.rglob("*.py")} - {"__init__.py", "custom_arbprob.py", "bundle.py"}
+    assert set(re.findall(r"^\| `(\w+\.py)`", read("docs/architecture.md"), flags=re.MULTILINE)) == travels
+
+
+def test_every_room_is_in_the_tour() -> None:
+    rooms = {path.parent.name for path in (ROOT / "arbprob_hf").glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/ ", read("docs/architecture.md"), flags=re.MULTILINE)) >= rooms
+
+
+def strings() -> list[str]:
+    """Every text in the code of the package."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "arbprob_hf").rglob("*.py")]
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return [node.value for node in nodes if isinstance(node.value, str)]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_quoted_messages_are_in_the_code(message: str) -> None:
+    assert any(message in text for text in strings())
+
+
+def test_what_make_train_ends_with_is_what_the_code_says() -> None:
+    (line,) = blocks(README, "text")
+    parts = [part for part in re.split(r"[0-9.]+|, |; |outputs/nano", line.strip()) if part.strip()]
+    assert len(parts) == 7
+    assert [part for part in parts if not any(part in text for text in strings())] == []
+
+
+def test_figures_of_readme_are_among_the_results() -> None:
+    results = read("benchmarks/RESULTS.md") + read("docs/benchmarks.md") + read(QUESTIONS)
+    stated = " ".join(row[1] for row in table(README, "measured"))
+    for figure in re.findall(r"\d+\.\d+|\d{3,}", stated.replace("130 of 130", "")):
+        assert figure.rstrip("0") in results, figure
+
+
+def test_one_version_everywhere() -> None:
+    import arbprob_hf
+
+    version = re.escape(arbprob_hf.__version__)
+    for name, pattern in {
+        "setup.cfg": rf"^version = {version}$",
+        "CITATION.cff": rf"^version: {version}$",
+        "CHANGELOG.md": rf"^## \[{version}\]",
+        "README.md": rf"^  version = {{{version}}},$",
+    }.items():
+        assert re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE), name
+
+
+def test_pictures_of_readme_are_relative() -> None:
+    assert [page for page in PAGES if re.search(r"!\[[^\]]*\]\((?:/|https?:)", read(page))] == []
