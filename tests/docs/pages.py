@@ -86,8 +86,11 @@ def printed(page: str) -> str:
 def _run(page: str) -> subprocess.CompletedProcess[str]:
     # one process a page: importing torch and transformers is most of its time
     with tempfile.TemporaryDirectory() as folder:
+        # a file, as custom patterns are saved by the text of their functions
+        code = Path(folder) / "page.py"
+        code.write_text("\n".join(blocks(page, "python")), encoding="utf-8")
         return subprocess.run(
-            [sys.executable, "-c", "\n".join(blocks(page, "python"))],
+            [sys.executable, code.name],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
