@@ -23,6 +23,7 @@ BASE = {"model", "errors", "atomic_write"}
 ARROWS = {
     "model": set(),
     "errors": set(),
+    "evaluation": set(),
     "atomic_write": set(),
     "lazy": set(),
     "model_folder": BASE | {"pattern_file"},
