@@ -42,8 +42,8 @@ class ArbProbTrainer(PublishingTrainer):
 
     Takes what Trainer takes, except `compute_metrics` and `compute_loss_func`: no logits are made. What differs:
 
-    - checkpoints are sealed (see `checkpoints`), rotated only once the new one is in place, and verified on resume;
-    - `train` holds the output folder, refuses one that holds another run unless resuming, and ends with SystemExit
+    - checkpoints are sealed (see `runs.checkpoints`), rotated once the new one is in place, and verified on resume;
+    - `train` locks the output folder, refuses one that holds another run unless resuming, and ends with SystemExit
       (143 after SIGTERM, 130 after SIGINT) once the step is done and saved;
     - a loss or gradient norm that is not finite ends the run before the weights take it (NonFiniteError);
       `logging_nan_inf_filter`, which would hide it, is turned off;
@@ -51,8 +51,8 @@ class ArbProbTrainer(PublishingTrainer):
     - a resumed run gives bit for bit the weights of the uninterrupted one (same torch, CPU type, thread count);
     - several named sets of evaluation may be summed up: `summary` makes `eval_loss` and the like of their metrics;
     - a checkpoint is only resumed as the run it is of: the same network, seed, optimizer and, where `text` says
-      what it is (see `identity.describe_text`), text;
-    - what is pushed is a model with its card and logs, and no pickle unless asked for (see `pushing`).
+      what it is (see `runs.record.describe_text`), text;
+    - what is pushed is a model with its card and logs, and no pickle unless asked for (see `hub`).
 
     Raises ValueError for the options that contradict this.
     """

@@ -107,7 +107,7 @@ def test_no_code_of_the_folder_is_run_or_asked_about(tmp_path: Path, capfd: pyte
         ("config.json", b"{", "its config.json cannot be read: "),
     ],
 )
-def test_a_damaged_folder_is_told_in_one_line(tmp_path: Path, name: str, text: bytes, said: str) -> None:
+def test_a_damaged_folder_is_reported_in_one_line(tmp_path: Path, name: str, text: bytes, said: str) -> None:
     micro().save_pretrained(tmp_path / "ours")
     (tmp_path / "ours" / name).write_bytes(text)
     with pytest.raises(ValueError, match=f"ours: {said}") as refused:
@@ -143,7 +143,7 @@ def test_a_window_as_long_as_the_text_is_causal() -> None:
     assert why_not_gpt2(micro(mask="causal & window(23)").config) is not None
 
 
-def test_a_name_on_the_hub_is_told_how_to_become_a_folder(tmp_path: Path) -> None:
+def test_a_name_on_the_hub_is_reported_how_to_become_a_folder(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, ["export-gpt2", "somebody/no-such-folder", str(tmp_path / "out")])
     assert ran.exit_code == 2
     assert ran.stderr.startswith(

@@ -79,11 +79,11 @@ def broken_off(hub: HubHere, finished: Path) -> str:
     """What is said of a first upload whose connection breaks after the weights have arrived."""
     hub.handler.breaks = True
     try:
-        with pytest.raises(ValueError, match="not published") as told:
+        with pytest.raises(ValueError, match="not published") as caught:
             upload(run_files(finished), REPOSITORY)
     finally:
         hub.handler.breaks = False
-    return str(told.value)
+    return str(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_broken_upload_is_told_in_one_line_with_what_to_do(broken_off: str) -> None:
+def test_a_broken_upload_is_reported_in_one_line_with_what_to_do(broken_off: str) -> None:
     assert broken_off.startswith(f"{REPOSITORY}: not published: ")
     assert broken_off.endswith("once that is solved, publish it again: what arrived is not sent a second time")
     assert "\n" not in broken_off
@@ -148,7 +148,7 @@ def test_a_new_repository_is_private(hub: HubHere, published: str) -> None:
 def test_the_repository_holds_what_a_model_needs_and_nothing_else(hub: HubHere, finished: Path, published: str) -> None:
     names = set(hub.api.list_repo_files(REPOSITORY))
     code = {path.name for path in finished.glob("*_arbprob.py")}
-    assert len(code) > 30
+    assert len(code) == 5
     assert names == code | {
         ".gitattributes",
         "README.md",
@@ -170,7 +170,7 @@ def test_the_repository_holds_what_a_model_needs_and_nothing_else(hub: HubHere, 
 def test_no_content_holds_the_token_or_a_path_of_this_machine(hub: HubHere, finished: Path, published: str) -> None:
     needles = [TOKEN.encode(), str(finished).encode(), str(finished.parent).encode(), f"{Path.home()}/".encode()]
     contents = hub.received()
-    assert len(contents) > 40
+    assert len(contents) > 10
     assert [name for name, content in contents.items() if any(needle in content for needle in needles)] == []
 
 
@@ -339,13 +339,13 @@ def test_a_token_of_any_form_is_found_if_it_is_the_one_in_use(tmp_path: Path) ->
 
 def test_a_folder_that_does_not_load_without_the_package_is_not_published(hub: HubHere, copied: Path) -> None:
     # the package has the file, so here it loads
-    (copied / "masking_arbprob.py").unlink()
+    (copied / "masks_arbprob.py").unlink()
     ArbProbForCausalLM.from_pretrained(copied)
     ran = command(copied, "tester/no")
     assert ran.exit_code == 1
     assert re.match(
         r"arbprob publish: error: .*/run: does not work where arbprob_hf is not installed, so it is not published: .*"
-        r"No such file or directory: '.*/run/masking_arbprob.py'$",
+        r"No such file or directory: '.*/run/masks_arbprob.py'$",
         ran.stderr.splitlines()[-1],
     )
     assert not hub.api.repo_exists("tester/no")

@@ -136,9 +136,9 @@ def test_a_push_that_fails_is_warned_of_and_training_goes_on(
     with caplog.at_level(logging.WARNING, logger="arbprob_hf.training.hub"):
         trainer = micro_trainer(tmp_path / "out", hub_model_id="tester/broken")
         trainer.train()
-    told = [record.getMessage() for record in caplog.records if record.name == "arbprob_hf.training.hub"]
-    assert [line.split()[0] for line in told] == ["checkpoint-1", "checkpoint-2"]
-    assert all(line.endswith("; training goes on") for line in told)
+    warnings = [record.getMessage() for record in caplog.records if record.name == "arbprob_hf.training.hub"]
+    assert [line.split()[0] for line in warnings] == ["checkpoint-1", "checkpoint-2"]
+    assert all(line.endswith("; training goes on") for line in warnings)
     assert trainer.state.global_step == 2
     assert not (tmp_path / "out" / ".arbprob").exists()
 
@@ -189,7 +189,7 @@ def test_a_name_that_cannot_be_is_refused_before_the_text_is_prepared(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_token_is_told_before_the_text_is_prepared(
+def test_a_missing_token_is_reported_before_the_text_is_prepared(
     hub: HubHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
@@ -198,7 +198,7 @@ def test_a_missing_token_is_told_before_the_text_is_prepared(
         train_micro(tmp_path, tmp_path / "run", push_to_hub="true")
 
 
-def test_a_hub_that_refuses_is_told_of_in_one_line(
+def test_a_hub_that_refuses_is_reported_in_one_line(
     hub: HubHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*about: Any, **options: Any) -> None:

@@ -117,7 +117,7 @@ def test_other_processes_of_a_run_do_not_lock(tmp_path: Path) -> None:
         assert not (tmp_path / "new").exists()
 
 
-def test_a_file_system_without_locks_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -172,7 +172,7 @@ def test_a_folder_that_vanishes_once_is_made_again(tmp_path: Path, monkeypatch: 
         assert vanished[0].exists()
 
 
-def test_a_read_only_disk_is_told_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_disk_is_reported_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def mkdir(self: Path, **_: bool) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 

@@ -96,7 +96,7 @@ def log_of(outcome: Outcome) -> list[dict[str, float | None]]:
         (["--task", "uniform", "--layout", "masked", "--given_sees", "earlier"], "given_sees: got 'earlier' with"),
     ],
 )
-def test_options_that_cannot_be_are_told_in_one_line(given: list[str], message: str) -> None:
+def test_options_that_cannot_be_are_reported_in_one_line(given: list[str], message: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(given)
     assert message in str(error.value)
@@ -119,7 +119,7 @@ def test_what_the_causal_layout_can_continue_is_taken() -> None:
     assert parse(given).model.layout == "causal"
 
 
-def test_positions_that_a_document_lacks_are_told_before_training(text: Path, tmp_path: Path) -> None:
+def test_positions_that_a_document_lacks_are_reported_before_training(text: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^task: the text has documents of \d+ tokens, and fixed\(given\): no pos"):
         run(text, tmp_path / "out", task="fixed(given=[30])")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Training under patterns of one's own: what could not be saved is refused first, and every checkpoint holds them."""
+"""Training under custom patterns: what could not be saved is refused first, and every checkpoint holds them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

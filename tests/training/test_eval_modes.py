@@ -61,7 +61,7 @@ class _Crash(TrainerCallback):
 
 
 @pytest.fixture(scope="module")
-def asking_trainer(micro_trainer):
+def question_trainer(micro_trainer):
     """A function (output_dir, *callbacks, **options) -> a micro trainer on questions: 6 steps an epoch, 10 steps."""
 
     def build(output_dir: Path, *callbacks: TrainerCallback, **given: Any):
@@ -82,9 +82,9 @@ def asking_trainer(micro_trainer):
 
 
 @pytest.fixture(scope="module")
-def whole_weights(tmp_path_factory: pytest.TempPathFactory, asking_trainer, weights_of) -> str:
+def whole_weights(tmp_path_factory: pytest.TempPathFactory, question_trainer, weights_of) -> str:
     """The digest of the weights of a run that goes through, without workers."""
-    trainer = asking_trainer(tmp_path_factory.mktemp("whole"))
+    trainer = question_trainer(tmp_path_factory.mktemp("whole"))
     trainer.train()
     return weights_of(trainer)
 
@@ -100,23 +100,25 @@ def whole_weights(tmp_path_factory: pytest.TempPathFactory, asking_trainer, weig
     ],
 )
 def test_resumed_weights_are_bit_equal_to_those_of_a_run_without_workers(
-    tmp_path: Path, asking_trainer, weights_of, whole_weights: str, crash: int, options: dict[str, Any]
+    tmp_path: Path, question_trainer, weights_of, whole_weights: str, crash: int, options: dict[str, Any]
 ) -> None:
     with pytest.raises(ConnectionError):
-        asking_trainer(tmp_path, _Crash(crash), **options).train()
-    resumed = asking_trainer(tmp_path, **options)
+        question_trainer(tmp_path, _Crash(crash), **options).train()
+    resumed = question_trainer(tmp_path, **options)
     resumed.train(resume_from_checkpoint=True)
     assert weights_of(resumed) == whole_weights
 
 
-def test_persistent_workers_notice_a_new_epoch(tmp_path: Path, asking_trainer, weights_of, whole_weights: str) -> None:
+def test_persistent_workers_notice_a_new_epoch(
+    tmp_path: Path, question_trainer, weights_of, whole_weights: str
+) -> None:
     options = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "save_steps": 20}
-    trainer = asking_trainer(tmp_path, **options)
+    trainer = question_trainer(tmp_path, **options)
     trainer.train()
     assert weights_of(trainer) == whole_weights
 
 
-def test_each_epoch_asks_anew(tmp_path: Path, asking_trainer) -> None:
+def test_each_epoch_asks_anew(tmp_path: Path, question_trainer) -> None:
     seen: list[tuple[list[int], list[list[int]]]] = []
 
     def recorded(collator: QuestionCollator):
@@ -128,17 +130,17 @@ def test_each_epoch_asks_anew(tmp_path: Path, asking_trainer) -> None:
         return collate
 
     options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 12, "max_steps": 4, "save_steps": 9}
-    asking_trainer(tmp_path, wrap=recorded, **options).train()
+    question_trainer(tmp_path, wrap=recorded, **options).train()
     epochs = [{indices[0]: labels for indices, labels in part} for part in (seen[:24], seen[24:48])]
     assert epochs[0].keys() == epochs[1].keys() == set(range(24))
     assert sum(epochs[0][index] == epochs[1][index] for index in range(24)) < 6
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_the_loss_of_a_mode_is_per_target_over_the_whole_set(tmp_path: Path, asking_trainer, size: int) -> None:
+def test_the_loss_of_a_mode_is_per_target_over_the_whole_set(tmp_path: Path, question_trainer, size: int) -> None:
     sets = draw_eval_modes(blocks(7, first_length=5), TASK)
     assert len({int(row["scored"].sum()) for row in sets["task"]}) > 2
-    trainer = asking_trainer(tmp_path, eval_dataset=sets, per_device_eval_batch_size=size, summary=summary)
+    trainer = question_trainer(tmp_path, eval_dataset=sets, per_device_eval_batch_size=size, summary=summary)
     metrics = trainer.evaluate()
     model, collate = trainer.model.eval(), QuestionCollator("two_stream", given_sees="all")
     for mode, rows in sets.items():
@@ -151,10 +153,10 @@ def test_the_loss_of_a_mode_is_per_target_over_the_whole_set(tmp_path: Path, ask
     assert metrics["eval_loss"] == metrics["eval_task_loss"]
 
 
-def test_the_best_checkpoint_is_that_of_the_task(tmp_path: Path, asking_trainer) -> None:
+def test_the_best_checkpoint_is_that_of_the_task(tmp_path: Path, question_trainer) -> None:
     options = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "loss"}
     sets = draw_eval_modes(blocks(4), TASK)
-    trainer = asking_trainer(tmp_path, eval_dataset=sets, summary=summary, max_steps=4, **options)
+    trainer = question_trainer(tmp_path, eval_dataset=sets, summary=summary, max_steps=4, **options)
     trainer.train()
     losses = [line["eval_task_loss"] for line in trainer.state.log_history if "eval_task_loss" in line]
     assert len(losses) == 2

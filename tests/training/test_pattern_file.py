@@ -1,4 +1,4 @@
-"""A file of patterns of one's own: `patterns:` in training, `--patterns` of the command."""
+"""A file of custom patterns: `patterns:` in training, `--patterns` of the command."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("text", "message"), FAULTS.values(), ids=FAULTS)
-def test_a_file_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_file_that_cannot_be_used_is_reported_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "my_patterns.py"
     if text is not None:
         path.write_text(text, encoding="utf-8")

@@ -232,7 +232,7 @@ def test_what_cannot_work_is_refused_before_training(
     assert not (tmp_path / "refused").exists()
 
 
-def test_the_initial_weights_are_as_large_as_told(text: Path) -> None:
+def test_the_initial_weights_are_as_large_as_asked_for(text: Path) -> None:
     model = build_model(parse(options(text, Path("unused"), initializer_range=0.25)).model, load_tokenizer("gpt2"))
     assert model.config.initializer_range == 0.25
     assert model.transformer.h[0].mlp.c_fc.weight.std().item() == pytest.approx(0.25, rel=0.1)
@@ -349,7 +349,7 @@ def test_the_card_is_valid_and_complete(done: Outcome) -> None:
     card = ModelCard.load(done.folder / "README.md")
     assert card.data.license == "mit"
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-generation")
-    # text of one's own is no data set of the Hub
+    # text from elsewhere is no data set of the Hub
     assert card.data.datasets is None
     metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert metrics["loss"] == pytest.approx(done.eval_loss, abs=1e-6)
@@ -366,8 +366,10 @@ def test_the_card_is_valid_and_complete(done: Outcome) -> None:
 
 
 def test_a_split_of_its_own_is_named_in_the_card(tmp_path: Path) -> None:
-    told = dict(title="t", mask="causal", parameters="1", shape="1 layer", n_positions=8, source="x", start="")
-    facts = CardFacts(**told, prompt="The", license="mit", results={"loss": 1.0}, split="dev", dataset_commit="a" * 40)
+    fields = dict(title="t", mask="causal", parameters="1", shape="1 layer", n_positions=8, source="x", start="")
+    facts = CardFacts(
+        **fields, prompt="The", license="mit", results={"loss": 1.0}, split="dev", dataset_commit="a" * 40
+    )
     card = ModelCard.load(write_card(tmp_path, facts))
     assert "| measured on the split dev | |" in card.text
     (result,) = card.data.eval_results

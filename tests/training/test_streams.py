@@ -130,7 +130,7 @@ def test_each_part_of_a_stream_is_named(
         compare(folder, record)
 
 
-def test_a_stream_that_was_noted_without_its_parts_is_told_by_its_digest(
+def test_a_stream_that_was_noted_without_its_parts_is_reported_by_its_digest(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     record = record_of(tokenizer)
@@ -163,9 +163,9 @@ def test_a_new_commit_of_the_data_set_is_named_with_the_option_that_goes_on_with
     message = f"^source_revision: checkpoint-6 was trained with commit {'a' * 40} of the data set, this run would read "
     with pytest.raises(
         ValueError, match=f"{message}bbbbbbbb, a new commit: add --source_revision {'a' * 40} to"
-    ) as told:
+    ) as caught:
         compare(folder, record)
-    assert len(str(told.value)) <= 300
+    assert len(str(caught.value)) <= 300
 
 
 def checkpoint(folder: Path) -> Path:
@@ -193,7 +193,9 @@ def test_another_tokenizer_or_split_is_another_stream(tokenizer: PreTrainedToken
     assert len({digest(tokenizer), digest(other), digest(tokenizer, shards=3), digest(tokenizer, workers=2)}) == 4
 
 
-def test_what_fails_in_a_worker_is_told_in_one_line(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_fails_in_a_worker_is_reported_in_one_line(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     for number in range(2):
         whole = (text / f"part-{number}.parquet").read_bytes()
         # the first one is read to the end for validation, which stops there
