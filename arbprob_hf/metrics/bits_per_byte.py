@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from .refusing import Refusing, refuse_impossible
+from .validation import ValidatedInputs, refuse_impossible
 
 DESCRIPTION = """-log2 P(targets | given) per byte of the targets' text in UTF-8, over all questions together.
 
@@ -27,7 +27,7 @@ Examples:
 """
 
 
-class BitsPerByte(Refusing, evaluate.Metric):
+class BitsPerByte(ValidatedInputs, evaluate.Metric):
     """Bits per byte of targets given anything, from log-probabilities in nats."""
 
     def _info(self) -> evaluate.MetricInfo:

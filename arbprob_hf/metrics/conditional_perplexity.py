@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from .refusing import Refusing, refuse_impossible
+from .validation import ValidatedInputs, refuse_impossible
 
 DESCRIPTION = """exp of the mean nats per target token of P(targets | given), over all questions together.
 
@@ -29,7 +29,7 @@ Examples:
 """
 
 
-class ConditionalPerplexity(Refusing, evaluate.Metric):
+class ConditionalPerplexity(ValidatedInputs, evaluate.Metric):
     """Perplexity of targets given anything: exp of nats per target token."""
 
     def _info(self) -> evaluate.MetricInfo:

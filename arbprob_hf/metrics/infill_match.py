@@ -5,7 +5,7 @@ from typing import Any
 
 import evaluate
 
-from .refusing import Refusing, text_features
+from .validation import ValidatedInputs, text_features
 
 DESCRIPTION = """The share of infilled texts that equal one of their references: exact match, as in Rajpurkar et al.
 2016, "SQuAD", without its normalisation."""
@@ -25,7 +25,7 @@ Examples:
 """
 
 
-class InfillMatch(Refusing, evaluate.Metric):
+class InfillMatch(ValidatedInputs, evaluate.Metric):
     """The share of blanks that are filled with a text that counts as right."""
 
     def _info(self) -> evaluate.MetricInfo:

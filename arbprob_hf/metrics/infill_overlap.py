@@ -6,7 +6,7 @@ from typing import Any
 
 import evaluate
 
-from .refusing import Refusing, text_features
+from .validation import ValidatedInputs, text_features
 
 DESCRIPTION = """BLEU of all infilled texts together, by sacrebleu (Post 2018), and the mean F of ROUGE-1, ROUGE-2 and
 ROUGE-L, by rouge_score (Lin 2004). Both count words and know no synonyms: read them beside InfillMatch."""
@@ -29,7 +29,7 @@ Examples:
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
-class InfillOverlap(Refusing, evaluate.Metric):
+class InfillOverlap(ValidatedInputs, evaluate.Metric):
     """BLEU and ROUGE of what blanks are filled with."""
 
     def _info(self) -> evaluate.MetricInfo:

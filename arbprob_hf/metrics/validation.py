@@ -1,4 +1,4 @@
-"""What every metric refuses: no answers at all, and numbers that are no log-probabilities."""
+"""Checks of what a metric is given, shared by all: empty batches, None, and numbers that are no log-probabilities."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,11 +9,11 @@ import datasets
 ROUNDING = 1e-3
 
 
-class Refusing:
-    """Put before evaluate.Metric: a batch that is empty or has None in it is refused in one line, whatever its form."""
+class ValidatedInputs:
+    """A mixin before evaluate.Metric: an empty batch, or one that holds None, is an error of one line, whatever its form."""
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """As evaluate's, which fails on an empty batch where it has to tell the form of the inputs."""
+        """As evaluate's, which fails on an empty batch as it infers the form of the inputs from it."""
         if predictions is not None and len(predictions) == 0:
             raise ValueError("predictions: expected at least one, got none")
         for name, given in (("predictions", predictions), ("references", references)):
