@@ -69,7 +69,7 @@ def sheets(masks: Sequence[Mask], length: int | None = None, *, layers: int | No
 
     Returns:
         A sheet per different head and layer. With `layers`, the reach is on that sheet if it is the only one, else on
-        a sheet of its own at the end.
+        a separate sheet at the end.
 
     Raises:
         ValueError: a length, number of layers or row that cannot be.
@@ -86,14 +86,14 @@ def sheets(masks: Sequence[Mask], length: int | None = None, *, layers: int | No
 
 
 def allowed_pairs(mask: Mask, length: int | None = None, *, row: int = 0) -> Tensor:
-    """One batch row of a mask written out: bool (H, T_q, T_kv), H as many heads as it tells apart.
+    """One batch row of a mask written out: bool (H, T_q, T_kv), H the number of heads that differ.
 
     Raises:
-        ValueError: a length or row that cannot be. TypeError: one that is no integer.
+        ValueError: a length or row that cannot be. TypeError: one that is not an integer.
     """
     tensor: Any = getattr(mask, "tensor", None)
     if length is None and tensor is None:
-        raise ValueError("length: expected the number of tokens, got None; only a tensor has a length of its own")
+        raise ValueError("length: expected the number of tokens, got None; only a tensor has a length")
     q_len, kv_len = (length, length) if length is not None else tensor.shape[-2:]
     for size in (q_len, kv_len):
         check_integer("length", size, low=1, high=LONGEST)
@@ -111,7 +111,7 @@ def first_layers(steps: Sequence[Tensor], layers: int) -> Tensor:
         int16 (T, T): 0 never, 1 allowed in some layer, n relayed and there after n layers, OWN carried along only.
 
     Raises:
-        ValueError: steps that are not square, or a number of layers that is no multiple of theirs.
+        ValueError: steps that are not square, or a number of layers that is not a multiple of theirs.
     """
     check_integer("layers", layers, low=1, high=MOST_LAYERS)
     queries, keys = steps[0].shape

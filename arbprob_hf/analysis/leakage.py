@@ -141,7 +141,7 @@ def check_leakage(
             of k. None forbids whatever no layer's mask allows: what is then reported are relays.
         layers: the number of layers, a multiple of the number of masks; None for any number under one mask, for one
             layer per mask otherwise.
-        length: the number of slots, where no tensor tells.
+        length: the number of slots, needed unless a tensor has it.
 
     Returns:
         A `Leakage`, truthy when something leaks; it prints a path for each of the first leaks.
@@ -213,7 +213,7 @@ def _length(masks: list[Mask], forbidden: Tensor | None, length: int | None) -> 
     known = set().union(*(own_lengths(mask) for mask in masks))
     known |= set() if forbidden is None else {int(forbidden.shape[-1])}
     if len(known) != 1:
-        got = f"got {' and '.join(map(str, sorted(known)))}" if known else "nothing tells it"
+        got = f"got {' and '.join(map(str, sorted(known)))}" if known else "no tensor has it"
         raise ValueError(f"length: expected one number of slots, {got}; pass length=")
     return known.pop()
 

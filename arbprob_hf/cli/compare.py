@@ -35,8 +35,8 @@ def run(
             read_patterns(patterns)
         if out is not None:
             check_out(out, force=force)
-        tell = partial(typer.echo, err=True)
-        found = compare(runs, questions=questions, batch_size=batch_size, device=device, tell=tell)
+        report = partial(typer.echo, err=True)
+        found = compare(runs, questions=questions, batch_size=batch_size, device=device, report=report)
         typer.echo(markdown(found), nl=False)
         written = write(found, runs, out) if out is not None else []
     for path in written:

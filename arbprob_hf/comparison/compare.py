@@ -79,7 +79,7 @@ def compare(
     questions: Path | None = None,
     batch_size: int = 8,
     device: str | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Put the same questions to the models in `folders`, to each in its own layout.
 
@@ -88,7 +88,7 @@ def compare(
         questions: folder of the sets; those of the first run that has any when None.
         batch_size: blocks at a time.
         device: as torch names it; a GPU where there is one when None.
-        tell: takes a line about each step.
+        report: takes a line about each step.
 
     Raises:
         ValueError: in one line, for a folder without a whole model, models of several vocabularies, and questions
@@ -109,7 +109,7 @@ def compare(
         model = load_network(folder, dtype=torch.float32)
         # transformers' own `to` hides what it takes from the type checker
         torch.nn.Module.to(model, place)
-        own = _answers(model, asked, batch_size=batch_size, tell=partial(_tell, tell, name))
+        own = _answers(model, asked, batch_size=batch_size, report=partial(_report, report, name))
         scored = {} if tokenizer is None else scored_bytes(asked.sets, tokenizer, model.config.vocab_size)
         for one, counts in asked.counts.items():
             empty = Figure(name, model.config.layout, one, int(counts.sum()), len(counts))
@@ -118,11 +118,13 @@ def compare(
     return Comparison(asked.source, tuple(figures))
 
 
-def _answers(model: ArbProbForCausalLM, asked: Questions, *, batch_size: int, tell: Callable[[str], None]) -> _Answers:
+def _answers(
+    model: ArbProbForCausalLM, asked: Questions, *, batch_size: int, report: Callable[[str], None]
+) -> _Answers:
     sums: dict[str, Floats] = {}
     refused: dict[str, str] = {}
     for mode, rows in asked.sets.items():
-        tell(mode)
+        report(mode)
         try:
             sums[mode] = block_nats(model, mode, rows, batch_size=batch_size)
         except UnanswerableError as error:
@@ -174,8 +176,8 @@ def _filled(
     return dataclasses.replace(figure, **values)
 
 
-def _tell(tell: Callable[[str], None], name: str, mode: str) -> None:
-    tell(f"{name}: {mode}")
+def _report(report: Callable[[str], None], name: str, mode: str) -> None:
+    report(f"{name}: {mode}")
 
 
 def _device(name: str | None) -> torch.device:

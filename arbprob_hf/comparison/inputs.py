@@ -62,7 +62,7 @@ def find_questions(folders: Sequence[Path], given: Path | None) -> Questions:
         if len(shapes) > 1 or len(next(iter(shapes))) != 2:
             raise ValueError(f"{place}: {name} has blocks of several lengths; is it a set of questions?")
         if np.any(columns["scored"] & ~columns["target"]):
-            raise ValueError(f"{place}: {name} scores tokens that are no targets; is it a set of questions?")
+            raise ValueError(f"{place}: {name} scores tokens that are not targets; is it a set of questions?")
         counts[name] = columns["scored"].sum(1)
         largest = max(largest, int(columns["input_ids"].max()))
         longest = max(longest, int(positions_of(torch.from_numpy(columns["document_ids"]).long()).max()) + 1)
@@ -76,7 +76,7 @@ def find_questions(folders: Sequence[Path], given: Path | None) -> Questions:
 def check_alike(
     folders: Sequence[Path], configs: Sequence[ArbProbConfig], tokenizers: Sequence[Tokenizer | None]
 ) -> None:
-    """Raise ValueError unless all models have one vocabulary, as far as their folders tell."""
+    """Raise ValueError unless all models have one vocabulary, as far as their folders say."""
     known = [(folder, one.get_vocab()) for folder, one in zip(folders, tokenizers, strict=True) if one is not None]
     for folder, config in zip(folders, configs, strict=True):
         if config.vocab_size != configs[0].vocab_size:

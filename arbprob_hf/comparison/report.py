@@ -35,7 +35,7 @@ def write(found: Comparison, folders: Sequence[Path], out: Path) -> list[Path]:
     for (name, layout), folder in zip(found.runs.items(), folders, strict=True):
         rows = read_losses(folder)
         if any(row[column] is not None for row in rows for column in titles):
-            # a masked run logs the loss of each target by itself, which is no part of a joint probability
+            # a masked run logs the loss of each target by itself, which is not a part of a joint probability
             logs[f"{name} ({layout}{', marginals' if layout == 'masked' else ''})"] = rows
     out.mkdir(parents=True, exist_ok=True)
     shown = f"\n![validation losses of the runs, as each logged them]({PICTURE})\n" if logs else ""

@@ -30,7 +30,7 @@ class DataArguments:
     )
     fallback: bool = field(
         default=True,
-        metadata={"help": "Where Wikipedia cannot be had, take WikiText-2, then the embedded text; false: an error."},
+        metadata={"help": "Where Wikipedia is unavailable, take WikiText-2, then the embedded text; false: an error."},
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text of a document."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})

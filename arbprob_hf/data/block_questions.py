@@ -18,7 +18,7 @@ QUESTION_COLUMNS = ("given", "target", "step", "scored")
 
 @dataclass(frozen=True)
 class BlockQuestion:
-    """A question about one block of T tokens, asked of each of its documents by itself.
+    """A question about one block of T tokens, with a part for each of its documents.
 
     Attributes:
         given, target: bool (T,); the first token of each document is given.
@@ -41,7 +41,7 @@ def draw_question(
 ) -> BlockQuestion:
     """A question for each document of a block, one after the other; a document of one token has none to ask.
 
-    `document_ids`: integers (T,), equal within a document. `length`: tokens that are no padding, all when None.
+    `document_ids`: integers (T,), equal within a document. `length`: tokens that are not padding, all when None.
     """
     size = len(document_ids)
     given, target = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
@@ -60,7 +60,7 @@ def draw_question(
 def left_to_right(document_ids: Integers, scored: Bools | None = None, *, length: int | None = None) -> BlockQuestion:
     """Every token but the first of a document, given those before it; only `scored` ones count, all when None.
 
-    `length`: tokens that are no padding, all when None.
+    `length`: tokens that are not padding, all when None.
     """
     begins = np.ones(len(document_ids), np.bool_)
     begins[1:] = document_ids[1:] != document_ids[:-1]

@@ -1,4 +1,4 @@
-"""Well-known data sets by a short name, and what is used in place of one that cannot be had."""
+"""Well-known data sets by a short name, and what is used in place of one that is unavailable."""
 
 import logging
 import re
@@ -24,12 +24,12 @@ CONFIGS = {WIKIPEDIA: "20231101.en", WIKITEXT: "wikitext-2-raw-v1"}
 VALIDATION = {WIKITEXT: "validation"}
 # only these: whoever names another data set means no other text
 INSTEAD = {WIKIPEDIA: (WIKITEXT, EMBEDDED), WIKITEXT: (EMBEDDED,)}
-# ISO 639; longer names of Wikipedias, as zh-min-nan, are no codes of the kind
+# ISO 639; longer names of Wikipedias, as zh-min-nan, are not such codes
 _CODE = re.compile(r"[a-z]{2,3}")
 
 
 class UnavailableError(ValueError):
-    """A data set that cannot be had now: not on the Hub, or the Hub does not answer. `why` says which in few words."""
+    """A data set that is unavailable: not on the Hub, or the Hub does not answer. `why` says which in few words."""
 
     def __init__(self, message: str, why: str) -> None:
         super().__init__(message)
@@ -51,12 +51,12 @@ def first_available(arguments: DataArguments, load: Callable[[DataArguments], T]
             if not others:
                 raise
             logger.warning(
-                "source %s cannot be had (%s); %s is used instead (fallback: false makes this an error)",
+                "source %s is unavailable (%s); %s is used instead (fallback: false makes this an error)",
                 title(first),
                 error.why,
                 title(others[0]),
             )
-            missing.append(f"{title(first)} could not be had")
+            missing.append(f"{title(first)} was unavailable")
             first, *others = others
 
 
@@ -131,7 +131,7 @@ def is_about_content(error: BaseException) -> bool:
 
 
 def is_revision_unknown(error: BaseException) -> bool:
-    """Whether an error comes down to a repository that has no such branch, tag or commit."""
+    """Whether an error means that a repository has no such branch, tag or commit."""
     return any(kind.__name__ == "RevisionNotFoundError" for one in _causes(error) for kind in type(one).__mro__)
 
 

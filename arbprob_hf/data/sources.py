@@ -83,7 +83,7 @@ def load_texts(arguments: DataArguments) -> Texts:
     """The documents that `arguments` name, those for validation never among those for training.
 
     Without `validation_split`, `validation_share` of the training split's documents are held out, chosen by
-    their text alone. Where Wikipedia or WikiText cannot be had, others are taken instead, unless `fallback` is off.
+    their text alone. Where Wikipedia or WikiText are unavailable, others are taken instead, unless `fallback` is off.
     Raises `ValueError` or `TypeError` naming what cannot be found or read.
     """
     texts, missing = first_available(arguments, _texts)
@@ -162,12 +162,12 @@ class LocalFiles:
         self._where = brief(arguments.source)
         self._column = arguments.text_column
         self._splits = local_splits(path)
-        # the last part alone: a card must not tell where somebody keeps files
+        # the last part alone: a card must not reveal where somebody keeps files
         self.title = f"local text {path.resolve().name}"
 
     @property
     def revision(self) -> str:
-        """What tells one state of the files from another: their names, sizes and times of change."""
+        """What identifies the state of the files: their names, sizes and times of change."""
         files = [path for paths in self._splits.values() for path in paths]
         states = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
         return hashlib.sha256(repr(states).encode()).hexdigest()
@@ -183,7 +183,7 @@ class LocalFiles:
     def _files(self, split: str) -> Sequence[Path]:
         if split not in self._splits:
             raise ValueError(
-                f"split {brief(split, 40)} is not in source {self._where}, whose file names tell {sorted(self._splits)}"
+                f"split {brief(split, 40)} is not in source {self._where}, whose file names give {sorted(self._splits)}"
             )
         return self._splits[split]
 
@@ -201,12 +201,12 @@ class Named:
 
     @property
     def revision(self) -> str:
-        """What tells one state of the data set from another."""
+        """What identifies the state of the data set."""
         return str(self._builder.hash)
 
     @property
     def commit(self) -> str | None:
-        """The commit that is read, as `source_revision` takes it; None where `datasets` does not tell."""
+        """The commit that is read, as `source_revision` takes it; None where `datasets` does not say."""
         return self.revision if _COMMIT.fullmatch(self.revision) else None
 
     def split(self, name: str) -> Dataset:
@@ -246,7 +246,7 @@ class Named:
         known = "___".join(filter(None, (owner, camelcase_to_snakecase(name))))
         answers = hub_answers()
         if not answers and not (Path(datasets.config.HF_DATASETS_CACHE) / known).is_dir():
-            message = f"source {self._where} is no path, is not in the local cache, and the Hub does not answer"
+            message = f"source {self._where} is not a path, is not in the local cache, and the Hub does not answer"
             raise UnavailableError(message, "the Hub does not answer")
         try:
             builder = load_dataset_builder(**self._named())
@@ -258,10 +258,10 @@ class Named:
             if is_revision_unknown(error):
                 wanted = brief(self._arguments.source_revision, 60)
                 raise ValueError(
-                    f"source_revision {wanted} is no branch, tag or commit of {self._where}; give one, or leave it out "
-                    "for the newest"
+                    f"source_revision {wanted} is not a branch, tag or commit of {self._where}; give one, or leave it "
+                    "out for the newest"
                 ) from error
-            message = f"source {self._where} is no path, and `datasets` could not load it: {reason(error)}"
+            message = f"source {self._where} is not a path, and `datasets` could not load it: {reason(error)}"
             is_missing = isinstance(error, DatasetNotFoundError) or is_connection_lost(error)
             raise (UnavailableError(message, reason(error)) if is_missing else ValueError(message)) from error
         self._refuse_cached(builder)
@@ -273,7 +273,7 @@ class Named:
         if wanted is None or builder.hash == wanted or builder.name != "cache":
             return
         message = (
-            f"source_revision {brief(wanted, 60)} of {self._where} cannot be had, as the Hub does not answer, and the "
+            f"source_revision {brief(wanted, 60)} of {self._where} is unavailable, as the Hub does not answer, and the "
             f"local cache has {kept:.40}; try again, or give that"
         )
         raise UnavailableError(message, f"the local cache has the revision {kept:.8}")
@@ -290,7 +290,7 @@ class Named:
 
 
 def find_source(arguments: DataArguments) -> Embedded | LocalFiles | Named:
-    """The kind of source that `arguments` name. Raises ValueError where there is none, or it cannot be had."""
+    """The kind of source that `arguments` name. Raises ValueError where there is none, or it is unavailable."""
     name, path = arguments.source, Path(arguments.source).expanduser()
     local = name == "embedded" or path.exists()
     for option in ("source_config", "source_revision"):

@@ -34,7 +34,7 @@ class Streamed:
     Attributes:
         documents: rows of "text". where: the source, for errors. files: names of the files they are read from.
         held_out: share of the documents that are for validation, chosen by their text; 0 where these are elsewhere.
-        least: characters that a document must have. revision: what tells one state of the text from another.
+        least: characters that a document must have. revision: identifies the state of the text.
     """
 
     documents: IterableDataset
@@ -64,7 +64,7 @@ class Streamed:
     def share(self, reader: int, readers: int, order: npt.NDArray[np.int64] | None = None) -> Iterator[str]:
         """What one of several readers has of the texts for training: together they have each of them once.
 
-        `order`: of the files, a permutation; as they are when None. A reader has files of its own where there are
+        `order`: of the files, a permutation; as they are when None. Each reader has its own files where there are
         enough, otherwise every so many-th text.
         """
         files = self.documents.num_shards

@@ -2,7 +2,7 @@
 
 A question says of each position of a sequence whether it is *given*, a *target*, or the *rest*, which nobody sees, and
 in which *order* the targets are asked: the target of *step* 1 first. Position 0 is always given, so a share counts the
-n - 1 positions after it. A share that is no whole number of positions is rounded up or down at random, so that it is
+n - 1 positions after it. A share that is not a whole number of positions is rounded up or down at random, so that it is
 met on average; one target at least is always left.
 
 A task is a value with a text form: `uniform(given=0..0.4)` draws a share anew for each sequence, `uniform(given=0.4)`
@@ -77,7 +77,7 @@ class Task:
         """One question about a sequence of `length` positions; draws from `random` and nothing else.
 
         Raises:
-            TypeError: `length` is no integer, or `random` no generator. ValueError: fewer than 2 positions, or a
+            TypeError: `length` is not an integer, or `random` not a generator. ValueError: fewer than 2 positions, or a
             sequence that the positions of `fixed` do not fit.
         """
         # one given and one target at least
@@ -192,7 +192,7 @@ class Bernoulli(Leaf):
         self._check("rate", read_share)
 
     def _choose(self, length: int, random: np.random.Generator) -> tuple[Bools, Bools]:
-        # the first number is spare: position 0 is no target
+        # the first number is not used: position 0 is never a target
         numbers = random.random(length)
         target = numbers < _between(self.rate, float(numbers[0]))
         target[0] = False
@@ -417,7 +417,7 @@ def _name(task: Leaf) -> str:
 
 
 def _check_written(task: Task) -> None:
-    # whatever can be made can be written and read
+    # every task has a text form that can be read again
     written = len(str(task))
     if written > MAX_TEXT:
         raise ValueError(f"task: expected a text form of at most {MAX_TEXT} characters, got {written}")

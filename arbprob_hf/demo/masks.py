@@ -24,7 +24,7 @@ class Scores:
     Attributes:
         log_probs: log P of each token in nats, the start of the text left out.
         is_informed: for each of them whether later tokens, through all layers, reach the slot that predicts it. Such a
-            number is no likelihood.
+            number is not a likelihood.
     """
 
     log_probs: tuple[float, ...]
@@ -49,7 +49,7 @@ class Comparison:
 
 
 def own_mask(network: Network) -> str:
-    """The mask a model reads under unless told otherwise, for people: one text, or one per layer."""
+    """The mask of the model's configuration, for people: one text, or one per layer."""
     return ", then ".join(network.model.config.mask_texts)
 
 

@@ -74,7 +74,7 @@ def _check_host(host: str) -> None:
         try:
             one.bind((host, 0))
         except OSError as error:
-            raise ValueError(f"host: {host!r:.100} is no address of this machine ({error}); leave it out") from None
+            raise ValueError(f"host: {host!r:.100} is not an address of this machine ({error}); leave it out") from None
 
 
 def _free_port(wanted: int) -> int:
@@ -83,7 +83,7 @@ def _free_port(wanted: int) -> int:
         try:
             one.bind(("127.0.0.1", wanted))
         except (OSError, OverflowError) as error:
-            raise ValueError(f"port: {wanted} cannot be had ({error}); name another, or 0 for any free one") from None
+            raise ValueError(f"port: {wanted} cannot be used ({error}); name another, or 0 for any free one") from None
         port: int = one.getsockname()[1]
     return port
 

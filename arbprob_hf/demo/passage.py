@@ -35,7 +35,7 @@ class Passage:
 
     @property
     def given(self) -> tuple[int, ...]:
-        """The positions of the tokens that are no blanks, the start of the text among them."""
+        """The positions of the tokens that are not blanks, the start of the text among them."""
         return tuple(position for position in range(len(self)) if position not in set(self.blanks))
 
     @property

@@ -15,7 +15,7 @@ from .passage import Passage, spoken
 METHODS = ("sequential", "speculative", "fused")
 MOST_SAMPLES = 16
 MOST_ROWS = 20
-# each takes a pass of its own for what is left of it, and a page has an end
+# each takes further passes, and a page has an end
 MOST_DISTRIBUTIONS = 12
 
 
@@ -121,7 +121,7 @@ def infills(
     """Fill the blanks from the exact joint; the same seed gives the same texts.
 
     Returns:
-        The filled texts, likeliest first, and in how many forward passes all of them were made.
+        The filled texts, likeliest first, and the number of forward passes for all of them.
 
     Raises:
         ValueError: no blanks, a number that cannot be, or a question that the network cannot answer; one line.

@@ -1,4 +1,4 @@
-"""Checks of what a metric is given, shared by all: empty batches, None, and numbers that are no log-probabilities."""
+"""Checks of what a metric is given, shared by all: empty batches, None, and numbers that are not log-probabilities."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ ROUNDING = 1e-3
 
 
 class ValidatedInputs:
-    """A mixin before evaluate.Metric: an empty batch, or one that holds None, is an error of one line, whatever its form."""
+    """A mixin before evaluate.Metric: an empty batch, or one that holds None, is an error of one line."""
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """As evaluate's, which fails on an empty batch as it infers the form of the inputs from it."""

@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         parameters: matrices. A matrix three times as wide as high is taken as the queries, keys and values of
-            attention, side by side; each third gets a step of its own.
+            attention, side by side; each third gets its own step.
         lr, momentum, weight_decay: as in other optimizers; a step has the root mean square that Adam's has.
     """
 

@@ -30,7 +30,7 @@ def load_source(name: str, *, seed: int = 0, **sizes: Any) -> Source:
     unknown = [size for size in sizes if size not in known]
     if unknown:
         raise TypeError(f"sizes: expected some of {', '.join(known)} for {name!r}, got {unknown[0]!r}")
-    # the classes take what their signatures say, which the abstract one does not tell
+    # the classes take what their signatures say, which the abstract class does not state
     build: Any = kind
     source: Source = build(seed, **sizes)
     return source

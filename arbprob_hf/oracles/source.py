@@ -125,7 +125,7 @@ class Source(ABC):
 
 
 class WeightedSource(Source):
-    """A source told by one function, the sum over sequences of their probability times a weight for each token.
+    """A source defined by one function, the sum over sequences of their probability times a weight for each token.
 
     That function is the network polynomial of Darwiche, "A differential approach to inference in Bayesian networks"
     (J. ACM 50, 2003): evidence is its value at weights 0 and 1, marginals are its derivatives.

@@ -16,7 +16,7 @@ from .registry import SOURCES, Source, load_source
 from .score import Verdict, judge
 from .train import Recipe, train_on
 
-# unless told otherwise: measured on two cores only, and parts of few rows are mostly Python under one lock
+# the default: measured on two cores only, and parts of few rows are mostly Python under one lock
 MOST_THREADS = 4
 LAYOUTS = ("two_stream", "prefix", "sigma")
 HEADINGS = ("source", "layout", "minutes", "temporal", "random", "order", "chain", "marginalisation", "sure bits")
@@ -124,7 +124,7 @@ def _check_csv(out: Path | None) -> None:
     with out.open(encoding="utf-8", newline="") as file:
         heading = next(csv.reader(file), [])
     if tuple(heading) != COLUMNS:
-        raise ValueError(f"--out: {out} is no table of this command; name another file")
+        raise ValueError(f"--out: {out} is not a table of this command; name another file")
 
 
 def _append(out: Path, facts: dict[str, Any]) -> None:

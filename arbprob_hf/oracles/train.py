@@ -120,7 +120,7 @@ def build(source: Source, recipe: Recipe) -> ArbProbForCausalLM:
 def train_on(source: Source, recipe: Recipe, *, report: Callable[[str, int], None] | None = None) -> ArbProbForCausalLM:
     """Train a network on fresh sequences of `source` and random questions about them, for as long as `recipe` says.
 
-    `report` is told every half minute, and at the end, how it goes, and the number of steps so far.
+    `report` is called every half minute, and at the end, with a line on progress and the number of steps so far.
     """
     check_integer("threads", recipe.threads, low=1)
     torch.manual_seed(recipe.seed)
@@ -129,7 +129,7 @@ def train_on(source: Source, recipe: Recipe, *, report: Callable[[str, int], Non
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     average = [weight.detach().clone() for weight in weights]
     optimizers = _optimizers(model, recipe)
-    begun, step, told, share = time.monotonic(), 0, 0.0, 0.0
+    begun, step, reported, share = time.monotonic(), 0, 0.0, 0.0
     with Workers(model, recipe.threads) as workers:
         while share < 1:
             rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * share))
@@ -144,12 +144,12 @@ def train_on(source: Source, recipe: Recipe, *, report: Callable[[str, int], Non
             torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - decay)
             elapsed = (time.monotonic() - begun) / 60
             share = elapsed / recipe.minutes if recipe.steps is None else step / recipe.steps
-            if report is not None and (elapsed - told > 0.5 or share >= 1):
-                told = elapsed
+            if report is not None and (elapsed - reported > 0.5 or share >= 1):
+                reported = elapsed
                 report(f"{elapsed:.1f} min, step {step}, {loss:.4f} nats per target", step)
     with torch.no_grad():
-        for weight, kept in zip(weights, average, strict=True):
-            weight.copy_(kept)
+        for weight, mean in zip(weights, average, strict=True):
+            weight.copy_(mean)
     return model.eval()
 
 

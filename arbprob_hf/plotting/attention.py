@@ -39,8 +39,8 @@ def plot_attention(
     """Draw the attention weights of a text under a mask: queries down, keys across, a square for each layer and head.
 
     Weights on keys up to the query are blue, those on later ones orange; what the mask hides is white. Colours follow
-    the root of the weight, so that small ones can be told apart. Where squares are too small for texts, the axes have
-    numbers.
+    the root of the weight, so that small ones can be distinguished. Where squares are too small for texts, the axes
+    have numbers.
 
     Args:
         model: a network; it is run once, without dropout.
@@ -157,7 +157,7 @@ def _draw_scales(figure: "Figure", ramps: Sequence[Any], norm: Any) -> None:
 
     squares = list(figure.axes)
     names = ("weight", "weight on a later key")
-    # the last one made is the topmost
+    # the last colour bar drawn is the topmost
     for ramp, name in reversed(list(zip(ramps, names, strict=False))):
         style: dict[str, Any] = {
             "location": "bottom",

@@ -119,10 +119,10 @@ def _strip(model: ArbProbForCausalLM, ids: Sequence[int], name: str, questions: 
     parts = [several[first : first + at_once] for first in range(0, len(several), at_once)]
     with evaluating(model):
         nats = torch.cat([model.log_prob(input_ids, part, layout=layout) for part in parts])  # (questions, 1, T)
-    settled = [one.resolve(1, len(ids)) for one in several]
-    asked = torch.cat([one.target for one in settled]).any(0)
+    resolved = [one.resolve(1, len(ids)) for one in several]
+    asked = torch.cat([one.target for one in resolved]).any(0)
     # what all questions give; where they differ, nothing is marked
-    given = torch.cat([one.given for one in settled]).all(0)
+    given = torch.cat([one.given for one in resolved]).all(0)
     return Strip(name, torch.where(asked, nats.sum((0, 1)).cpu().float(), math.nan), given)
 
 

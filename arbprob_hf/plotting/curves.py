@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart under every common colour blindness, and in grey
+# Okabe and Ito's palette: distinct under every common colour blindness, and in grey
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
 BLACK = "#1A1A1A"
-# of the curves of evaluation modes, in order: a colour, a marker and a dash tell each, two of them in grey print
+# of the curves of evaluation modes, in order: each has a colour, a marker and a dash, two of them in grey print
 MODE_STYLES: Sequence[tuple[str, str, str]] = (
     (BLACK, "s", "-"),
     (ORANGE, "o", "-"),
@@ -47,7 +47,7 @@ def plot_curves(
 
     Raises:
         ValueError: no run, one twice, one without a log, or a path that cannot be; one line.
-        TypeError: runs that are no paths.
+        TypeError: runs that are not paths.
     """
     if path is not None:
         check_picture_path(path)
@@ -192,7 +192,7 @@ def _draw_line(axes: "Axes", steps: list[float], values: list[float], **style: A
 
     axes.plot(steps, values, color=style["color"], linewidth=1.8, label=style.get("name"))
     axes.set_ylabel(style["label"], fontsize=11)
-    # half a step is no step
+    # ticks at whole steps only
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -202,8 +202,8 @@ def _draw_line(axes: "Axes", steps: list[float], values: list[float], **style: A
 def _series(rows: Rows, column: str) -> tuple[list[float], list[float]]:
     """Steps and values of `column`, where it has one."""
     points = [(row["step"], row[column]) for row in rows]
-    kept = [(step, value) for step, value in points if step is not None and value is not None]
-    return [step for step, _ in kept], [value for _, value in kept]
+    drawn = [(step, value) for step, value in points if step is not None and value is not None]
+    return [step for step, _ in drawn], [value for _, value in drawn]
 
 
 def _log_of(run: Path) -> Path:

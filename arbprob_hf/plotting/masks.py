@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # keys up to the query are blue, later ones orange and hatched; the more layers it takes, the lighter
 EARLIER = ("#0A4A75", "#2F86C5", "#6DB3E3", "#A9D5F2", "#D9EEFB")
 LATER = ("#B84A00", "#E8793A", "#F4A26E", "#F9C6A4", "#FDE4D3")
-# which of the lighter shades tell that many steps apart best
+# which of the lighter shades make that many steps easiest to distinguish
 SHADES: Sequence[Sequence[int]] = ((), (2,), (1, 3), (1, 2, 3), (1, 2, 3, 4))
 NOTHING, CARRIED, BORDER, HATCH = "#FFFFFF", "#D4D4D4", "#C4C4C4", "#5A2300"
 # more squares than that are no longer one picture
@@ -118,7 +118,7 @@ def draw_sheets(
 
 
 class _Steps:
-    """The steps of reach that a picture tells apart, and a colour for each.
+    """The steps of reach that a picture distinguishes, and a colour for each.
 
     `bounds`: the least and most layers of each step; the first is (1, 1), what is allowed. `found`: the numbers of
     layers that occur, for keys up to the query and for later ones.

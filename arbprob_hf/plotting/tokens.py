@@ -65,7 +65,7 @@ def evaluating(model: ArbProbForCausalLM) -> Iterator[None]:
 
 
 def length_of(tokens: Sequence[str], length: int | None) -> int:
-    """The number of tokens, one text each. Raises TypeError, ValueError where they are no such list, or too many."""
+    """The number of tokens, one text each. Raises TypeError, ValueError where they are not such a list, or too many."""
     if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
         raise TypeError("tokens: expected a list of texts, one per token; decode the ids first")
     if not 1 <= len(tokens) <= MOST_TOKENS:
@@ -78,8 +78,8 @@ def length_of(tokens: Sequence[str], length: int | None) -> int:
 def shown(token: str, width: int = 14) -> str:
     """A token as a label: line ends and other invisible signs escaped, a long one cut.
 
-    Signs that matplotlib's font lacks are boxes, as everywhere in matplotlib; bytes that are no sign by themselves are
-    replacement characters.
+    Signs that matplotlib's font lacks are boxes, as everywhere in matplotlib; bytes that are not a character by
+    themselves are replacement characters.
     """
     # what is only space would be no label at all
     text = repr(token)[1:-1] if token.strip(" ") else "\u2423" * len(token)
@@ -92,7 +92,7 @@ def text_width(label: str, size: float) -> float:
 
     if not label.strip():
         return 0.0
-    # dollar signs are no formula here
+    # a dollar sign does not begin a formula here
     return float(TextPath((0, 0), label.replace("$", r"\$"), size=size).get_extents().width) / 72
 
 

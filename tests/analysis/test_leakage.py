@@ -186,7 +186,7 @@ def test_check_leakage_refuses_what_it_cannot_read() -> None:
             TypeError,
             r"mask: .*got the pattern window; a pattern is called: write window",
         ),
-        (lambda: check_leakage("causal"), ValueError, "length: expected one number of slots, nothing tells it; pass"),
+        (lambda: check_leakage("causal"), ValueError, "length: expected one number of slots, no tensor has it; pass"),
         (lambda: check_leakage([table, table[:3, :3]]), ValueError, "length: .* got 3 and 4; pass length="),
         (lambda: check_leakage(table, layers=0), ValueError, "layers: expected an integer of at least 1, got 0"),
         (

@@ -320,7 +320,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory, save_run: Save, save_questio
         (four_sets, "evaluation: no questions of task; expected task.parquet"),
         (sets_drawn_apart, "evaluation: task_left_to_right and task do not score the same tokens"),
         (a_longer_block, "evaluation: task has blocks of several lengths"),
-        (scores_what_is_given, "evaluation: task scores tokens that are no targets"),
+        (scores_what_is_given, "evaluation: task scores tokens that are not targets"),
         (twice, "run: the same folder as "),
         (no_device, "device: 'abacus' cannot be used here: "),
         (out_is_a_file, "--out: "),

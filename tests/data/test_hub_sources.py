@@ -135,13 +135,13 @@ def test_what_cannot_be_had_is_replaced_step_by_step_and_said(ask: Ask, stream: 
     Moody.absent = {"wikimedia/wikipedia", "Salesforce/wikitext"}
     nothing = ask(source="wikipedia", stream=stream)
     assert [line.partition(" (")[0] for line in nothing["log"]] == [
-        "source wikimedia/wikipedia 20231101.en cannot be had",
-        "source Salesforce/wikitext wikitext-2-raw-v1 cannot be had",
+        "source wikimedia/wikipedia 20231101.en is unavailable",
+        "source Salesforce/wikitext wikitext-2-raw-v1 is unavailable",
     ]
     assert "); embedded is used instead (fallback: false makes this an error)" in nothing["log"][1]
     assert nothing["source"].startswith("documentation topics and standard-library docstrings of Python")
     assert nothing["source"].endswith(
-        "(wikimedia/wikipedia 20231101.en could not be had; Salesforce/wikitext wikitext-2-raw-v1 could not be had)"
+        "(wikimedia/wikipedia 20231101.en was unavailable; Salesforce/wikitext wikitext-2-raw-v1 was unavailable)"
     )
     assert nothing["dataset"] is None
     assert nothing["origin"]["language"] == "en"
@@ -149,12 +149,14 @@ def test_what_cannot_be_had_is_replaced_step_by_step_and_said(ask: Ask, stream: 
     Moody.absent = {"wikimedia/wikipedia"}
     wikitext = ask(source="wikipedia", stream=stream)
     assert wikitext["dataset"] == "Salesforce/wikitext"
-    assert wikitext["source"].endswith("on its split validation (wikimedia/wikipedia 20231101.en could not be had)")
+    assert wikitext["source"].endswith("on its split validation (wikimedia/wikipedia 20231101.en was unavailable)")
     assert wikitext["validation"] == LINES[2:6]
     assert len(wikitext["log"]) == 1
 
     refused = ask(source="wikipedia", fallback=False, stream=stream)
-    assert refused["error"].startswith("UnavailableError: source 'wikimedia/wikipedia' ('20231101.en') is no path, and")
+    assert refused["error"].startswith(
+        "UnavailableError: source 'wikimedia/wikipedia' ('20231101.en') is not a path, and"
+    )
     assert "\n" not in refused["error"]
 
 
@@ -174,7 +176,10 @@ def test_wikipedia_and_wikitext_are_had_by_their_short_names(ask: Ask, stream: b
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"source": "some/thing"}, "source 'some/thing' is no path, and `datasets` could not load it: Dataset 'some/"),
+        (
+            {"source": "some/thing"},
+            "source 'some/thing' is not a path, and `datasets` could not load it: Dataset",
+        ),
         ({"source_config": "20990101.en"}, "'20990101.en'): BuilderConfig '20990101.en' not found. Available: ['202"),
         ({"train_split": "test"}, "split 'test': it could not be loaded: "),
         ({"text_column": "body"}, "text_column 'body' is not in source 'wikimedia/wikipedia' ('20231101.en'), which "),

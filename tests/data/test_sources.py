@@ -172,7 +172,7 @@ def test_a_folder_without_text_files_is_refused(tmp_path: Path) -> None:
 
 def test_a_split_that_no_file_name_tells_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "corpus.jsonl", TEXTS)
-    with pytest.raises(ValueError, match=r"^split 'dev' is not in source .*, whose file names tell \['train'\]"):
+    with pytest.raises(ValueError, match=r"^split 'dev' is not in source .*, whose file names give \['train'\]"):
         load(file, validation_split="dev")
 
 
@@ -220,7 +220,7 @@ def test_a_named_data_set_is_split_by_document(named: str) -> None:
 def test_a_commit_in_the_cache_is_had_without_the_hub_and_no_other_is_taken_for_it(named: str) -> None:
     texts = load(named, source_config="raw", source_revision="d" * 40)
     assert texts.origin.commit == "d" * 40
-    message = rf"^source_revision 'v1' of '{named}' \('raw'\) cannot be had, as .* the local cache has {'d' * 40};"
+    message = rf"^source_revision 'v1' of '{named}' \('raw'\) is unavailable, as .* the local cache has {'d' * 40};"
     with pytest.raises(UnavailableError, match=message):
         load(named, source_config="raw", source_revision="v1")
 
@@ -294,7 +294,7 @@ def test_a_name_with_capitals_is_found_in_the_cache(named: str) -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^source 'no/such' is no path, is not in the local cache, and the Hub"):
+    with pytest.raises(ValueError, match=r"^source 'no/such' is not a path, is not in the local cache, and the Hub"):
         load("no/such")
 
 

@@ -131,7 +131,7 @@ def _hold(server: socket.socket) -> None:
 
 
 def test_an_unknown_name_offline_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^tokenizer 'no/such' is no folder.*the Hub does not answer"):
+    with pytest.raises(ValueError, match=r"^tokenizer 'no/such' is not a folder.*the Hub does not answer"):
         load_tokenizer("no/such")
 
 

@@ -35,10 +35,10 @@ def test_a_port_that_cannot_be_had_is_told(port: str | int, blocks: Any) -> None
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         wanted = taken.getsockname()[1] if isinstance(port, str) else port
-        with pytest.raises(ValueError, match=rf"port: {wanted} cannot be had \(.*\); name another, or 0 for any free"):
+        with pytest.raises(ValueError, match=rf"port: {wanted} cannot be used \(.*\); name another, or 0 for any free"):
             serve(blocks, port=wanted)
 
 
 def test_a_host_that_is_none_of_this_machine_is_told(blocks: Any) -> None:
-    with pytest.raises(ValueError, match=r"host: '999.1.1.1' is no address of this machine \(.*\); leave it out"):
+    with pytest.raises(ValueError, match=r"host: '999.1.1.1' is not an address of this machine \(.*\); leave it out"):
         serve(blocks, host="999.1.1.1")

@@ -193,7 +193,7 @@ REFUSED = {
     "minutes": (["--minutes", "0"], "minutes: expected a number above 0, got 0.0"),
     "random": (["--random", "2"], "random: expected a share from 0 to 1, got 2.0"),
     "prefix": (["--random", "0.5", "--layout", "prefix"], "random: the layout prefix asks from left to right only"),
-    "out": (["--out", "other.csv"], "--out: other.csv is no table of this command; name another file"),
+    "out": (["--out", "other.csv"], "--out: other.csv is not a table of this command; name another file"),
 }
 
 

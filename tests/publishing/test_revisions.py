@@ -57,5 +57,5 @@ def test_a_text_that_is_prepared_is_read_at_its_revision_too(found: dict[str, An
 
 def test_a_revision_that_is_not_there_is_refused(found: dict[str, Any]) -> None:
     assert found["missing"].startswith(
-        "source_revision 'v1' is no branch, tag or commit of 'some/texts'; give one, or "
+        "source_revision 'v1' is not a branch, tag or commit of 'some/texts'; give one, or "
     )

@@ -229,9 +229,7 @@ def test_what_was_used_in_place_of_wikipedia_is_recorded(tmp_path: Path, streami
         source="wikipedia", streaming=streaming, num_train_samples=samples, shuffle_buffer=buffer, save_steps=12
     )
     run(tmp_path, tmp_path / "run", **fields)
-    missing = (
-        "(wikimedia/wikipedia 20231101.en could not be had; Salesforce/wikitext wikitext-2-raw-v1 could not be had)"
-    )
+    missing = "(wikimedia/wikipedia 20231101.en was unavailable; Salesforce/wikitext wikitext-2-raw-v1 was unavailable)"
     assert missing in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert missing in json.loads((tmp_path / "run" / "checkpoint-12" / "run.json").read_text())["source"]
     card = ModelCard.load(tmp_path / "run" / "README.md")

@@ -38,10 +38,10 @@ def audit(
 
     Args:
         model: with `config.num_hidden_layers`, `num_attention_heads`, `vocab_size`; outputs `logits`.
-        mask: what is given to the model and must hold in every layer: a `Mask`, its text, a keep-mask tensor, or a
-            function from a length to a `Mask`. None gives nothing: `config.mask` must hold, layer by layer, and any
-            other network is taken to be causal in every layer. For one with windows of its own say what holds, and
-            that nothing is to be handed over: `audit(model, "causal & window(4)", mask_kwargs=lambda mask, grid: {})`.
+        mask: what the model is called with and must hold in every layer: a `Mask`, its text, a keep-mask tensor, or a
+            function from a length to a `Mask`. With None the model is called without a mask: `config.mask` must hold,
+            layer by layer, and any other network is taken to be causal in every layer. For a network that has windows,
+            name the mask and pass nothing: `audit(model, "causal & window(4)", mask_kwargs=lambda mask, grid: {})`.
         lengths: a tuple of numbers of slots; 16, 17 and 272 by default, or what the mask's tensors cover.
         mask_kwargs: from the mask and the grid of a pass (`grid.queries`, `grid.keys`, ...) to keyword arguments of
             forward. By default `mask=` where forward names it, else `attention_mask=` as a bool tensor (B, T_q, T_kv).
@@ -53,7 +53,7 @@ def audit(
         A report, truthy when everything passed; it prints as a table. A forward that raises is a finding.
 
     Raises:
-        ValueError, TypeError: a mask or lengths that cannot be, or do not fit the model; what is no model.
+        ValueError, TypeError: a mask or lengths that cannot be, or do not fit the model; something that is not a model.
     """
     if give is not None:
         if mask_kwargs is not None:

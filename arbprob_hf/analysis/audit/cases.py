@@ -85,7 +85,7 @@ def make_cases(model: nn.Module, mask: Masks, lengths: tuple[int, ...] | None) -
 
 
 def default_masks(model: nn.Module, layers: int) -> tuple[Mask, ...]:
-    """The masks that hold in each layer when none is given: `config.mask`, or causal in networks that have no such."""
+    """The masks that hold in each layer when none is given: `config.mask`, or causal in networks without that field."""
     texts = getattr(model.config, "mask_texts", None)
     if texts is None:
         return (Causal(),) * layers
@@ -142,7 +142,7 @@ def as_attention_mask(mask: Mask, grid: Grid) -> dict[str, Any]:
 
 
 def write(mask: Mask, grid: Grid) -> Tensor:
-    """A mask written out on the queries and keys of one pass: bool (B, heads it tells apart, T_q, T_kv)."""
+    """A mask written out on the queries and keys of one pass: bool (B, heads that differ, T_q, T_kv)."""
     first, device = grid.queries.start, grid.device
     return mask.dense(len(grid.queries), len(grid.keys), batch=len(grid.rows), offset=first, device=device)
 

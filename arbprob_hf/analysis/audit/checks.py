@@ -233,7 +233,7 @@ def _disturbed_embeddings(audited: AuditedModel, case: AuditCase) -> Outcome:
     with torch.no_grad():
         before = audited.outputs(case, inputs_embeds=embeds)
         for k in _probes(case):
-            # in every row at once: what goes from row to row has a check of its own
+            # in every row at once: what goes from row to row has its own check
             changed = embeds.clone()
             changed[:, k] = audited.noise(embeds[:, k], LARGE)
             forbidden = ~case.reach[:, :, k]
@@ -247,7 +247,7 @@ def _disturbed_embeddings(audited: AuditedModel, case: AuditCase) -> Outcome:
 
 
 def _disturbed_together(audited: AuditedModel, case: AuditCase, count: int) -> Outcome:
-    # what one slot must not depend on, all at once, tells of every slot that must depend on none of it
+    # what one slot must not depend on, all at once: a test of every slot that must depend on none of it
     stride = STRIDE * -(-case.length // MANY)
     embeds = audited.embed(audited.ids(case))
     before = audited.outputs(case, inputs_embeds=embeds)
@@ -288,7 +288,7 @@ def _probes(case: AuditCase) -> list[int]:
 
 
 def _difference(before: Tensor, after: Tensor, where: Tensor) -> tuple[int, int, float] | None:
-    # the row and slot of the largest change among those asked for; nan that was there before is no change
+    # the row and slot of the largest change among those in `where`; nan that was there before is no change
     changed = ((before != after) & ~(before.isnan() & after.isnan())).any(-1) & where.to(before.device)
     if not bool(changed.any()):
         return None
