@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 # read by the libraries when they are imported, so set before the first of them is
 CACHE = tempfile.mkdtemp(prefix="arbprob-tests-")
@@ -22,6 +23,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+from arbprob_hf.model.masks.mask import PATTERNS  # noqa: E402
+
 torch.set_num_threads(1)
 
 
@@ -39,3 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def fixed_seeds() -> None:
     """Every test starts from the same random state, whatever ran before it."""
     transformers.set_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def registered_for_one_test() -> Iterator[None]:
+    """A pattern that a test registers is gone after it."""
+    kept = dict(PATTERNS)
+    yield
+    PATTERNS.clear()
+    PATTERNS.update(kept)

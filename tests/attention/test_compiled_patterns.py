@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from arbprob_hf import ArbProbForCausalLM, Mask, pattern
-from arbprob_hf.model.masks.mask import PATTERNS
 from tests.masks.expressions import LEAVES, WRITABLE, T
 from tests.masks.oracles import micro, random_ids
 
@@ -19,13 +18,10 @@ def stripes(b, h, q, k, step, phase=0):
 
 @pytest.fixture(autouse=True)
 def _registered_and_uncompiled_again() -> Iterator[None]:
-    kept = dict(PATTERNS)
     pattern(stripes)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-    PATTERNS.clear()
-    PATTERNS.update(kept)
 
 
 def compiled(model: ArbProbForCausalLM) -> torch.nn.Module:

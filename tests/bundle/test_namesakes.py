@@ -1,6 +1,5 @@
 """Checkpoints that carry different code are told apart in one process, whatever else they share."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,6 @@ from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
 from arbprob_hf.model.masks.mask import PATTERNS
 
 SIZES = dict(n_layer=2, n_head=2, n_embd=16, n_positions=16, vocab_size=31, initializer_range=0.3)
-
-
-@pytest.fixture(autouse=True)
-def _registered_for_one_test() -> Iterator[None]:
-    kept = dict(PATTERNS)
-    yield
-    PATTERNS.clear()
-    PATTERNS.update(kept)
 
 
 def near(b, h, q, k):

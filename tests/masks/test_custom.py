@@ -5,7 +5,7 @@ import importlib
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,6 @@ from arbprob_hf import Mask, causal, full, heads, pattern, window
 from arbprob_hf.model.masks.custom import BUILT_IN
 from arbprob_hf.model.masks.mask import PATTERNS
 from tests.masks.oracles import micro, random_ids, reference_logits, whole
-
-
-@pytest.fixture(autouse=True)
-def _registered_for_one_test() -> Iterator[None]:
-    kept = dict(PATTERNS)
-    yield
-    PATTERNS.clear()
-    PATTERNS.update(kept)
 
 
 def every_third(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:

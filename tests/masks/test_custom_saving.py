@@ -3,7 +3,7 @@
 import functools
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,14 +18,6 @@ from arbprob_hf.model.masks.mask import PATTERNS, Mask
 from tests.masks.oracles import micro, random_ids
 
 STEP = 3
-
-
-@pytest.fixture(autouse=True)
-def _registered_for_one_test() -> Iterator[None]:
-    kept = dict(PATTERNS)
-    yield
-    PATTERNS.clear()
-    PATTERNS.update(kept)
 
 
 def every_third(b, h, q, k):

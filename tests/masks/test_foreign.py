@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,6 @@ MASKS: dict[str, Callable[[], Mask]] = {
 
 def landmarks(b, h, q, k, step):
     return (k % step == 0) & (k <= q)
-
-
-@pytest.fixture(autouse=True)
-def _registered_for_one_test() -> Iterator[None]:
-    kept = dict(PATTERNS)
-    yield
-    PATTERNS.clear()
-    PATTERNS.update(kept)
 
 
 def local(mask: Any = "causal") -> ArbProbForCausalLM:

@@ -10,7 +10,7 @@ from arbprob_hf import Mask, causal, padding, pattern, window
 from arbprob_hf.model.masks import lookahead
 from arbprob_hf.model.masks.continuation import Continued
 from arbprob_hf.model.masks.lookahead import crosses, earliest_viewer, holds_rules, is_cache_safe, looks_ahead
-from arbprob_hf.model.masks.mask import PATTERNS, And
+from arbprob_hf.model.masks.mask import And
 from arbprob_hf.model.masks.tiles import Grid
 
 TEXTS = [
@@ -30,7 +30,6 @@ TEXTS = [
 
 @pytest.fixture(autouse=True)
 def _few_queries_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    kept = dict(PATTERNS)
 
     @pattern
     def own(b: Tensor, h: Tensor, q: Tensor, k: Tensor, step: int) -> Tensor:
@@ -40,8 +39,6 @@ def _few_queries_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     lookahead._of_pattern.cache_clear()
     yield
     lookahead._of_pattern.cache_clear()
-    PATTERNS.clear()
-    PATTERNS.update(kept)
 
 
 def first_of(allowed: Tensor) -> Tensor:

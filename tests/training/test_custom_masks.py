@@ -1,6 +1,6 @@
 """Training under custom patterns: what could not be saved is refused first, and every checkpoint holds them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import torch
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
 from arbprob_hf.data import load_tokenizer
-from arbprob_hf.model.masks.mask import PATTERNS
 from arbprob_hf.training.arguments import ModelArguments
 from arbprob_hf.training.model_setup import build_model
 
@@ -26,13 +25,9 @@ def leans_on_its_file(b, h, q, k):
 
 
 @pytest.fixture(autouse=True)
-def _registered_for_one_test() -> Iterator[None]:
-    kept = dict(PATTERNS)
+def _registered() -> None:
     pattern(every_third)
     pattern(leans_on_its_file)
-    yield
-    PATTERNS.clear()
-    PATTERNS.update(kept)
 
 
 def test_a_run_whose_mask_cannot_be_saved_is_refused_before_there_is_a_network() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from typer.testing import CliRunner
 
 from arbprob_hf.cli import app
 from arbprob_hf.errors import UsageError
-from arbprob_hf.model.masks.mask import PATTERNS
 from arbprob_hf.pattern_file import read_patterns
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.run import train
@@ -37,14 +35,6 @@ model(torch.arange(8)[None])
 assert not any(name.split(".")[0] == "arbprob_hf" for name in sys.modules)
 print(model.config.mask)
 """
-
-
-@pytest.fixture(autouse=True)
-def _registered_for_one_test() -> Iterator[None]:
-    kept = dict(PATTERNS)
-    yield
-    PATTERNS.clear()
-    PATTERNS.update(kept)
 
 
 @pytest.fixture
