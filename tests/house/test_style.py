@@ -11,8 +11,8 @@ SOURCES = sorted([*(ROOT / "arbprob_hf").rglob("*.py"), *(ROOT / "benchmarks").r
 LONGEST_FILE = 480
 LONGEST_FUNCTION = 50
 MOST_PARAMETERS = 7
-# a decoder's forward takes what transformers passes to every decoder; the options of the command `mask` are parameters
-MANY_PARAMETERS = {"forward", "mask"}
+# a decoder's forward takes what transformers passes to every decoder; the options of a command are those of its `run`
+MANY_PARAMETERS = {"forward", "run"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
