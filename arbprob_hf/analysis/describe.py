@@ -21,7 +21,7 @@ from .layer_reach import (
     ranges,
     read_masks,
     sheets,
-    where,
+    true_indices,
 )
 from .leakage import check_leakage
 
@@ -43,16 +43,16 @@ class Description:
     length: int
     layers: int
     depth: Tensor
-    blind: list[int]
+    blind_queries: list[int]
     paths: list[tuple[int, ...]]
 
     @property
-    def seers(self) -> list[int]:
+    def informed_queries(self) -> list[int]:
         """The queries that later tokens reach."""
-        return where(Sheet("", self.depth).later.any(1))
+        return true_indices(Sheet("", self.depth).later.any(1))
 
     @property
-    def shown(self) -> list[int]:
+    def shown_tokens(self) -> list[int]:
         """The tokens that reach the query that predicts them; query q predicts token q + 1."""
         return [query + 1 for query in range(self.length - 1) if self.depth[query, query + 1] > 0]
 
@@ -68,7 +68,7 @@ class Description:
 
     def sources(self, query: int, layers: int) -> list[int]:
         """The keys that reach a query through `layers` layers."""
-        return where((self.depth[query] > 0) & (self.depth[query] <= layers))
+        return true_indices((self.depth[query] > 0) & (self.depth[query] <= layers))
 
     def figures(self) -> dict[str, Any]:
         """The same for machines, as JSON can hold it."""
@@ -81,11 +81,11 @@ class Description:
             "pairs": self.length**2,
             "reached": [self.reached(layers) for layers in range(1, self.layers + 1)],
             "last_query": {"allowed": self.sources(last, 1), "reached": self.sources(last, self.layers)},
-            "queries_that_see_nothing": self.blind,
-            "queries_reached_by_later_keys": self.seers,
-            "tokens_shown": self.shown,
+            "queries_that_see_nothing": self.blind_queries,
+            "queries_reached_by_later_keys": self.informed_queries,
+            "tokens_shown": self.shown_tokens,
             "paths": [list(path) for path in self.paths],
-            "safe": not self.seers,
+            "safe": not self.informed_queries,
         }
 
 
@@ -115,7 +115,7 @@ def describe(
     kinds = (later & (depth == 1), later & (depth > 1))
     found = [check_leakage(allowed, kind, layers=layers).leaks for kind in kinds]
     paths = [leaks[0].slots for leaks in found if leaks]
-    blind = where(~torch.stack(allowed).any(0).any(1))
+    blind = true_indices(~torch.stack(allowed).any(0).any(1))
     return Description(tuple(masks), length, layers, depth, blind, paths)
 
 
@@ -171,25 +171,26 @@ def _facts(found: Description) -> list[str]:
     if reached_by:
         line += f"; through {layers_text(found.layers)} {ranges(reached_by)}, at most {last - reached_by[0]} back"
     facts += _row("last query", line)
-    if found.blind:
-        verb = "sees" if len(found.blind) == 1 else "see"
-        facts += _row("blind", f"{_some('query', found.blind)} {verb} no key: attention gives zero there")
-    facts += _row("later keys", f"reach {_some('query', found.seers)}" if found.seers else "reach no query")
+    if found.blind_queries:
+        verb = "sees" if len(found.blind_queries) == 1 else "see"
+        facts += _row("blind", f"{_some('query', found.blind_queries)} {verb} no key: attention gives zero there")
+    informed = found.informed_queries
+    facts += _row("later keys", f"reach {_some('query', informed)}" if informed else "reach no query")
     for path in found.paths:
         facts += _row("", _path_text(path))
     return facts
 
 
 def _verdict(found: Description) -> str:
-    if not found.seers:
+    if not found.informed_queries:
         return "safe: no later key reaches any query, so next-token training is honest and generation can be cached"
     says = ["not safe for next-token training:"]
-    if found.shown:
-        says.append(f"the loss on {_some('token', found.shown)} would count answers that were shown;")
-    hinted = sorted({query + 1 for query in found.seers} - set(found.shown))
+    if found.shown_tokens:
+        says.append(f"the loss on {_some('token', found.shown_tokens)} would count answers that were shown;")
+    hinted = sorted({query + 1 for query in found.informed_queries} - set(found.shown_tokens))
     if hinted:
         says.append(f"{_some('token', hinted)} would be predicted from what comes after;")
-    rest = sorted(set(range(1, found.length)) - {query + 1 for query in found.seers})
+    rest = sorted(set(range(1, found.length)) - {query + 1 for query in found.informed_queries})
     says.append(f"{_some('token', rest)} may be scored" if rest else "no token may be scored")
     return " ".join(says)
 

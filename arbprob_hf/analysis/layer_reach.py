@@ -43,7 +43,7 @@ class Sheet:
     def levels(self, *, later: bool) -> list[int]:
         """The depths that occur, ascending and without 0: those of keys after the query, or those of the others."""
         counts = torch.bincount(self.depth[self.later == later].int() - OWN)
-        return [level + OWN for level in where(counts) if level + OWN != 0]
+        return [level + OWN for level in true_indices(counts) if level + OWN != 0]
 
 
 def read_masks(mask: AnyMask | Sequence[AnyMask]) -> list[Mask]:
@@ -160,7 +160,7 @@ def shows_later(mask: Mask, length: int) -> bool:
     return bool(mask.dense(length).triu(1).any())
 
 
-def where(here: Tensor) -> list[int]:
+def true_indices(here: Tensor) -> list[int]:
     """The indices at which a vector is not zero."""
     return [int(number) for number in here.nonzero()]
 
@@ -169,12 +169,12 @@ def _grouped(masks: Sequence[Mask], allowed: Sequence[Tensor]) -> list[Sheet]:
     # equal layers share a sheet, and so do the equal heads of a layer
     by_layer: list[tuple[list[int], Tensor]] = []
     for layer, heads in enumerate(allowed):
-        _add_to_its_like(by_layer, layer, heads)
+        _add_to_equal(by_layer, layer, heads)
     found = []
     for layers, heads in by_layer:
         by_head: list[tuple[list[int], Tensor]] = []
         for head, pairs in enumerate(heads):
-            _add_to_its_like(by_head, head, pairs)
+            _add_to_equal(by_head, head, pairs)
         mask = masks[layers[0]]
         for numbers, pairs in by_head:
             names = [_named("layer", layers)] * (len(masks) > 1) + [_named("head", numbers)] * (len(by_head) > 1)
@@ -185,7 +185,7 @@ def _grouped(masks: Sequence[Mask], allowed: Sequence[Tensor]) -> list[Sheet]:
     return found
 
 
-def _add_to_its_like(groups: list[tuple[list[int], Tensor]], number: int, table: Tensor) -> None:
+def _add_to_equal(groups: list[tuple[list[int], Tensor]], number: int, table: Tensor) -> None:
     for numbers, seen in groups:
         if torch.equal(seen, table):
             numbers.append(number)

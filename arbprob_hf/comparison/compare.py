@@ -99,9 +99,9 @@ def compare(
     configs = [read_config(folder) for folder in folders]
     tokenizers = [find_tokenizer(folder) for folder in folders]
     check_alike(folders, configs, tokenizers)
-    asked = find_questions(folders, questions)
+    question_sets = find_questions(folders, questions)
     for folder, config in zip(folders, configs, strict=True):
-        check_fits(folder, config, asked)
+        check_fits(folder, config, question_sets)
     figures: list[Figure] = []
     first: _Answers | None = None
     for name, folder, tokenizer in zip(names, folders, tokenizers, strict=True):
@@ -109,21 +109,21 @@ def compare(
         model = load_network(folder, dtype=torch.float32)
         # transformers' own `to` hides what it takes from the type checker
         torch.nn.Module.to(model, place)
-        own = _answers(model, asked, batch_size=batch_size, report=partial(_report, report, name))
-        scored = {} if tokenizer is None else scored_bytes(asked.sets, tokenizer, model.config.vocab_size)
-        for one, counts in asked.counts.items():
+        own = _answers(model, question_sets, batch_size=batch_size, report=partial(_report, report, name))
+        scored = {} if tokenizer is None else scored_bytes(question_sets.sets, tokenizer, model.config.vocab_size)
+        for one, counts in question_sets.counts.items():
             empty = Figure(name, model.config.layout, one, int(counts.sum()), len(counts))
             figures.append(_filled(empty, counts, own, first=first, in_bytes=scored.get(one)))
         first = own if first is None else first
-    return Comparison(asked.source, tuple(figures))
+    return Comparison(question_sets.source, tuple(figures))
 
 
 def _answers(
-    model: ArbProbForCausalLM, asked: Questions, *, batch_size: int, report: Callable[[str], None]
+    model: ArbProbForCausalLM, question_sets: Questions, *, batch_size: int, report: Callable[[str], None]
 ) -> _Answers:
     sums: dict[str, Floats] = {}
     refused: dict[str, str] = {}
-    for mode, rows in asked.sets.items():
+    for mode, rows in question_sets.sets.items():
         report(mode)
         try:
             sums[mode] = block_nats(model, mode, rows, batch_size=batch_size)

@@ -35,7 +35,7 @@ class Questions:
 
 def find_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokenizer that a run saved; None where it saved none. Raises ValueError for one that cannot be read."""
-    path = _beside(folder, "tokenizer.json")
+    path = _find_in_run(folder, "tokenizer.json")
     if path is None:
         return None
     try:
@@ -47,7 +47,9 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
 
 def find_questions(folders: Sequence[Path], given: Path | None) -> Questions:
     """The sets in the folder `given`, or else of the first run that has some. Raises ValueError for unusable ones."""
-    place = given or next((found for found in (_beside(folder, "evaluation") for folder in folders) if found), None)
+    place = given or next(
+        (found for found in (_find_in_run(folder, "evaluation") for folder in folders) if found), None
+    )
     if place is None:
         raise ValueError(
             f"{', '.join(map(str, folders))}: no folder evaluation, where a run with a task keeps its questions; name "
@@ -92,17 +94,17 @@ def check_alike(
             )
 
 
-def check_fits(folder: Path, config: ArbProbConfig, asked: Questions) -> None:
+def check_fits(folder: Path, config: ArbProbConfig, question_sets: Questions) -> None:
     """Raise ValueError where a model does not know the tokens of the questions, or takes no texts as long."""
-    if asked.largest_token >= config.vocab_size:
+    if question_sets.largest_token >= config.vocab_size:
         raise ValueError(
-            f"{folder}: knows the tokens 0 to {config.vocab_size - 1}, but {asked.source} asks about token "
-            f"{asked.largest_token}; name questions of its vocabulary with --questions"
+            f"{folder}: knows the tokens 0 to {config.vocab_size - 1}, but {question_sets.source} asks about token "
+            f"{question_sets.largest_token}; name questions of its vocabulary with --questions"
         )
-    if asked.longest_text > config.n_positions:
+    if question_sets.longest_text > config.n_positions:
         raise ValueError(
-            f"{folder}: takes texts of n_positions={config.n_positions} tokens, but {asked.source} has one of "
-            f"{asked.longest_text}; name shorter questions with --questions"
+            f"{folder}: takes texts of n_positions={config.n_positions} tokens, but {question_sets.source} has one of "
+            f"{question_sets.longest_text}; name shorter questions with --questions"
         )
 
 
@@ -118,7 +120,7 @@ def read_losses(folder: Path) -> list[Row]:
         return []
 
 
-def _beside(folder: Path, name: str) -> Path | None:
+def _find_in_run(folder: Path, name: str) -> Path | None:
     # what a run keeps but once stands beside its checkpoints
     places = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
     return next((place / name for place in places if (place / name).exists()), None)

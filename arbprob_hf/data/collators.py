@@ -66,7 +66,7 @@ class QuestionCollator:
         if self.task is None or any(name in features[0] for name in QUESTION_COLUMNS):
             given, target, step, scored = (stacked(features, name) for name in QUESTION_COLUMNS)
         else:
-            drawn = [self._drawn(self.task, feature) for feature in features]
+            drawn = [self._draw(self.task, feature) for feature in features]
             given, target, step, scored = (
                 torch.from_numpy(np.stack([getattr(one, name) for one in drawn])) for name in QUESTION_COLUMNS
             )
@@ -76,7 +76,7 @@ class QuestionCollator:
         )
         return question, scored.bool()
 
-    def _drawn(self, task: Task, feature: Mapping[str, Any]) -> BlockQuestion:
+    def _draw(self, task: Task, feature: Mapping[str, Any]) -> BlockQuestion:
         if "index" not in feature:
             raise ValueError(
                 "a block has no column 'index', so its question cannot be drawn; number the blocks with number_blocks"

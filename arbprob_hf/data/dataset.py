@@ -17,7 +17,7 @@ from .streaming import StreamedBlocks
 
 logger = logging.getLogger(__name__)
 
-# documents tokenised at first when only some blocks are asked for; each further share is twice as large
+# documents tokenised at first when only some blocks are needed; each further share is twice as large
 FIRST_SHARE = 1000
 # validation blocks of a stream where no number is given: it may have no end
 STREAMED_VALIDATION = 256
@@ -208,8 +208,8 @@ def _flat(rows: Dataset, token_type: npt.DTypeLike) -> TokenDocuments:
     lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
     tokens = lists.flatten().to_numpy(zero_copy_only=False)
     n_bytes = table.column("n_bytes").to_numpy()
-    kept = lengths > 0
-    return TokenDocuments(tokens.astype(token_type, copy=False), lengths[kept], n_bytes[kept])
+    has_tokens = lengths > 0
+    return TokenDocuments(tokens.astype(token_type, copy=False), lengths[has_tokens], n_bytes[has_tokens])
 
 
 def _dataset(blocks: PackedBlocks) -> Dataset:

@@ -80,7 +80,7 @@ def read_files(files: Sequence[Path], column: str) -> Dataset:
 
 
 def stream_files(files: Sequence[Path], column: str) -> tuple[IterableDataset, list[Path]]:
-    """The same rows as `read_files` reads, as they are asked for, and the files in the order in which they come.
+    """The same rows as `read_files` reads, as they are needed, and the files in the order in which they come.
 
     A text file is read whole, and cut by whoever takes it. Raises `ValueError` for a file that cannot be read,
     `TypeError` for a column that holds no text.

@@ -66,7 +66,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Streams:
-    """Documents that are read as they are asked for.
+    """Documents that are read as they are needed.
 
     Attributes:
         train: the documents for training. validation: gives the texts for validation, from their beginning.
@@ -176,7 +176,7 @@ class LocalFiles:
         return read_files(self._files(name), self._column)
 
     def stream(self, name: str) -> Streamed:
-        """The documents, read as they are asked for."""
+        """The documents, read as they are needed."""
         documents, files = stream_files(self._files(name), self._column)
         return Streamed(documents, self._where, [str(file) for file in files])
 
@@ -219,7 +219,7 @@ class Named:
         return texts_of(rows, self._arguments.text_column, where=self._where)
 
     def stream(self, name: str) -> Streamed:
-        """The documents of a split, read as they are asked for."""
+        """The documents of a split, read as they are needed."""
         try:
             rows = load_dataset(**self._named(), split=name, streaming=True)
             columns = columns_of(rows)
@@ -268,7 +268,7 @@ class Named:
         return builder
 
     def _refuse_cached(self, builder: DatasetBuilder) -> None:
-        # where the Hub does not answer, `datasets` takes what it prepared last, whatever revision is asked for
+        # where the Hub does not answer, `datasets` takes what it prepared last, whatever revision is named
         wanted, kept = self._arguments.source_revision, str(builder.hash)
         if wanted is None or builder.hash == wanted or builder.name != "cache":
             return

@@ -29,7 +29,7 @@ Block = dict[str, Any]
 
 @dataclass(frozen=True)
 class Streamed:
-    """Documents that are read as they are asked for.
+    """Documents that are read as they are needed.
 
     Attributes:
         documents: rows of "text". where: the source, for errors. files: names of the files they are read from.
@@ -175,7 +175,7 @@ class Packer:
         while True:
             free = self.block_size - len(self._tokens)
             if free == 0:
-                yield self._taken()
+                yield self._next_block()
                 if not rest:
                     return
                 # what a block cuts goes on behind a separator
@@ -183,7 +183,7 @@ class Packer:
                 continue
             if not rest:
                 if not self.joins:
-                    yield self._taken()
+                    yield self._next_block()
                 return
             self._tokens += rest[:free]
             self._ids += [self._ids[-1]] * len(rest[:free])
@@ -193,7 +193,7 @@ class Packer:
         self._tokens.append(self.separator)
         self._ids.append(self._ids[-1] + 1 if self._ids else 0)
 
-    def _taken(self) -> Block:
+    def _next_block(self) -> Block:
         length = len(self._tokens)
         padding = self.block_size - length
         block: Block = {

@@ -1,1 +1,1 @@
-"""A page on which a text is asked about: what it computes, and how it is shown."""
+"""The demo page: a text whose blanks a network fills, and its log-probabilities under any mask."""

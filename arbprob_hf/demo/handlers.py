@@ -1,9 +1,9 @@
-"""What happens on the page when a visitor writes, clicks or asks: from the values of the controls to what is shown."""
+"""What happens on the page when a visitor writes or clicks: from the values of the controls to what is shown."""
 
 from collections.abc import Callable
 from typing import Any
 
-from .html import answer_html, hint_html, infills_html, piece, said_html, tokens_html, totals_html
+from .html import answer_html, hint_html, infills_html, message_html, piece, tokens_html, totals_html
 from .masks import compare_masks
 from .network import Network
 from .passage import Passage, current_passage, read_passage, toggled
@@ -21,10 +21,10 @@ Shown = tuple[Passage | None, Chips, str, str]
 Reader = Callable[[str, Network, Passage | None], Passage]
 
 
-class Answering:
+class PageHandlers:
     """Answers about one network; what a visitor has written is theirs and comes with every call.
 
-    What cannot be read or asked is said in one line in place of the answer; nothing is raised for it.
+    An input that cannot be used gives a message of one line in place of the answer; nothing is raised for it.
     """
 
     def __init__(self, network: Network) -> None:
@@ -34,7 +34,7 @@ class Answering:
     def start(self) -> Shown:
         """What the page starts with."""
         shown = self.read(TEXT, None, self.layouts[0])
-        # what only continues texts can be asked for the last token
+        # the layout causal only continues a text: its one blank is the last token
         blanks = BLANKS if self.layouts[0] != "causal" else [len(shown[1])]
         for position in blanks:
             if shown[0] is not None:
@@ -43,11 +43,11 @@ class Answering:
 
     def read(self, text: str, before: Passage | None, layout: str) -> Shown:
         """A text was written."""
-        return self._asked(text, before, layout, read_passage)
+        return self._answer_to(text, before, layout, read_passage)
 
     def again(self, text: str, before: Passage | None, layout: str) -> Shown:
         """Another layout was chosen."""
-        return self._asked(text, before, layout, current_passage)
+        return self._answer_to(text, before, layout, current_passage)
 
     def click(self, text: str, before: Passage | None, layout: str, clicked: tuple[int, str]) -> Shown:
         """A token was clicked; `clicked`: its number among the tokens shown, from 0, and its text there."""
@@ -57,14 +57,14 @@ class Answering:
         if passage is None or number >= len(chips) or chips[number][0] != said:
             return shown
         try:
-            return self._shown(toggled(passage, number + 1, self.network), layout)
+            return self._show(toggled(passage, number + 1, self.network), layout)
         except ValueError as error:
-            return passage, chips, _said(error), ""
+            return passage, chips, _message(error), ""
 
     def sample(
         self, text: str, before: Passage | None, layout: str, method: str, samples: int, temperature: float, seed: int
     ) -> Shown:
-        """Infills were asked for."""
+        """The button for samples was pressed."""
         passage, chips, answer, _ = self.again(text, before, layout)
         if passage is None:
             return passage, chips, answer, ""
@@ -72,25 +72,25 @@ class Answering:
         try:
             found, passes = infills(self.network, passage, layout=layout, **options)
         except (ValueError, TypeError) as error:
-            return passage, chips, answer, _said(error)
+            return passage, chips, answer, _message(error)
         return passage, chips, answer, infills_html(found, passes, method)
 
     def compare(self, text: str, mask: str) -> tuple[str, str, Any]:
-        """A text was asked about under a mask: totals and warnings, the numbers of each token, and a figure or None."""
+        """A text and a mask were entered: totals and warnings, the numbers of each token, and a figure or None."""
         try:
             found = compare_masks(self.network, text, mask)
         except (ValueError, TypeError) as error:
-            return _said(error), "", None
+            return _message(error), "", None
         return totals_html(found), tokens_html(found), found.picture
 
-    def _asked(self, text: str, before: Passage | None, layout: str, reader: Reader) -> Shown:
+    def _answer_to(self, text: str, before: Passage | None, layout: str, reader: Reader) -> Shown:
         try:
             passage = reader(text, self.network, before)
         except (ValueError, TypeError) as error:
-            return None, [], _said(error), ""
-        return self._shown(passage, layout)
+            return None, [], _message(error), ""
+        return self._show(passage, layout)
 
-    def _shown(self, passage: Passage, layout: str) -> Shown:
+    def _show(self, passage: Passage, layout: str) -> Shown:
         # samples belong to one question, so another has none yet
         return passage, self._chips(passage), self._answer(passage, layout), ""
 
@@ -100,15 +100,15 @@ class Answering:
         try:
             return answer_html(ask(self.network, passage, layout=layout))
         except (ValueError, TypeError) as error:
-            return _said(error)
+            return _message(error)
 
     def _chips(self, passage: Passage) -> Chips:
         hidden = set(passage.blanks)
         return [
-            (piece(self.network.said(token)) if token >= 0 else "[M]", BLANK if position in hidden else GIVEN)
+            (piece(self.network.decode([token])) if token >= 0 else "[M]", BLANK if position in hidden else GIVEN)
             for position, token in enumerate(passage.tokens[1:], start=1)
         ]
 
 
-def _said(error: Exception) -> str:
-    return said_html(" ".join(str(error).split()))
+def _message(error: Exception) -> str:
+    return message_html(" ".join(str(error).split()))

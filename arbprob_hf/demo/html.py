@@ -57,7 +57,7 @@ def hint_html() -> str:
     return _framed(_remarks([HINT]))
 
 
-def said_html(message: str) -> str:
+def message_html(message: str) -> str:
     """A message in place of an answer."""
     return _framed(f'<div class="warning said">{escape(message)}</div>')
 

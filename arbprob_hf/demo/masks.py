@@ -1,4 +1,4 @@
-"""What the page says of a mask: each token's log-probability under it beside that under the model's own mask."""
+"""What the page shows about a mask: each token's log-probability under it beside that under the model's own mask."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +66,7 @@ def compare_masks(network: Network, text: str, mask: str) -> Comparison:
         raise ValueError("text: expected a whole text here, got one with blanks; write words in place of [M]")
     read = Mask.parse(" ".join(mask.split()))
     chosen, own = (_scores(network, passage, one) for one in (read, None))
-    tokens = tuple(network.said(token) for token in passage.tokens)
+    tokens = tuple(network.decode([token]) for token in passage.tokens)
     # the start is written as the tokenizer has it, which is long
     names = ["start", *tokens[1:]]
     picture = plot_mask(read, len(passage), tokens=names if len(names) <= MOST_NAMED else None)
@@ -78,7 +78,7 @@ def _scores(network: Network, passage: Passage, mask: Mask | None) -> Scores:
     ids = passage.answers().to(network.device)
     states = model.transformer(ids, mask=mask, use_cache=False).last_hidden_state[0, :-1]  # (T - 1, D)
     nats = token_log_probs(model.lm_head, states, ids[0, 1:])  # (T - 1,)
-    asked: AnyMask | list[AnyMask] = mask if mask is not None else list(model.config.mask_texts)
+    masks: AnyMask | list[AnyMask] = mask if mask is not None else list(model.config.mask_texts)
     layers = model.config.n_layer
-    informed = {query + 1 for query in describe(asked, len(passage), layers=layers).seers}
+    informed = {query + 1 for query in describe(masks, len(passage), layers=layers).informed_queries}
     return Scores(tuple(nats.tolist()), tuple(position in informed for position in range(1, len(passage))))

@@ -1,5 +1,6 @@
 """The network of the page, from a folder or from the Hub, by this package's own classes: no code beside it runs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +27,9 @@ class Network:
         device: torch.device = self.model.lm_head.weight.device
         return device
 
-    def said(self, token: int) -> str:
-        """The text of one token, which may be less than a character."""
-        return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of tokens; that of a single one may be less than a character."""
+        return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
 
 def load_with_tokenizer(name: str | None) -> Network:

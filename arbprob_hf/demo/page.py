@@ -3,7 +3,7 @@
 import socket
 from typing import TYPE_CHECKING, Any
 
-from .handlers import BLANK, GIVEN, TEXT, Answering
+from .handlers import BLANK, GIVEN, TEXT, PageHandlers
 from .html import CSS
 from .masks import own_mask
 from .network import Network
@@ -29,13 +29,13 @@ def build_page(network: Network) -> "gradio.Blocks":
     # imported here: the package is used without it, and it takes seconds
     import gradio as gr
 
-    answering = Answering(network)
+    handlers = PageHandlers(network)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}", elem_id="title")
         with gr.Tab("Blanks", id="blanks"):
-            _build_blanks(answering)
+            _build_blanks(handlers)
         with gr.Tab("Masks", id="masks"):
-            _build_masks(answering)
+            _build_masks(handlers)
     page.queue(max_size=64)
     return page
 
@@ -88,10 +88,10 @@ def _free_port(wanted: int) -> int:
     return port
 
 
-def _build_blanks(answering: Answering) -> None:
+def _build_blanks(handlers: PageHandlers) -> None:
     import gradio as gr
 
-    start, tokens, answered, _ = answering.start()
+    start, tokens, answered, _ = handlers.start()
     passage = gr.State(start)
     with gr.Row():
         text = gr.Textbox(
@@ -101,7 +101,7 @@ def _build_blanks(answering: Answering) -> None:
             scale=5,
             elem_id="text",
         )
-        layout = gr.Dropdown(answering.layouts, label="Layout", scale=1, min_width=130, elem_id="layout")
+        layout = gr.Dropdown(handlers.layouts, label="Layout", scale=1, min_width=130, elem_id="layout")
     chips = gr.HighlightedText(
         list(tokens),
         label="Tokens; click one to blank it out, or to put it back",
@@ -119,20 +119,20 @@ def _build_blanks(answering: Answering) -> None:
 
     def leave(text: str, before: Passage | None, layout: str) -> Any:
         is_unchanged = before is not None and text == before.text
-        return gr.skip() if is_unchanged else answering.read(text, before, layout)
+        return gr.skip() if is_unchanged else handlers.read(text, before, layout)
 
     # Gradio puts the event where the annotation stands
     def click(text: str, before: Passage | None, layout: str, event: gr.SelectData) -> tuple[Any, ...]:
-        shown = answering.click(text, before, layout, (int(event.index), str(event.value[0])))
+        shown = handlers.click(text, before, layout, (int(event.index), str(event.value[0])))
         return text if shown[0] is None else shown[0].text, *shown
 
     asked, shown = [text, passage, layout], [passage, chips, answer, filled]
     # never shown on the tokens: who clicks one leaves the text first, and must not hit a veil
-    text.submit(answering.read, asked, shown, show_progress_on=answer, **EACH, **ONE_AT_A_TIME)
+    text.submit(handlers.read, asked, shown, show_progress_on=answer, **EACH, **ONE_AT_A_TIME)
     text.blur(leave, asked, shown, show_progress="hidden", **EACH, **ONE_AT_A_TIME)
-    layout.input(answering.again, asked, shown, show_progress_on=answer, **EACH, **ONE_AT_A_TIME)
+    layout.input(handlers.again, asked, shown, show_progress_on=answer, **EACH, **ONE_AT_A_TIME)
     chips.select(click, asked, [text, *shown], show_progress_on=answer, **EACH, **ONE_AT_A_TIME)
-    button.click(answering.sample, [*asked, *options], shown, show_progress_on=filled, **ONE_AT_A_TIME)
+    button.click(handlers.sample, [*asked, *options], shown, show_progress_on=filled, **ONE_AT_A_TIME)
 
 
 def _build_options() -> "list[gradio.components.Component]":
@@ -147,11 +147,11 @@ def _build_options() -> "list[gradio.components.Component]":
     return [method, samples, temperature, seed]
 
 
-def _build_masks(answering: Answering) -> None:
+def _build_masks(handlers: PageHandlers) -> None:
     import gradio as gr
 
-    own = own_mask(answering.network)
-    totals_now, tokens_now, picture_now = answering.compare(TEXT, MASKS[1])
+    own = own_mask(handlers.network)
+    totals_now, tokens_now, picture_now = handlers.compare(TEXT, MASKS[1])
     # what the numbers shown are about
     read = gr.State((TEXT, MASKS[1]))
     with gr.Row():
@@ -167,10 +167,10 @@ def _build_masks(answering: Answering) -> None:
     def compare(text: str, mask: str, before: tuple[str, str]) -> Any:
         if (text, mask) == before:
             return gr.skip()
-        return (text, mask), mask if mask in MASKS else None, *answering.compare(text, mask)
+        return (text, mask), mask if mask in MASKS else None, *handlers.compare(text, mask)
 
     def choose(text: str, mask: str) -> tuple[Any, ...]:
-        return (text, mask), mask, *answering.compare(text, mask)
+        return (text, mask), mask, *handlers.compare(text, mask)
 
     shown = [totals, tokens, picture]
     asked, written = [text, mask, read], [read, examples, *shown]

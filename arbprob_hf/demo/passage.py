@@ -1,6 +1,6 @@
 """A text as tokens, some of them blank: what a click on a token changes, and the same with `[M]` for the blanks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -81,7 +81,7 @@ def read_passage(text: str, network: Network, before: Passage | None = None) -> 
     blanks = tuple(position for position, token in enumerate(tokens) if token == MASK_ID)
     starts = {begin for (begin, _), is_spaced in zip(read.blanks, read.is_spaced, strict=True) if is_spaced}
     spaced = [
-        position in starts if token == MASK_ID else network.said(token).startswith(" ")
+        position in starts if token == MASK_ID else network.decode([token]).startswith(" ")
         for position, token in enumerate(tokens)
     ]
     if before is not None and _is_same_but_for_blanks(before.tokens, tokens):
@@ -112,7 +112,7 @@ def toggled(passage: Passage, position: int, network: Network) -> Passage:
         raise ValueError("token: nobody knows what this blank hides; write a word for it in the text")
     blanks = tuple(sorted({*passage.blanks} ^ {position}))
     changed = replace(passage, blanks=blanks, earlier=(*passage.earlier, passage.text))
-    return replace(changed, text=_written(changed, network))
+    return replace(changed, text=_text_of(changed, network))
 
 
 def check_tokens(tokens: Sequence[int], network: Network) -> None:
@@ -136,7 +136,7 @@ def _is_same_but_for_blanks(before: Sequence[int], now: Sequence[int]) -> bool:
     )
 
 
-def _written(passage: Passage, network: Network) -> str:
+def _text_of(passage: Passage, network: Network) -> str:
     # a blank owns one space before it, so one that hides no space and follows one needs another
     parts: list[str] = []
     hidden = set(passage.blanks)
@@ -146,10 +146,5 @@ def _written(passage: Passage, network: Network) -> str:
             is_spaced = passage.spaced[run[0]] or (bool(parts) and parts[-1].endswith(" "))
             parts.append(" " * is_spaced + ("[M]" if len(run) == 1 else f"[M:{len(run)}]"))
         else:
-            parts.append(spoken((passage.tokens[position] for position in run), network))
+            parts.append(network.decode(passage.tokens[position] for position in run))
     return "".join(parts)
-
-
-def spoken(tokens: Iterable[int], network: Network) -> str:
-    """The text of several tokens."""
-    return str(network.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))

@@ -1,4 +1,4 @@
-"""What the page asks a network about the blanks of a text: distributions, log-probabilities and infills."""
+"""What the page shows about the blanks of a text: distributions, log-probabilities and infills."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from ..model.configuration_arbprob import ArbProbConfig
 from ..model.questions.conditional import Conditional
 from ..model.questions.layouts import LAYOUTS
 from .network import Network
-from .passage import Passage, spoken
+from .passage import Passage
 
 METHODS = ("sequential", "speculative", "fused")
 MOST_SAMPLES = 16
@@ -70,7 +70,7 @@ class Infill:
 
 
 def layouts(config: ArbProbConfig) -> list[str]:
-    """The layouts in which a network can be asked, its own first."""
+    """The layouts in which a network can answer, its own first."""
     able = [name for name in LAYOUTS if name != "sigma" or config.target_positions]
     return sorted(able, key=lambda name: name != config.layout)
 
@@ -153,7 +153,7 @@ def _distribution(
     if original >= 0 and original not in tokens:
         tokens.append(original)
     likely = [
-        Likely(network.said(token), both[token].exp().item(), left[token].exp().item(), token == original)
+        Likely(network.decode([token]), both[token].exp().item(), left[token].exp().item(), token == original)
         for token in tokens
     ]
     return Distribution(position, tuple(likely))
@@ -172,10 +172,10 @@ def _remarks(network: Network, layout: str) -> list[str]:
 def _pieces(network: Network, passage: Passage, row: list[int]) -> tuple[tuple[str, bool], ...]:
     pieces, begin = [], 1
     for run in passage.runs():
-        pieces.append((spoken(row[begin : run[0]], network), False))
-        pieces.append((spoken(row[run[0] : run[-1] + 1], network), True))
+        pieces.append((network.decode(row[begin : run[0]]), False))
+        pieces.append((network.decode(row[run[0] : run[-1] + 1]), True))
         begin = run[-1] + 1
-    pieces.append((spoken(row[begin:], network), False))
+    pieces.append((network.decode(row[begin:]), False))
     return tuple(piece for piece in pieces if piece[0])
 
 

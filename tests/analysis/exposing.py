@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import Mask, documents, order, padding, tree
-from arbprob_hf.analysis.audit.cases import write
+from arbprob_hf.analysis.audit.cases import dense_on_grid
 from arbprob_hf.model.masks.arguments import MaskArguments, resolve_mask
 from arbprob_hf.model.masks.tiles import Grid, Sizes
 from tests.analysis.finding import is_found
@@ -71,7 +71,7 @@ class Case:
 
         def give(mask: Mask, grid: Grid) -> dict[str, Any]:
             is_part = self.make is not None and len(grid.queries) < LENGTH and not self.goes_on
-            return {"mask": write(mask, grid)} if mask is not truth or is_part else self.given(package, grid)
+            return {"mask": dense_on_grid(mask, grid)} if mask is not truth or is_part else self.given(package, grid)
 
         return is_found(self.model(package), truth, lengths=(LENGTH,), mask_kwargs=give)
 

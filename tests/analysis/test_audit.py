@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, documents, order, padding, tree
-from arbprob_hf.analysis.audit.cases import LENGTHS, by_name, write
+from arbprob_hf.analysis.audit.cases import LENGTHS, by_name, dense_on_grid
 from arbprob_hf.analysis.audit.reference_gpt2 import Reference
 from arbprob_hf.model.masks.mask import PATTERNS
 from arbprob_hf.model.masks.tiles import Grid
@@ -146,7 +146,7 @@ def test_gpt2_passes_without_a_mask_and_fails_with_the_one_people_pass() -> None
 
 
 def four_d(mask: Mask, grid: Grid) -> dict[str, Tensor]:
-    return {"attention_mask": write(mask, grid)}
+    return {"attention_mask": dense_on_grid(mask, grid)}
 
 
 def test_gpt2_passes_a_4d_bool_mask_on_sdpa_and_fails_it_on_eager() -> None:
@@ -156,7 +156,7 @@ def test_gpt2_passes_a_4d_bool_mask_on_sdpa_and_fails_it_on_eager() -> None:
 
 
 def additive(mask: Mask, grid: Grid) -> dict[str, Tensor]:
-    keep = write(mask, grid)
+    keep = dense_on_grid(mask, grid)
     return {"attention_mask": torch.zeros(keep.shape).masked_fill(~keep, torch.finfo(torch.float32).min)}
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, certify, check_leakage, order
 from arbprob_hf.analysis.audit import checks as auditing
-from arbprob_hf.analysis.audit.cases import write
+from arbprob_hf.analysis.audit.cases import dense_on_grid
 from arbprob_hf.model import modeling_arbprob
 from arbprob_hf.model.attention import sdpa
 from arbprob_hf.model.attention.plan import AdditivePlan, FusedPlan, Plan, to_dense
@@ -119,7 +119,7 @@ def bug_in_a_mask(pattern: str, change: Callable[[Tensor], Tensor]) -> str:
 
     def give(mask: Mask, grid: Grid) -> dict[str, Tensor]:
         whole = Grid(grid.rows, grid.heads, range(grid.keys.stop), grid.keys)
-        right = write(mask, whole).expand(-1, 2, -1, -1)
+        right = dense_on_grid(mask, whole).expand(-1, 2, -1, -1)
         wrong = change(right.clone())
         changed.append(not wrong.equal(right))
         return {"mask": wrong[:, :, grid.queries.start :]}

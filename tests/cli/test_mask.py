@@ -77,7 +77,7 @@ def test_a_relayed_leak_is_told_from_a_direct_one() -> None:
     assert found.paths == [(0, 1), (3, 0, 4)]
     assert "query 3 <- 0 <- key 4 (relayed: one layer does not show it)" in "\n".join(lines(found))
     assert describe(naive, 8, layers=1).paths == [(0, 1)]
-    assert found.shown == list(range(1, 8))
+    assert found.shown_tokens == list(range(1, 8))
 
 
 def test_what_comes_after_the_answer_is_told_from_the_answer() -> None:

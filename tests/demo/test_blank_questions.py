@@ -38,7 +38,7 @@ def shares(found: Distribution, side: str) -> list[float]:
 @pytest.fixture(scope="module")
 def by_text(network: Network) -> dict[str, int]:
     """Each token by its text; a few that are less than a character share one."""
-    return {network.said(token): token for token in range(50257)}
+    return {network.decode([token]): token for token in range(50257)}
 
 
 def expected(by_text: dict[str, int], found: Distribution, probabilities: Tensor) -> list[float]:

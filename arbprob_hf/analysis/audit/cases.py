@@ -55,7 +55,7 @@ class AuditCase:
         """Whether a query sees a later key in some layer: no cache can hold such a model."""
         return any(shows_later(mask, self.length) for mask in set(self.masks))
 
-    def keeps(self, heads: int) -> list[Tensor]:
+    def keep_masks(self, heads: int) -> list[Tensor]:
         """The masks written out, bool (B, H, T, T) for each layer."""
         written = [mask.dense(self.length, batch=self.batch) for mask in self.masks]
         return [keep.expand(-1, heads, -1, -1) for keep in written]
@@ -68,10 +68,10 @@ def make_cases(model: nn.Module, mask: Masks, lengths: tuple[int, ...] | None) -
     """The mask at each length, and, where one is given, batches whose rows have masks of their own."""
     config: Any = _config(model)
     layers = int(config.num_hidden_layers)
-    fixed = _fixed(mask)
+    fixed = _read_mask(mask)
     cases = []
     for length in _lengths(config, fixed, lengths):
-        given = fixed if fixed is None or isinstance(fixed, Mask) else _made(fixed, length)
+        given = fixed if fixed is None or isinstance(fixed, Mask) else _mask_for(fixed, length)
         if given is None:
             cases.append(AuditCase(default_masks(model, layers), None, BATCH, length))
             continue
@@ -106,7 +106,7 @@ def _config(model: object) -> Any:
     return config
 
 
-def _fixed(mask: Any) -> Any:
+def _read_mask(mask: Any) -> Any:
     if mask is None or (callable(mask) and not isinstance(mask, type)):
         return mask
     if isinstance(mask, list | tuple):
@@ -117,7 +117,7 @@ def _fixed(mask: Any) -> Any:
     return as_mask(mask)
 
 
-def _made(make: Callable[[int], Mask], length: int) -> Mask:
+def _mask_for(make: Callable[[int], Mask], length: int) -> Mask:
     mask = from_foreign(make(length))
     if not isinstance(mask, Mask):
         raise TypeError(f"mask: expected a function from a length to a Mask, got one to {type(mask).__name__}")
@@ -132,16 +132,16 @@ def default_mask_kwargs(model: nn.Module) -> MaskKwargs:
 def by_name(mask: Mask, grid: Grid) -> dict[str, Any]:
     """`mask=`: the expression itself, or, for a part of what its tensors cover, those rows."""
     is_whole = own_lengths(mask) <= {len(grid.queries)} and len(grid.queries) == len(grid.keys)
-    return {"mask": mask if is_whole or not own_lengths(mask) else write(mask, grid)}
+    return {"mask": mask if is_whole or not own_lengths(mask) else dense_on_grid(mask, grid)}
 
 
 def as_attention_mask(mask: Mask, grid: Grid) -> dict[str, Any]:
     """`attention_mask=`: bool (B, T_q, T_kv), or (B, H, T_q, T_kv) where heads differ."""
-    keep = write(mask, grid)
+    keep = dense_on_grid(mask, grid)
     return {"attention_mask": keep[:, 0] if keep.shape[1] == 1 else keep}
 
 
-def write(mask: Mask, grid: Grid) -> Tensor:
+def dense_on_grid(mask: Mask, grid: Grid) -> Tensor:
     """A mask written out on the queries and keys of one pass: bool (B, heads that differ, T_q, T_kv)."""
     first, device = grid.queries.start, grid.device
     return mask.dense(len(grid.queries), len(grid.keys), batch=len(grid.rows), offset=first, device=device)

@@ -189,7 +189,7 @@ def reference(twin: AuditedModel, case: AuditCase) -> Outcome:
     """The logits are those of GPT-2 written a second time, in evaluation and, without dropout, in training."""
     assert twin.reference is not None
     ids = twin.ids(case)
-    right = twin.reference.logits(ids, case.keeps(twin.heads))
+    right = twin.reference.logits(ids, case.keep_masks(twin.heads))
     outcomes = [
         _compared(case, twin.train(mode).outputs(case, input_ids=ids).cpu(), right, "model and reference")
         for mode in (False, True)
