@@ -53,7 +53,11 @@ def _declared(path: Path) -> dict[str, Field]:
 
 
 def _literal(node: ast.expr | None) -> Any:
-    return node.value if isinstance(node, ast.Constant) else None
+    try:
+        return None if node is None else ast.literal_eval(node)
+    except ValueError:
+        # computed, as the optimizer is
+        return None
 
 
 def _hint(annotation: str) -> Any:
