@@ -64,13 +64,15 @@ def is_of_a_model(name: str) -> bool:
     return "/" not in name and any(Path(name).match(pattern) for pattern in _MODEL)
 
 
-def refuse_secrets(files: Mapping[str, Path], *, folder: Path, token: str | None, asked: Sequence[str] = ()) -> None:
+def refuse_secrets(
+    files: Mapping[str, Path], *, folder: Path, token: str | None, may_hold_paths: Sequence[str] = ()
+) -> None:
     """Raise ValueError, without quoting it, where one of `files` holds a Hub token or a path of this machine.
 
     Args:
         folder: the run's; its path and that of the user's home are looked for in texts.
         token: the one in use, whatever its form.
-        asked: names of files that may hold paths, as they were asked for by name.
+        may_hold_paths: names of files in which a path is no secret, as the user named them.
     """
     paths = [path.encode() for path in _local_paths(folder)]
     for name, path in files.items():
@@ -79,7 +81,7 @@ def refuse_secrets(files: Mapping[str, Path], *, folder: Path, token: str | None
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if _TOKEN.search(content) or (token and content.find(token.encode()) >= 0):
                 raise ValueError(f"{name}: holds a Hub token; nothing was uploaded: remove it, and revoke the token")
-            if name in asked or path.suffix not in _TEXT_SUFFIXES:
+            if name in may_hold_paths or path.suffix not in _TEXT_SUFFIXES:
                 continue
             if any(content.find(local) >= 0 for local in paths):
                 raise ValueError(f"{name}: holds a path of this machine; nothing was uploaded: take it out of the file")

@@ -74,7 +74,7 @@ def publish(
     files = run_files(folder, also)
     token = check_destination(repository, api)
     plain = run_files(folder)
-    refuse_secrets(files, folder=folder, token=token, asked=[name for name in files if name not in plain])
+    refuse_secrets(files, folder=folder, token=token, may_hold_paths=[name for name in files if name not in plain])
     refuse_foreign_code(files["config.json"])
     with _hub_errors(repository):
         _validate(files[CARD])

@@ -278,7 +278,7 @@ def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:
     return found
 
 
-def leave_later_ones(source: Path, output_dir: Path) -> None:
+def quarantine_later(source: Path, output_dir: Path) -> None:
     """Set aside the checkpoints of `output_dir` that are later than `source`, if that is one of them.
 
     They belong to a future that the run leaves: a later resume must not pick them.

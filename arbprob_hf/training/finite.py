@@ -26,7 +26,7 @@ def is_bad(value: Any, device: torch.device) -> torch.Tensor:
     return (~torch.isfinite(torch.as_tensor(value, device=device))).any().float()
 
 
-def bad_step(loss: torch.Tensor | None, *, is_loss: bool, step: int, output_dir: str | None) -> NonFiniteError:
+def step_error(loss: torch.Tensor | None, *, is_loss: bool, step: int, output_dir: str | None) -> NonFiniteError:
     """The error that ends a run in the step after `step`: of a loss (`loss` is this process's own) or of a gradient."""
     value = 0.0 if loss is None else float(loss)
     what = "the gradient is not finite"

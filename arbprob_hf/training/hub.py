@@ -165,7 +165,7 @@ class _Push:
     def _contents(self) -> dict[str, Path | bytes]:
         """What is sent, by name: the model at the top of the repository, and a subfolder where one is asked for."""
         about, model, inside = about_files(self.output_dir), model_files(self.sealed), self._subfolder()
-        refuse_secrets({**about, **model, **inside}, folder=self.output_dir, token=self.token, asked=[*inside])
+        refuse_secrets({**about, **model, **inside}, folder=self.output_dir, token=self.token, may_hold_paths=[*inside])
         # the logs go on being written: they are read at once
         return {**{name: path.read_bytes() for name, path in about.items()}, **model, **inside}
 

@@ -158,20 +158,20 @@ def _finish(
 ) -> Outcome:
     # internal: no push yet
     trainer.save_model(_internal_call=True)
-    folder, steps, step = arguments.folder, trainer.state.global_step, saved_step(arguments.training, trainer.state)
+    folder, steps, saved = arguments.folder, trainer.state.global_step, saved_step(arguments.training, trainer.state)
     if not trainer.is_world_process_zero():
-        return Outcome(folder, steps, step)
+        return Outcome(folder, steps, saved)
     model = trainer.accelerator.unwrap_model(trainer.model)
     samples = _samples(arguments, model, tokenizer)
     if samples:
         (folder / "logs" / "samples.txt").write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
-    evaluation = _evaluation(folder / "logs" / "training_log.csv", step)
+    evaluation = _evaluation(folder / "logs" / "training_log.csv", saved)
     # of validation: what is streamed need not be read again; a question is drawn by the number of a block
     first = trainer.data_collator([{**blocks.validation[0], "index": 0}])
     draw_mask(folder / MASK_PICTURE, model, first, layout=arguments.model.layout)
     write_card(folder, describe(arguments, model, blocks, trainer.state, evaluation=evaluation, samples=samples))
     print_main(arguments, "\n" + _SEPARATOR.join(samples))
-    return Outcome(folder, steps, step, samples=tuple(samples), **{name: evaluation.get(name) for name in _FIGURES})
+    return Outcome(folder, steps, saved, samples=tuple(samples), **{name: evaluation.get(name) for name in _FIGURES})
 
 
 def _samples(arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast) -> list[str]:

@@ -15,12 +15,12 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data import StreamedBlocks
 from ..runs.checkpoint_writer import CheckpointWriter, installed
-from ..runs.checkpoints import choose_checkpoint, is_staged, leave_later_ones, sealed_names, verify
+from ..runs.checkpoints import choose_checkpoint, is_staged, quarantine_later, sealed_names, verify
 from ..runs.lock import lock_run_folder
 from ..runs.record import compare, describe_run
 from .callbacks import StepBoundaryCallback
 from .dataloaders import isolate, stream_loader
-from .finite import NonFiniteError, bad_step, is_bad, refuse_bad_weights
+from .finite import NonFiniteError, is_bad, refuse_bad_weights, step_error
 from .hub import PublishingTrainer, refuse_hub_options
 from .options import resume_choice
 from .processes import cpu_without_index, from_main, largest
@@ -94,7 +94,7 @@ class ArbProbTrainer(PublishingTrainer):
                 found = choose_checkpoint(choice, output_dir)
                 if found is not None:
                     compare(found, describe_run(self._own_model(), self.args, self.text))
-                    leave_later_ones(found, output_dir)
+                    quarantine_later(found, output_dir)
                 return found
 
             source = self._from_main(begin)
@@ -169,7 +169,7 @@ class ArbProbTrainer(PublishingTrainer):
         flags = torch.stack([is_bad(loss, device), is_bad(None if scaled else norm, device), number])
         bad_loss, bad_norm, signal_number = largest(flags, self.args)
         if bad_loss or bad_norm:
-            raise bad_step(loss, is_loss=bool(bad_loss), step=self.state.global_step, output_dir=self.args.output_dir)
+            raise step_error(loss, is_loss=bool(bad_loss), step=self.state.global_step, output_dir=self.args.output_dir)
         self._stop.agreed = int(signal_number)
 
     def evaluate(

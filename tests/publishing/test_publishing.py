@@ -326,7 +326,7 @@ def test_a_path_is_no_secret_in_a_file_that_was_asked_for(tmp_path: Path) -> Non
     files = {"notes.txt": tmp_path / "notes.txt"}
     with pytest.raises(ValueError, match="^notes.txt: holds a path of this machine"):
         refuse_secrets(files, folder=tmp_path, token=None)
-    refuse_secrets(files, folder=tmp_path, token=None, asked=["notes.txt"])
+    refuse_secrets(files, folder=tmp_path, token=None, may_hold_paths=["notes.txt"])
 
 
 def test_a_token_of_any_form_is_found_if_it_is_the_one_in_use(tmp_path: Path) -> None:
