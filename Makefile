@@ -23,13 +23,13 @@ WITHOUT_BROWSER = $(if $(BROWSER),:,echo "make: no chromium, chromium-browser or
   "'browser' are left out (Debian, Ubuntu: apt install chromium)" >&2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast quality clean
+.PHONY: help setup train test test-long quality clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train      train configs/nano.yaml on text that comes with Python; needs no network after set-up"
-	@echo "make test       all tests; those of the page need a Chromium, and it is said where there is none"
-	@echo "make test-fast  all but the slow tests"
+	@echo "make test       what guards behaviour; tests of the page need a Chromium, and it is said where there is none"
+	@echo "make test-long  the rest: whole tables of cases, laws of samplers, killed runs"
 	@echo "make quality    ruff (check, format) and mypy"
 	@echo "make setup      only install into $(VENV)"
 	@echo "make clean      remove $(VENV) and caches; never what training wrote"
@@ -62,11 +62,11 @@ train: $(READY)
 
 test: $(READY)
 	@$(WITHOUT_BROWSER)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(if $(BROWSER),,-m 'not browser')
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m 'not long$(if $(BROWSER),, and not browser)'
 
-test-fast: $(READY)
+test-long: $(READY)
 	@$(WITHOUT_BROWSER)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m 'not slow$(if $(BROWSER),, and not browser)'
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m 'long$(if $(BROWSER),, and not browser)'
 
 quality: $(READY)
 	$(BIN)/python -m ruff check .

@@ -129,8 +129,8 @@ def bug_in_a_mask(pattern: str, change: Callable[[Tensor], Tensor]) -> str:
 
 
 @functools.cache
-def bugs_in_masks() -> Tally:
-    pairs = itertools.product(PATTERNS, MASK_BUGS.items())
+def bugs_in_masks(*patterns: str) -> Tally:
+    pairs = itertools.product(patterns, MASK_BUGS.items())
     return tally("masks, by audit", {f"{p}: {name}": bug_in_a_mask(p, change) for p, (name, change) in pairs})
 
 
@@ -353,10 +353,17 @@ def test_bugs_in_orders_and_relays_are_caught() -> None:
     assert bugs_of_relays().missed == ()
 
 
-@pytest.mark.slow
+def test_bugs_in_a_mask_and_some_in_the_code_are_caught(tmp_path: Path) -> None:
+    masks, code = bugs_in_masks("causal & window(4)"), bugs_in_code(tmp_path, every=16 * EVERY)
+    assert masks.missed == code.missed == ()
+    assert len(masks.caught) >= 15
+    assert code.caught
+
+
+@pytest.mark.long
 def test_the_table_of_seeded_bugs(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("mutants")
-    rows = [bugs_in_masks(), bugs_in_orders(), bugs_of_relays(), bugs_in_models(), bugs_in_code(folder)]
+    rows = [bugs_in_masks(*PATTERNS), bugs_in_orders(), bugs_of_relays(), bugs_in_models(), bugs_in_code(folder)]
     total = tally(
         "all",
         {f"{row.kind}: {name}": verdict for row in rows for verdict in VERDICTS for name in getattr(row, verdict)},

@@ -8,8 +8,7 @@ import torch
 from arbprob_hf import ArbProbForCausalLM, Mask, pattern
 from tests.masks.expressions import LEAVES, WRITABLE, T
 from tests.masks.oracles import micro, random_ids
-
-pytestmark = pytest.mark.slow
+from tests.tables import quick
 
 
 def stripes(b, h, q, k, step, phase=0):
@@ -28,9 +27,11 @@ def compiled(model: ArbProbForCausalLM) -> torch.nn.Module:
     return torch.compile(model, backend="eager", fullgraph=True)
 
 
-@pytest.mark.parametrize(
-    "text", [*(str(mask) for mask, _ in WRITABLE.values()), "stripes(3) & causal", "stripes(2, 1)"]
-)
+# compiling takes a second
+TEXTS = ["stripes(3) & causal", "stripes(2, 1)", *dict.fromkeys(str(mask) for mask, _ in WRITABLE.values())]
+
+
+@pytest.mark.parametrize("text", quick(TEXTS, TEXTS[:3]))
 def test_a_text_in_the_configuration_compiles_padding_included(text: str) -> None:
     model, ids = micro(layers=1, heads=3, mask=text), random_ids(2, T)
     exists = torch.ones(2, T, dtype=torch.bool)
@@ -40,7 +41,7 @@ def test_a_text_in_the_configuration_compiles_padding_included(text: str) -> Non
     torch.testing.assert_close(got[exists], expected[exists], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", LEAVES)
+@pytest.mark.parametrize("name", quick(LEAVES, list(LEAVES)[-2:]))
 def test_a_mask_of_a_pass_compiles(name: str) -> None:
     mask: Mask = LEAVES[name][0]
     model, ids = micro(layers=1, heads=3), random_ids(2, T)

@@ -123,7 +123,7 @@ def test_flex_refuses_to_be_trained_on_the_cpu_and_names_sdpa() -> None:
         micro(backend="flex_attention")(random_ids(1, 20))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @compiles
 def test_the_compiled_kernel_takes_more_kinds_of_masks_than_torch_compiles_by_itself() -> None:
     """Beyond its limit torch would go on unfused with a warning, which is an error here."""
@@ -137,7 +137,7 @@ def test_the_compiled_kernel_takes_more_kinds_of_masks_than_torch_compiles_by_it
             torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @compiles
 def test_a_network_compiled_for_the_cpu_follows_the_plan_of_sdpa_and_keeps_its_numbers() -> None:
     model = micro(backend="flex_attention", mask="causal & window(5) | prefix(3)")

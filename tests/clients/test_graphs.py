@@ -72,7 +72,7 @@ def test_masks_are_part_of_the_graph(exported: tuple[str, nn.Module, Any]) -> No
     assert (apart < 1e-4) == (name == "causal")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_onnxruntime_gives_the_logits_at_other_sizes(exported: tuple[str, nn.Module, Any], tmp_path: Path) -> None:
     _, model, program = exported
     torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / "model.onnx")

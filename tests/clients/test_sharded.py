@@ -15,7 +15,7 @@ from tests.clients.micro import SIZES
 from tests.clients.sharded import SAVED, STEPS, fresh, losses
 
 # two processes are started, and import everything
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 HERE = Path(__file__).parent
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]

@@ -108,7 +108,7 @@ def test_the_modes_ask_for_text_alone(blocks: Blocks) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_learns_from_unpacked_blocks(tmp_path: Path) -> None:
     from arbprob_hf.training.arguments import parse
     from arbprob_hf.training.run import train

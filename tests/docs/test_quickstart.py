@@ -13,7 +13,7 @@ import pytest
 PATH = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
 Cells = list[dict[str, Any]]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def code_cells(path: Path) -> Cells:

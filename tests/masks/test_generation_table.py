@@ -206,7 +206,7 @@ def test_every_uncached_step_is_the_references(name: str, start: str, way: str) 
 @caches
 @starts
 @pytest.mark.parametrize("name", MASKS)
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_cached_step_is_the_uncached(name: str, start: str, cache: str, way: str) -> None:
     found = decoded(MASKS[name][0], start, way, **CACHES[cache])
     assert_same(found, uncached(name, False, start, way))

@@ -9,6 +9,7 @@ from transformers import StaticCache
 
 from arbprob_hf import Mask, documents, padding
 from tests.model.twins import far, left_padded, ours_alone, tokens
+from tests.tables import quick
 
 LENGTH = 12
 IDS, KEEP = left_padded((7, LENGTH), LENGTH)
@@ -40,6 +41,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 # tracing takes a second: the other backend only where it makes something else of the mask
 EAGER = ["nothing", "padding", "per head", "bias"]
 CASES = [(name, "sdpa") for name in ARGUMENTS] + [(name, "eager") for name in EAGER]
+QUICK = [(name, "sdpa") for name in ("nothing", "padding", "per head", "ranks and padding")] + [("bias", "eager")]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize(("name", "backend"), CASES)
+@pytest.mark.parametrize(("name", "backend"), quick(CASES, QUICK))
 def test_one_graph_gives_the_same_logits(name: str, backend: str) -> None:
     model, given = ours_alone(backend=backend, n_layer=1), ARGUMENTS[name]
     compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -106,7 +108,7 @@ def test_text_is_refused_with_the_way_out() -> None:
 
 # torch's own compiler still imports what torch has deprecated
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_compiler_gives_the_same_numbers() -> None:
     model = ours_alone(dtype=torch.float32, n_layer=1)
     compiled = torch.compile(model, fullgraph=True)

@@ -84,7 +84,7 @@ def law_model(layout: str) -> Any:
     return network(layout, vocabulary=FEW, n_layer=1, n_embd=8, initializer_range=0.3, dtype=torch.float32)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("layout", "method"), WAYS)
 def test_samples_have_the_law_of_the_enumerated_joint(layout: str, method: str) -> None:
     order = ASK["order"] if layout != "prefix" else "temporal"
@@ -101,7 +101,7 @@ def draw_from_what_was_wanted(self: Sampler, active: Any, known: Any, left: Any,
 STOP = Sampler._stop
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["speculative", "fused"])
 def test_a_sampler_that_does_not_resample_the_residual_fails(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sampler, "_stop", draw_from_what_was_wanted)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_runs_resume_to_the_same_bits() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "kill_test.py"), "--kills", "6", "--chains", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -323,7 +323,7 @@ def test_handlers_are_as_before_afterwards() -> None:
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_terminated_script_ends_with_status_143_and_saves_no_final_model(tmp_path: Path, workers: int) -> None:
     script = f"""

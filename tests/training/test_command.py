@@ -106,7 +106,7 @@ def test_the_short_run_of_sanity_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatc
         sanity.CHECKS["M2 a short run lowers the loss"]()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sanity_reports_every_check_and_succeeds() -> None:
     ran = subprocess.run([sys.executable, "-m", "arbprob_hf", "sanity"], capture_output=True, text=True, cwd=ROOT)
     assert ran.returncode == 0, ran.stdout

@@ -413,7 +413,7 @@ def test_without_evaluations_and_samples_the_card_says_so(text: Path, tmp_path: 
     assert card.data.eval_results is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_give_the_losses_of_one(text: Path, done: Outcome, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(ROOT / "train_hf.py")]
     argv += options(text, tmp_path / "two", batch_size=2)

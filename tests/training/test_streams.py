@@ -220,7 +220,7 @@ def test_the_card_and_the_record_say_that_it_was_a_stream(done: Outcome) -> None
     assert "streamed" in record["source"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("streaming", ["true", "false"])
 def test_what_was_used_in_place_of_wikipedia_is_recorded(tmp_path: Path, streaming: str) -> None:
     # the tests are offline
