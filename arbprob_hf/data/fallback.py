@@ -1,4 +1,4 @@
-"""Well-known data sets by a short name, and what is used in place of one that is unavailable."""
+"""Well-known data sets by a short name, what is used while one is unavailable, and whether the Hub answers."""
 
 import logging
 import re

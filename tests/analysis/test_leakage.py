@@ -153,7 +153,7 @@ def test_the_bug_of_the_original_research_code_is_named() -> None:
     assert found.total == 66
 
 
-def test_rows_are_told_apart_and_heads_are_united() -> None:
+def test_rows_are_reported_apart_and_heads_are_united() -> None:
     rows = torch.zeros(2, 4, 4, dtype=torch.bool)
     rows[1, 3, 2] = rows[1, 2, 1] = True
     found = check_leakage(Mask.of(rows))

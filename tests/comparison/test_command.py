@@ -162,7 +162,7 @@ def test_every_run_is_in_the_picture(ran: tuple[Result, Path]) -> None:
     assert all(pixels(picture, colour) > 100 for colour in (BLUE, ORANGE, GREEN))
 
 
-def test_marginals_are_told_apart_from_joint_probabilities_in_the_picture(
+def test_marginals_are_reported_apart_from_joint_probabilities_in_the_picture(
     tmp_path: Path, save_run: Save, save_questions: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []

@@ -236,6 +236,6 @@ def test_a_checkpoint_has_the_questions_and_the_tokenizer_of_its_run(
     assert found.of("checkpoint-4", "task").bits_per_byte > 0
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path: Path, save_run: Save, questions: Path) -> None:
+def test_runs_of_one_name_are_reported_apart(tmp_path: Path, save_run: Save, questions: Path) -> None:
     runs = [save_run(tmp_path / parent / "run") for parent in "xy"]
     assert list(compare(runs, questions=questions).runs) == [str(run) for run in runs]

@@ -320,7 +320,7 @@ def test_another_seed_epoch_or_index_is_another_stream(other: tuple[int, int, in
     assert bits(1, 2, 3) != bits(*other)
 
 
-def test_the_largest_numbers_are_told_apart() -> None:
+def test_the_largest_numbers_are_reported_apart() -> None:
     top = 2**64 - 1
     assert len({tuple(bits(*ends)) for ends in [(top, 0, 0), (0, top, 0), (0, 0, top), (top, top, top)]}) == 4
 

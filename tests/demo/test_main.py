@@ -56,7 +56,7 @@ def test_the_environment_names_a_model(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "model: ./other: no such folder; name" in said(["--model", "./other"], capsys)
 
 
-def test_a_name_that_cannot_be_had_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_cannot_be_had_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert "model: somebody/nothing: its model cannot be loaded: " in said(["--model", "somebody/nothing"], capsys)
 
 
@@ -73,7 +73,7 @@ def test_a_run_that_has_not_finished_is_told_its_newest_checkpoint(
     )
 
 
-def test_damaged_and_missing_weights_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_and_missing_weights_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     micro_network().model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     weights = load_file(file)
@@ -83,7 +83,7 @@ def test_damaged_and_missing_weights_are_told(tmp_path: Path, capsys: pytest.Cap
     assert ": its model cannot be loaded: " in said(["--model", str(tmp_path)], capsys)
 
 
-def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_tokenizer_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     micro_network().model.save_pretrained(tmp_path)
     assert "holds no usable tokenizer" in said(["--model", str(tmp_path)], capsys)
 

@@ -168,14 +168,14 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_arguments_are_told(name: str, network: ArbProbForCausalLM, tokenizer: Any) -> None:
+def test_wrong_arguments_are_reported(name: str, network: ArbProbForCausalLM, tokenizer: Any) -> None:
     arguments, kind, message = WRONG[name]
     with pytest.raises(kind, match=message) as told:
         plot_attention(network, tokenizer, TEXT, **arguments)
     assert "\n" not in str(told.value)
 
 
-def test_wrong_texts_and_tokenizers_are_told(network: ArbProbForCausalLM, tokenizer: Any) -> None:
+def test_wrong_texts_and_tokenizers_are_reported(network: ArbProbForCausalLM, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"text: expected 1 to 63 tokens, got 64; shorten it"):
         plot_attention(network, tokenizer, " a" * 64)
     with pytest.raises(ValueError, match=r"text: expected 1 to 63 tokens, got 0; write something"):

@@ -154,7 +154,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_arguments_are_told(name: str, network: ArbProbForCausalLM, tokenizer: Any) -> None:
+def test_wrong_arguments_are_reported(name: str, network: ArbProbForCausalLM, tokenizer: Any) -> None:
     arguments, kind, message = WRONG[name]
     with pytest.raises(kind, match=message) as told:
         plot_conditionals(network, tokenizer, TEXT, **arguments)

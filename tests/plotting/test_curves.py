@@ -111,7 +111,7 @@ def test_it_is_written_whole(plain: Path, tmp_path: Path) -> None:
     assert (tmp_path / "x.svg").read_bytes().startswith(b"<?xml")
 
 
-def test_what_is_no_run_is_told(plain: Path, tmp_path: Path) -> None:
+def test_what_is_no_run_is_reported(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"runs: '.*nowhere' holds no logs/training_log.csv; name the output folder"):
         plot_curves(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"plain: the same folder as .*plain; name each run once"):

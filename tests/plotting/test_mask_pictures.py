@@ -97,7 +97,7 @@ def test_a_token_that_carries_its_own_input_along_is_grey() -> None:
     assert "own input, carried along" in legend(figure)
 
 
-def test_steps_are_told_apart_in_grey() -> None:
+def test_steps_are_reported_apart_in_grey() -> None:
     for ramp in (EARLIER, LATER):
         levels = [luminance(colour) for colour in (*ramp, NOTHING)]
         assert all(later / earlier > 1.1 for earlier, later in itertools.pairwise(levels))
