@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 # read by the libraries when they are imported, so set before the first of them is
 CACHE = tempfile.mkdtemp(prefix="arbprob-tests-")
@@ -51,3 +52,10 @@ def registered_for_one_test() -> Iterator[None]:
     yield
     PATTERNS.clear()
     PATTERNS.update(kept)
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test session, the same in all its processes."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

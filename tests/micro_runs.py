@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments, set_seed
+from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, TrainingArguments, set_seed
 
 from arbprob_hf.training.trainer import ArbProbTrainer
 
@@ -25,6 +25,17 @@ OPTIONS: dict[str, Any] = {
     "logging_steps": 1,
     "report_to": "none",
 }
+
+
+class Crash(TrainerCallback):
+    """Raises in the middle of a step, as a bug or a lost machine would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise ConnectionError("lost")
 
 
 def token_rows(count: int, *, length: int = 12, seed: int = 0) -> list[dict[str, torch.Tensor]]:

@@ -8,7 +8,8 @@ from arbprob_hf.model.attention.backends import prepare_attention
 from arbprob_hf.model.attention.decode import DecodePlan, step_plan
 from arbprob_hf.model.attention.plan import eager_plan
 from arbprob_hf.model.masks.tiles import Sizes
-from tests.model.twins import far, ours_alone, tokens
+from tests.model.twins import ours_alone, tokens
+from tests.networks import far
 
 TEXTS = [
     "causal & window(5)",

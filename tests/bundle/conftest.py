@@ -1,6 +1,5 @@
 """The model that stays at home, its checkpoint, and the journeys the checkpoint makes, each made once."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,10 +30,9 @@ def model() -> ArbProbForCausalLM:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of this test session, the same in all its processes: a journey takes seconds."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "travel"
+def shared(session_folder: Path) -> Path:
+    """Where journeys are kept for all processes: one takes seconds."""
+    folder = session_folder / "travel"
     folder.mkdir(exist_ok=True)
     return folder
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from tests.networks import STILL, randomised
 
 # the end of a text and the 256 bytes
 END = "<|endoftext|>"
@@ -17,9 +18,7 @@ SIZES: dict[str, Any] = dict(
     n_embd=24,
     n_layer=2,
     n_head=3,
-    resid_pdrop=0.0,
-    embd_pdrop=0.0,
-    attn_pdrop=0.0,
+    **STILL,
     bos_token_id=0,
     eos_token_id=0,
     pad_token_id=0,
@@ -49,23 +48,6 @@ def ours_from(theirs: GPT2LMHeadModel, **fields: Any) -> ArbProbForCausalLM:
     return ours
 
 
-def randomised(model: Any) -> Any:
-    """The model with weights that no initialisation gives: a bias that is never zero, a gain that is never one."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator) * 0.25
-            is_gain = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(noise + (1.0 if is_gain else 0.0))
-    return model
-
-
 def tokens(batch: int = 2, length: int = 12, *, seed: int = 0) -> Tensor:
     """Random token ids (batch, length), none of them the end of a text."""
     return torch.randint(1, SIZES["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(seed))
-
-
-def far(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference."""
-    assert a.shape == b.shape
-    return float((a.detach().double() - b.detach().double()).abs().max())

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from arbprob_hf import ArbProbForSequenceClassification, ArbProbForTokenClassification
-from tests.clients.micro import SIZES, byte_tokenizer, far, randomised, tokens
+from tests.clients.micro import SIZES, byte_tokenizer, tokens
+from tests.networks import far, randomised
 
 KINDS = {
     "texts": (AutoModelForSequenceClassification, GPT2ForSequenceClassification, ArbProbForSequenceClassification),

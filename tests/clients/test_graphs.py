@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.clients.micro import far, gpt2, ours_from, tokens
+from tests.clients.micro import gpt2, ours_from, tokens
+from tests.networks import far
 
 # the exporter's own: its registry without torchvision, trees of torch, axes that are one symbol
 pytestmark = [

@@ -12,7 +12,8 @@ from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, 
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tests.clients.micro import far, tokens
+from tests.clients.micro import tokens
+from tests.networks import far
 
 # PEFT calls methods of transformers that go by other names now
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")

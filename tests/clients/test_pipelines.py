@@ -8,7 +8,7 @@ import torch
 from transformers import GPT2LMHeadModel, pipeline
 
 from arbprob_hf import ArbProbForCausalLM
-from tests.clients.micro import far
+from tests.networks import far
 
 PROMPTS = ["who sees whom", "a much longer sentence about masks", "m"]
 

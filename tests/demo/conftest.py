@@ -1,6 +1,5 @@
 """A network, and a Space where its page is served."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +18,9 @@ def network() -> Network:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of this test session, the same in all its processes: a server takes long to start."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
+def shared(session_folder: Path) -> Path:
+    """What all processes share: a server takes long to start."""
+    folder = session_folder / "demo"
     folder.mkdir(exist_ok=True)
     return folder
 

@@ -5,7 +5,8 @@ import torch
 
 from arbprob_hf import ArbProbForCausalLM
 from arbprob_hf.model.lm_head import linear_cross_entropy
-from tests.model.twins import far, ours_alone, tokens, twins
+from tests.model.twins import ours_alone, tokens, twins
+from tests.networks import far
 
 backends = pytest.mark.parametrize("backend", ["eager", "sdpa"])
 IDS = tokens(4, 24)

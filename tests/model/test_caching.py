@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from arbprob_hf import ArbProbForCausalLM, Mask, documents
-from tests.model.twins import far, left_padded, ours_alone, tokens, twins
+from tests.model.twins import left_padded, ours_alone, tokens, twins
+from tests.networks import far
 
 LENGTH = 12
 MASKS: dict[str, str | list[str]] = {

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, ArbProbModel
-from tests.model.twins import SIZES, far, tokens, twins
+from tests.model.twins import SIZES, tokens, twins
+from tests.networks import far
 
 # what openai-community/gpt2, gpt2-medium and distilgpt2 carry beside the sizes
 OFFICIAL: dict[str, Any] = {

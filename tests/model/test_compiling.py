@@ -8,7 +8,8 @@ import torch
 from transformers import StaticCache
 
 from arbprob_hf import Mask, documents, padding
-from tests.model.twins import far, left_padded, ours_alone, tokens
+from tests.model.twins import left_padded, ours_alone, tokens
+from tests.networks import far
 from tests.tables import quick
 
 LENGTH = 12

@@ -8,7 +8,8 @@ from transformers import GPT2LMHeadModel
 from transformers.generation import StoppingCriteriaList
 
 from arbprob_hf import ArbProbForCausalLM
-from tests.model.twins import far, left_padded, tokens, twins
+from tests.model.twins import left_padded, tokens, twins
+from tests.networks import far
 
 NEW = 8
 # ways to decode; None of them ends early unless it says so

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import Mask, causal
-from tests.model.twins import far, ours_alone, tokens, twins
+from tests.model.twins import ours_alone, tokens, twins
+from tests.networks import far
 
 NEW, PROMPT = 12, 10
 TABLE = (torch.rand(1, 3, PROMPT, PROMPT, generator=torch.Generator().manual_seed(4)) < 0.5) | torch.eye(10).bool()

@@ -12,7 +12,8 @@ from arbprob_hf import ArbProbForCausalLM, Mask, causal, documents, padding, pre
 from arbprob_hf.model import generation
 from arbprob_hf.model.masks import lookahead
 from arbprob_hf.model.masks.continuation import Continued
-from tests.model.twins import far, left_padded, ours_alone, tokens
+from tests.model.twins import left_padded, ours_alone, tokens
+from tests.networks import far
 
 NEW = 7
 # generate rounds the logits it reports to fp32

@@ -7,7 +7,8 @@ import torch
 from transformers import DynamicCache
 
 from arbprob_hf import ArbProbForCausalLM
-from tests.model.twins import far, left_padded, ours_alone, tokens
+from tests.model.twins import left_padded, ours_alone, tokens
+from tests.networks import far
 
 
 def switch(model: ArbProbForCausalLM, state: str, **options: Any) -> None:

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from arbprob_hf import ArbProbForCausalLM
-from tests.model.twins import far, ours_alone, tokens, twins
+from tests.model.twins import ours_alone, tokens, twins
+from tests.networks import far
 
 
 def some_labels(ids: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.model import lm_head
 from arbprob_hf.model.lm_head import head_logits
-from tests.model.twins import far
+from tests.networks import far
 
 WIDTH, VOCABULARY = 32, 2**15
 HEAD = nn.Linear(WIDTH, VOCABULARY, bias=False).requires_grad_(False)

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arbprob_hf.model.lm_head import causal_loss, linear_cross_entropy
-from tests.model.twins import far, ours_alone, tokens
+from tests.model.twins import ours_alone, tokens
+from tests.networks import far
 
 WIDTH, VOCABULARY = 16, 61
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from arbprob_hf import Mask
-from tests.model.twins import far, ours_alone, tokens, twins
+from tests.model.twins import ours_alone, tokens, twins
+from tests.networks import far
 
 backends = pytest.mark.parametrize("backend", ["eager", "sdpa"])
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.model.twins import far, left_padded, tokens, twins
+from tests.model.twins import left_padded, tokens, twins
+from tests.networks import far
 
 ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-5}
 

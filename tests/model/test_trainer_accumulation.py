@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
-from tests.model.twins import far, ours_alone, tokens
+from tests.model.twins import ours_alone, tokens
+from tests.networks import far
 
 Row = dict[str, Tensor]
 

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from arbprob_hf import ArbProbForCausalLM
-from tests.model.twins import SIZES, far, ours_alone, tokens, twins
+from tests.model.twins import SIZES, ours_alone, tokens, twins
+from tests.networks import far
 
 
 def is_tied(model: ArbProbForCausalLM) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from tests.networks import STILL, randomised
 
 SIZES: dict[str, Any] = dict(
     vocab_size=101,
@@ -14,9 +15,7 @@ SIZES: dict[str, Any] = dict(
     n_embd=24,
     n_layer=3,
     n_head=3,
-    resid_pdrop=0.0,
-    embd_pdrop=0.0,
-    attn_pdrop=0.0,
+    **STILL,
     bos_token_id=1,
     eos_token_id=2,
     pad_token_id=0,
@@ -25,8 +24,7 @@ SIZES: dict[str, Any] = dict(
 
 def ours_alone(*, dtype: torch.dtype = torch.float64, backend: str = "sdpa", **fields: Any) -> ArbProbForCausalLM:
     """Our network in evaluation mode, every weight random, biases and layer norms too."""
-    model = ArbProbForCausalLM(ArbProbConfig(**{**SIZES, **fields})).eval()
-    randomise(model)
+    model = randomised(ArbProbForCausalLM(ArbProbConfig(**{**SIZES, **fields}))).eval()
     model.set_attn_implementation(backend)
     return model.to(dtype)
 
@@ -35,22 +33,11 @@ def twins(
     *, dtype: torch.dtype = torch.float64, backend: str = "sdpa", mask: str | list[str] = "causal", **fields: Any
 ) -> tuple[ArbProbForCausalLM, GPT2LMHeadModel]:
     """Ours and theirs, the weights of theirs copied into ours, both in evaluation mode."""
-    theirs = GPT2LMHeadModel(GPT2Config(**{**SIZES, **fields})).eval()
-    randomise(theirs)
+    theirs = randomised(GPT2LMHeadModel(GPT2Config(**{**SIZES, **fields}))).eval()
     theirs.set_attn_implementation(backend)
     ours = ours_alone(dtype=dtype, backend=backend, mask=mask, **fields)
     ours.load_state_dict(theirs.to(dtype).state_dict())
     return ours, theirs
-
-
-def randomise(model: torch.nn.Module) -> None:
-    """Weights that no initialisation gives: a bias that is never zero, a gain that is never one."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator) * 0.25
-            is_gain = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(noise + (1.0 if is_gain else 0.0))
 
 
 def tokens(batch: int = 2, length: int = 12, *, seed: int = 0, vocabulary: int = SIZES["vocab_size"]) -> Tensor:
@@ -63,9 +50,3 @@ def left_padded(lengths: tuple[int, ...], width: int, *, seed: int = 0) -> tuple
     ids = tokens(len(lengths), width, seed=seed)
     keep = torch.tensor([[0] * (width - length) + [1] * length for length in lengths])
     return ids * keep, keep
-
-
-def far(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference."""
-    assert a.shape == b.shape
-    return float((a.detach().double() - b.detach().double()).abs().max())

@@ -6,21 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from transformers import TrainerCallback
 
 from arbprob_hf.runs.checkpoints import ASIDE_NAME, choose_checkpoint
 from arbprob_hf.training.options import resume_choice
-
-
-class _Crash(TrainerCallback):
-    """Raises in the middle of a step, as a bug or a lost machine would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise ConnectionError("lost")
+from tests.micro_runs import Crash
 
 
 @pytest.mark.parametrize(
@@ -49,7 +38,7 @@ def test_resumed_weights_are_bit_equal(tmp_path: Path, micro_trainer, weights_of
     whole = micro_trainer(tmp_path / "whole", **options)
     whole.train()
     with pytest.raises(ConnectionError):
-        micro_trainer(tmp_path / "cut", **options, callbacks=[_Crash(7)]).train()
+        micro_trainer(tmp_path / "cut", **options, callbacks=[Crash(7)]).train()
     resumed = micro_trainer(tmp_path / "cut", **options)
     resumed.train(resume_from_checkpoint=True)
     assert weights_of(resumed) == weights_of(whole)

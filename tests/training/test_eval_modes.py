@@ -32,6 +32,7 @@ from arbprob_hf.training.eval_modes import (
     save_eval_modes,
     summary,
 )
+from tests.micro_runs import Crash
 
 TASK = Task.parse("0.5 * uniform(given=0..0.9) + 0.5 * causal(random=1)")
 
@@ -49,15 +50,6 @@ def micro_asker() -> ArbProbForCausalLM:
     torch.manual_seed(3)
     sizes = {"vocab_size": 40, "n_positions": 16, "n_embd": 8, "bos_token_id": 0, "eos_token_id": 0}
     return ArbProbForCausalLM(ArbProbConfig.preset("nano", **sizes, dropout=0.1, given_sees="all", mask_token=True))
-
-
-class _Crash(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise ConnectionError("lost")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +95,7 @@ def test_resumed_weights_are_bit_equal_to_those_of_a_run_without_workers(
     tmp_path: Path, question_trainer, weights_of, whole_weights: str, crash: int, options: dict[str, Any]
 ) -> None:
     with pytest.raises(ConnectionError):
-        question_trainer(tmp_path, _Crash(crash), **options).train()
+        question_trainer(tmp_path, Crash(crash), **options).train()
     resumed = question_trainer(tmp_path, **options)
     resumed.train(resume_from_checkpoint=True)
     assert weights_of(resumed) == whole_weights
