@@ -27,42 +27,9 @@ BUILT_IN: tuple[type[Mask], ...] = (
 _TRIAL = Grid(range(1), range(1), range(5), range(7))
 
 
-class _Withheld:
-    # stands for `b` and `h`, which a rule may take and pass on but not use: nothing would know how many it tells apart
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def _refuse(self, *_: object) -> Any:
-        raise _UsedError(
-            f"uses {self._name}, but treats all rows and heads alike; a rule for each head is heads(mask, mask, ...), "
-            "data for each row goes in as a tensor: documents, padding, order, tree, Mask.of"
-        )
-
-    @classmethod
-    def __torch_function__(cls, function: object, types: object, args: Any = (), kwargs: Any = None) -> Any:
-        given = [*args, *(kwargs or {}).values()]
-        flat = [one for value in given for one in (value if isinstance(value, list | tuple) else [value])]
-        next((one for one in flat if isinstance(one, cls)), cls("b or h"))._refuse()
-
-    def __getattr__(self, name: str) -> Any:
-        # special names are looked for by those who only ask what kind of thing this is
-        if name.startswith("__"):
-            raise AttributeError(name)
-        self._refuse()
-
-
-class _UsedError(Exception):
-    # a rule has used what is withheld from it
-    pass
-
-
-_OPERATORS = ["lt", "le", "eq", "ne", "gt", "ge", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "matmul"]
-_OPERATORS += ["and", "or", "xor", "lshift", "rshift"]
-_OPERATORS += [f"r{name}" for name in _OPERATORS[6:]]
-for _name in [*_OPERATORS, "bool", "int", "float", "index", "len", "iter", "getitem", "neg", "invert", "abs", "hash"]:
-    setattr(_Withheld, f"__{_name}__", _Withheld._refuse)
-_ROW, _HEAD = _Withheld("b"), _Withheld("h")
+# stands for `b` and `h`, which a rule may take and pass on but not use: nothing would know how many it tells apart.
+# Whatever is computed from it is of its device, or raises
+_WITHHELD = torch.empty((), dtype=torch.long, device="meta")
 
 
 class Custom(Mask):
@@ -80,14 +47,34 @@ class Custom(Mask):
     def __post_init__(self) -> None:
         for one in fields(self):  # type: ignore[arg-type]
             check_count(type(self).__name__, one.name, getattr(self, one.name), low=0)
+        # models are built under torch's device "meta", where nothing could be told from anything withheld
+        with torch.device("cpu"):
+            self._try()
+
+    def _try(self) -> None:
+        b, h, q, k = _TRIAL.indices()
         try:
-            result = type(self).rule(_ROW, _HEAD, *_TRIAL.indices()[2:], *self.arguments())
+            result = type(self).rule(b, h, q, k, *self.arguments())
         except Exception as error:
             raise ValueError(f"pattern {str(self)[:60]}: {_reason(error)}") from error
         _check_result(str(self)[:60], result)
+        for name, given in (("b", (_WITHHELD, h)), ("h", (b, _WITHHELD))):
+            if not self._answers(*given, q, k):
+                raise ValueError(
+                    f"pattern {str(self)[:60]}: uses {name}, but treats all rows and heads alike; a rule for each head "
+                    "is heads(mask, mask, ...), data for each row goes in as a tensor: documents, padding, order, "
+                    "tree, Mask.of"
+                )
+
+    def _answers(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> bool:
+        try:
+            result = type(self).rule(b, h, q, k, *self.arguments())
+        except Exception:
+            return False
+        return isinstance(result, Tensor) and not result.is_meta
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        seen: Tensor = type(self).rule(_ROW, _HEAD, q, k, *self.arguments())
+        seen: Tensor = type(self).rule(_WITHHELD, _WITHHELD, q, k, *self.arguments())
         return seen & (q == q) & (k == k)
 
     def __copy__(self) -> "Custom":
@@ -220,8 +207,6 @@ def _check_result(name: str, result: object) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, _UsedError):
-        return str(error)
     if "Boolean value of Tensor" in str(error):
         return (
             "asks a tensor for one truth value; write & | ~ for and, or, not, torch.where for if, and "

@@ -82,12 +82,6 @@ def looks_ahead(first: Tensor, cut: int) -> bool:
     return bool((first[cut:] < torch.arange(cut, len(first), device=first.device)).any())
 
 
-def _crosses_now(mask: Mask, cut: int, length: int) -> bool:
-    heads, keys = range(mask.count_heads()), range(cut, length)
-    parts = (range(start, min(start + _ROWS_AT_ONCE, cut)) for start in range(0, cut, _ROWS_AT_ONCE))
-    return any(bool(mask.evaluate(Grid(range(1), heads, queries, keys)).any()) for queries in parts)
-
-
 @functools.lru_cache(maxsize=64)
 def _of_pattern(mask: Mask, length: int) -> Tensor:
     return _search(mask, length, None)

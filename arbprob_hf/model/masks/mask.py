@@ -4,7 +4,7 @@ A rule answers, for index tensors that broadcast together, whether query `q` of 
 `k`. The text form is the same everywhere: in YAML, on the command line, in `repr` and in config.json.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, fields
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from .reach import reach_of
-from .text import MaskClass, not_a_mask, parse_mask
+from .text import not_a_mask, parse_mask
 from .tiles import Grid, Tiles, Tiling
 
 
-class Mask(metaclass=MaskClass):
+class Mask(ABC):
     """Which keys each query may see. True means "may attend", everywhere."""
 
     # whether an argument is a tensor: such a mask has no text form

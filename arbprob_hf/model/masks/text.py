@@ -4,10 +4,9 @@ import ast
 import difflib
 import inspect
 import re
-from abc import ABCMeta
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -187,78 +186,33 @@ def _quote(text: str) -> str:
     return quoted if len(quoted) <= 62 else f"{quoted[:58]}...{quoted[-1]}"
 
 
-class MaskClass(ABCMeta):
-    """What `causal` is before it is called; `causal & window(3)` is refused with advice.
-
-    `|` between classes, and with None, stays python's own: annotations are written with it.
-    """
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Build a mask; wrong arguments are told in the pattern's own words."""
-        try:
-            return super().__call__(*args, **kwargs)
-        except TypeError:
-            if fits_call(cls, args, kwargs):
-                raise
-            name = text_name(cls)
-            raise TypeError(f"{name}: {usage(name, cls).removeprefix(f'{name} ')}") from None
-
-    @property
-    def __signature__(cls) -> inspect.Signature:
-        # python would show that of `__call__`
-        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
-
-    def __and__(cls, other: object) -> NoReturn:
-        """Refuse a pattern that was not called."""
-        raise TypeError(uncalled(cls))
-
-    __rand__ = __and__
-
-    def __invert__(cls) -> NoReturn:
-        """Refuse a pattern that was not called."""
-        raise TypeError(uncalled(cls))
-
-    def __or__(cls, other: Any) -> Any:
-        """Refuse a pattern that was not called, beside a mask; a union of types otherwise."""
-        if isinstance(type(other), MaskClass):
-            raise TypeError(uncalled(cls))
-        return super().__or__(other)
-
-    def __ror__(cls, other: Any) -> Any:
-        """As `__or__`."""
-        if isinstance(type(other), MaskClass):
-            raise TypeError(uncalled(cls))
-        return super().__ror__(other)
-
-
 def text_name(kind: type) -> str:
     """The name that a built-in pattern's class has in texts, such as `block_diffusion`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
 
 
-def uncalled(kind: type) -> str:
-    """What to say of a pattern that stands where a mask belongs."""
-    return f"{text_name(kind)}: a pattern is called: write {_call(kind)}"
-
-
 def kind_of(value: object) -> str:
     """What came instead of a mask, for errors: its type, or the pattern that was not called."""
-    if isinstance(value, MaskClass):
+    if _is_pattern(value):
         return f"the pattern {text_name(value)}; a pattern is called: write {_call(value)}"
     return type(value).__name__
 
 
 def not_a_mask(other: object) -> str:
     """What to say of an operand of `& |` that is no mask."""
-    if isinstance(other, MaskClass):
-        return uncalled(other)
+    if _is_pattern(other):
+        return f"{text_name(other)}: a pattern is called: write {_call(other)}"
     advice = "masks are joined with masks"
     if isinstance(other, str):
         advice = f"write Mask.parse({other!r:.60})"
     elif isinstance(other, Tensor):
         advice = "write Mask.of(tensor)"
     return f"mask: expected a Mask on both sides of & and |, got {type(other).__name__}; {advice}"
+
+
+def _is_pattern(value: object) -> TypeGuard[type[Any]]:
+    # a class of masks that was not called, known by what it has: masks are built on this file
+    return isinstance(value, type) and hasattr(value, "takes_tensors")
 
 
 def _call(kind: type) -> str:
