@@ -1,7 +1,6 @@
 """Generation under masks: what `generate` needs to know beyond transformers' own."""
 
 import copy
-import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from transformers.utils import logging
 
 from .masks.continuation import Continued, continue_mask, repeat_rows
 from .masks.foreign import from_foreign
-from .masks.lookahead import crosses, earliest_viewer, holds_rules, is_cache_safe, looks_ahead, refusal
+from .masks.lookahead import crosses, earliest_viewer, is_cache_safe, looks_ahead, refusal
 from .masks.mask import Mask, keep_mask
 from .masks.patterns import Causal
 from .masks.tensors import Padding
@@ -176,7 +175,7 @@ class ArbProbGenerationMixin(GenerationMixin):
             mask = _as_mask_argument("mask", mask)
             if isinstance(mask, Tensor):
                 mask = Continued(_prompt_table(mask, prompt, self.config.n_head))
-            mask = _remembered(Mask.parse(mask)) if isinstance(mask, str) else mask
+            mask = Mask.parse(mask) if isinstance(mask, str) else mask
             mask = continue_mask(mask, batch=prompt.batch, length=prompt.length, device=prompt.device)
             mask.check_fits(batch=prompt.batch, heads=self.config.n_head, q_len=prompt.length, kv_len=prompt.length)
             kwargs["mask"], masks = mask, [mask]
@@ -237,17 +236,6 @@ class LastPosition(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         is_full = input_ids.shape[1] >= self.n_positions
         return torch.full((input_ids.shape[0],), is_full, dtype=torch.bool, device=input_ids.device)
-
-
-def _remembered(mask: Mask) -> Mask:
-    # a rule of one's own may hold anything, so it is kept no longer than its user keeps it
-    return mask if holds_rules(mask) else _known(mask)
-
-
-@functools.lru_cache(maxsize=64)
-def _known(mask: Mask) -> Mask:
-    # what is remembered of a mask is found fastest by the same object, so equal ones become one
-    return mask
 
 
 def _cached(kwargs: dict[str, Any]) -> int:

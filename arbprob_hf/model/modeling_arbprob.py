@@ -27,7 +27,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention.backends import prepare_attention
+from .attention.backends import BACKENDS
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask
 from .custom_code import HUB_OPTIONS, check_travels, read_saved
@@ -44,7 +44,6 @@ from .validation import (
     check_bias,
     check_cache,
     check_inputs,
-    check_kept,
     check_labels,
     check_length,
     check_options,
@@ -297,9 +296,11 @@ class ArbProbModel(ArbProbPreTrainedModel):
         Returns:
             `last_hidden_state` (B, T, D), `past_key_values`, and what else was asked for.
         """
-        check_options(kwargs, type(self).forward)
+        if kwargs:
+            check_options(kwargs, type(self).forward)
         check_inputs(self.config, input_ids, inputs_embeds, dtype=self.wte.weight.dtype, has_ranks=ranks is not None)
-        check_cache(past_key_values, is_recomputed=self.gradient_checkpointing and self.training)
+        if past_key_values is not None:
+            check_cache(past_key_values, is_recomputed=self.gradient_checkpointing and self.training)
         embeds = self._embed(input_ids, ranks) if inputs_embeds is None else inputs_embeds  # (B, T, D)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -376,13 +377,17 @@ class ArbProbModel(ArbProbPreTrainedModel):
         # autocast leaves float64 alone
         is_cast = torch.is_autocast_enabled(device) and dtype != torch.float64
         compute = torch.get_autocast_dtype(device) if is_cast else dtype
-        made = {}
+        if backend not in BACKENDS:
+            raise ValueError(f"attn_implementation: expected {' or '.join(BACKENDS)}, got {backend!r:.60}")
+        plans = {}
         for text, default in self._default_masks().items():
             mask = resolve_mask(default, arguments, sizes)
-            check_cache_valid(mask, sizes, self.config.n_positions)
-            made[text] = prepare_attention(mask, sizes, backend=backend, dtype=compute, bias=bias)
-        texts = self.config.mask_texts
-        return [made[texts[layer % len(texts)]] for layer in range(self.config.n_layer)]
+            # a static cache inside a compiled network is not looked at
+            if isinstance(sizes.offset, int) and sizes.offset > 0:
+                check_cache_valid(mask, sizes, self.config.n_positions)
+            plans[text] = BACKENDS[backend](mask, sizes, dtype=compute, bias=bias)
+        texts = [self.config.mask] if isinstance(self.config.mask, str) else self.config.mask
+        return [plans[texts[layer % len(texts)]] for layer in range(self.config.n_layer)]
 
 
 class ArbProbForCausalLM(QuestionMixin, ArbProbPreTrainedModel, ArbProbGenerationMixin):
@@ -454,11 +459,10 @@ class ArbProbForCausalLM(QuestionMixin, ArbProbPreTrainedModel, ArbProbGeneratio
         loss, logits = None, None
         if is_scored:
             loss = self._loss(hidden_states, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch)
-        asked = not is_scored or isinstance(logits_to_keep, Tensor) or logits_to_keep > 0
-        if asked if return_logits is None else return_logits:
-            check_kept(logits_to_keep)
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = head_logits(self.lm_head, hidden_states[:, kept, :])  # (B, T or fewer, V)
+        if return_logits is None:
+            return_logits = not is_scored or isinstance(logits_to_keep, Tensor) or logits_to_keep > 0
+        if return_logits:
+            logits = head_logits(self.lm_head, hidden_states, logits_to_keep)  # (B, T or fewer, V)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

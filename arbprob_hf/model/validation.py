@@ -112,15 +112,6 @@ def check_labels(name: str, labels: Tensor, hidden: Tensor) -> None:
         raise ValueError(f"{name}: expected shape (batch, tokens) = {expected}, got {tuple(labels.shape)}")
 
 
-def check_kept(logits_to_keep: int | Tensor) -> None:
-    """Raise unless `logits_to_keep` is a count from 0 or a 1-D tensor of slot indices."""
-    is_count = isinstance(logits_to_keep, int) and not isinstance(logits_to_keep, bool) and logits_to_keep >= 0
-    is_index = isinstance(logits_to_keep, Tensor) and logits_to_keep.dim() == 1
-    if not (is_count or is_index):
-        got = tuple(logits_to_keep.shape) if isinstance(logits_to_keep, Tensor) else repr(logits_to_keep)[:40]
-        raise ValueError(f"logits_to_keep: expected a count from 0 or a 1-D tensor of slot indices, got {got}")
-
-
 def check_cache(past_key_values: object, *, is_recomputed: bool) -> None:
     """Raise unless earlier keys and values come as a transformers `Cache`, and not while layers are recomputed."""
     if past_key_values is not None and is_recomputed:

@@ -1,4 +1,4 @@
-"""Attention under a mask, the same numbers on every backend: which plan each of them follows."""
+"""The backends of attention: which function plans each of them; the numbers are the same."""
 
 from collections.abc import Callable
 
@@ -7,38 +7,24 @@ from torch import Tensor
 
 from ..masks.mask import Mask
 from ..masks.tiles import Sizes
-from .decode import step_plan
 from .flex import flex_plan
-from .plan import EagerPlan, Plan, eager_plan, is_open
+from .plan import EagerPlan, Plan, eager_plan, unmasked_plan
 from .sdpa import sdpa_plan
 
 
-def prepare_attention(
-    mask: Mask, sizes: Sizes, *, backend: str, dtype: torch.dtype, bias: Tensor | None = None
-) -> Plan:
-    """How `backend` computes attention under a resolved mask; made once a forward, shared by the layers.
-
-    Args:
-        dtype: of the queries, autocast included.
-        bias: float (B or 1, H or 1, T_q, T_kv) added to the scores, or None.
-    """
-    if backend not in BACKENDS:
-        # transformers knows backends that drop the mask
-        raise ValueError(f"attn_implementation: expected {' or '.join(BACKENDS)}, got {backend!r:.60}")
-    return BACKENDS[backend](mask, sizes, dtype=dtype, bias=bias)
-
-
-def _sdpa_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:
-    # a pass of one new token is short: what it sees is looked up rather than searched for
-    step = step_plan(mask, sizes) if bias is None and not is_open(mask, sizes) else None
-    return sdpa_plan(mask, sizes, dtype=dtype, bias=bias) if step is None else step
-
-
-def _eager_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:
-    if bias is None and is_open(mask, sizes):
+def eager_attention_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:
+    """Attention in plain operations, which returns its weights; arguments as in `BACKENDS`."""
+    fused = unmasked_plan(mask, sizes) if bias is None else None
+    if fused is not None and not fused.causal:
         return EagerPlan()
     return eager_plan(mask, sizes, None if bias is None else bias.to(dtype))
 
 
-# the backends that are known to obey every mask; a name not listed here is refused
-BACKENDS: dict[str, Callable[..., Plan]] = {"eager": _eager_plan, "sdpa": _sdpa_plan, "flex_attention": flex_plan}
+# from a resolved mask, the sizes of the pass, `dtype` (of the queries, autocast included) and `bias` (float (B or 1,
+# H or 1, T_q, T_kv), added to the scores, or None) to a plan, made once a forward and shared by the layers of a mask.
+# These obey every mask; transformers knows others that drop it
+BACKENDS: dict[str, Callable[..., Plan]] = {
+    "eager": eager_attention_plan,
+    "sdpa": sdpa_plan,
+    "flex_attention": flex_plan,
+}

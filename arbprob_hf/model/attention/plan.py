@@ -178,13 +178,11 @@ def to_dense(mask: Mask, sizes: Sizes) -> Tensor:
     return torch.nn.functional.pad(allowed, (0, sizes.kv_len - columns))  # (B or 1, H or 1, T_q, T_kv)
 
 
-def is_causal(mask: Mask, sizes: Sizes) -> bool:
-    """Whether this is plain GPT-2 attention over exactly the tokens of this pass."""
-    square = isinstance(sizes.offset, int) and sizes.offset == 0 and sizes.kv_len == sizes.q_len
-    return type(mask) is Causal and square
-
-
-def is_open(mask: Mask, sizes: Sizes) -> bool:
-    """Whether every query of this pass sees every key: `full`, or one new token under `causal`."""
-    every_column = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
-    return every_column and (type(mask) is Full or (type(mask) is Causal and sizes.q_len == 1))
+def unmasked_plan(mask: Mask, sizes: Sizes) -> FusedPlan | None:
+    """torch's kernel without a mask, where every query of this pass sees every key, or every earlier one; else None."""
+    if type(mask) not in (Full, Causal) or not isinstance(sizes.offset, int):
+        return None
+    if sizes.kv_len == sizes.filled and (type(mask) is Full or sizes.q_len == 1):
+        return FusedPlan(causal=False)
+    is_square = sizes.offset == 0 and sizes.kv_len == sizes.q_len
+    return FusedPlan(causal=True) if type(mask) is Causal and is_square else None

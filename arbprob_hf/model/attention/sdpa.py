@@ -1,6 +1,7 @@
 """Which plan sdpa follows: the structure of the mask decides, the numbers are the same.
 
 - open, causal: the kernel needs no mask.
+- stepped: one new token, which sees a few runs of cached keys.
 - sorted: an order mask whose slots, put in order, make one of the other plans.
 - tiled: queries go tile by tile, and skip the keys that none of them may see.
 - additive: one kernel with a tensor of scores; every mask can go this way.
@@ -16,7 +17,8 @@ from torch import Tensor
 from ..masks.mask import Mask
 from ..masks.tensors import HIDDEN, Order
 from ..masks.tiles import Grid, Sizes, Tiles, Tiling
-from .plan import FusedPlan, Plan, additive_plan, can_read_values, guard_overflow, is_causal, is_open, zero_empty_rows
+from .decode import step_plan
+from .plan import FusedPlan, Plan, additive_plan, can_read_values, guard_overflow, unmasked_plan, zero_empty_rows
 from .tiled import Piece, tiled_attention
 
 # shorter passes are over before their structure is known
@@ -32,15 +34,15 @@ LARGEST_SHARE = 0.75
 
 def sdpa_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None = None) -> Plan:
     """The fastest plan for a resolved mask on torch's scaled_dot_product_attention; `dtype` is that of the queries."""
-    if bias is None and is_open(mask, sizes):
-        return FusedPlan(causal=False)
-    if bias is None and is_causal(mask, sizes):
-        return FusedPlan(causal=True)
-    if bias is None and _has_structure_to_look_for(sizes):
-        found = _sorted(mask, sizes, dtype) or _structured(mask, sizes, dtype)
-        if found is not None:
-            return found
-    return additive_plan(mask, sizes, dtype=dtype, bias=bias)
+    plan: Plan | None = None
+    if bias is None:
+        plan = unmasked_plan(mask, sizes)
+        if plan is None and sizes.q_len == 1:
+            # a pass of one new token is short: what it sees is looked up rather than searched for
+            plan = step_plan(mask, sizes)
+        elif plan is None and _has_structure_to_look_for(sizes):
+            plan = _sorted(mask, sizes, dtype) or _structured(mask, sizes, dtype)
+    return additive_plan(mask, sizes, dtype=dtype, bias=bias) if plan is None else plan
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,10 @@ class TiledPlan(Plan):
 
 def _has_structure_to_look_for(sizes: Sizes) -> bool:
     # a static cache has columns that hold no tokens yet; an accelerator has flex attention
-    if not can_read_values(sizes.device):
-        # nor are sizes compared: a compiled network would be bound to one side of SHORTEST
+    # under a compiler sizes are not compared: the network would be bound to one side of SHORTEST
+    if torch.compiler.is_compiling() or sizes.q_len < SHORTEST:
         return False
-    is_filled = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
-    return is_filled and sizes.q_len >= SHORTEST
+    return isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled and can_read_values(sizes.device)
 
 
 def _structured(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> Plan | None:

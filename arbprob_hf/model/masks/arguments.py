@@ -93,7 +93,6 @@ def _keep(value: Tensor, sizes: Sizes) -> Tensor | None:
 
 
 def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> Mask | None:
-    value = from_foreign(value)
     if value is None:
         return None
     if isinstance(value, str):
@@ -101,7 +100,12 @@ def _explicit(value: Tensor | Mask | str | None, sizes: Sizes, name: str) -> Mas
             raise ValueError(
                 f"{name}: text cannot be read inside torch.compile; pass Mask.parse({value!r:.60}) instead"
             )
-        value = Mask.parse(value)
+        # what has a text holds no tensors that could lie elsewhere
+        mask = Mask.parse(value)
+        _check_fits(mask, sizes)
+        return mask
+    if not isinstance(value, Tensor | Mask):
+        value = from_foreign(value)
     if isinstance(value, Mask):
         _check_fits(value, sizes)
         # once a pass, and not in every tile; flex's compiled rule could not move them at all

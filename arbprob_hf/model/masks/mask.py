@@ -4,6 +4,7 @@ A rule answers, for index tensors that broadcast together, whether query `q` of 
 `k`. The text form is the same everywhere: in YAML, on the command line, in `repr` and in config.json.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
@@ -161,8 +162,8 @@ class Mask(ABC):
         Raises:
             ValueError: anything but registered names, `& | ~`, calls with integers and masks; one line.
         """
-        mask: Mask = parse_mask(text, PATTERNS)
-        return mask
+        # a text means another mask once a name in it does
+        return _parsed(text, tuple(PATTERNS.items())) if isinstance(text, str) else parse_mask(text, PATTERNS)
 
     def __str__(self) -> str:
         return _text(self)
@@ -433,6 +434,13 @@ def _by_tile(table: Tensor, size: int, fill: bool) -> Tensor:
 
 # the one name -> pattern table; patterns_arbprob fills it
 PATTERNS: dict[str, type[Mask]] = {}
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str, patterns: tuple[tuple[str, type[Mask]], ...]) -> Mask:
+    # one object for a text: what is remembered of a mask is found fastest by the same object
+    mask: Mask = parse_mask(text, dict(patterns))
+    return mask
 
 
 def _same(a: object, b: object) -> bool:

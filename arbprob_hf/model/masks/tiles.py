@@ -4,7 +4,7 @@ A tile is a run of queries times a run of keys. Of each tile a mask can tell, wi
 is allowed or that all are; kernels then skip the first kind and need no mask for the second.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, cast
 
 import torch
@@ -134,7 +134,8 @@ class Sizes:
     """The shape of one forward pass.
 
     `offset` tokens are cached already (a tensor inside a compiled static cache); `kv_len` counts key columns, unfilled
-    ones of a static cache included.
+    ones of a static cache included; `filled` those that hold tokens after this pass, where that is known without asking
+    the device.
     """
 
     batch: int
@@ -143,11 +144,11 @@ class Sizes:
     kv_len: int
     offset: int | Tensor
     device: torch.device
+    filled: int = field(init=False)
 
-    @property
-    def filled(self) -> int:
-        """Key columns that hold tokens after this pass, where that is known without asking the device."""
-        return self.offset + self.q_len if isinstance(self.offset, int) else self.kv_len
+    def __post_init__(self) -> None:
+        filled = self.offset + self.q_len if isinstance(self.offset, int) else self.kv_len
+        object.__setattr__(self, "filled", filled)
 
     def grid(self) -> Grid:
         """Every query of this pass against every key column that may hold a token."""
