@@ -27,7 +27,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention.backends import BACKENDS
+from .attention.backends import prepare_attention
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask
 from .custom_code import HUB_OPTIONS, check_travels, read_saved
@@ -377,15 +377,13 @@ class ArbProbModel(ArbProbPreTrainedModel):
         # autocast leaves float64 alone
         is_cast = torch.is_autocast_enabled(device) and dtype != torch.float64
         compute = torch.get_autocast_dtype(device) if is_cast else dtype
-        if backend not in BACKENDS:
-            raise ValueError(f"attn_implementation: expected {' or '.join(BACKENDS)}, got {backend!r:.60}")
         plans = {}
         for text, default in self._default_masks().items():
             mask = resolve_mask(default, arguments, sizes)
             # a static cache inside a compiled network is not looked at
             if isinstance(sizes.offset, int) and sizes.offset > 0:
                 check_cache_valid(mask, sizes, self.config.n_positions)
-            plans[text] = BACKENDS[backend](mask, sizes, dtype=compute, bias=bias)
+            plans[text] = prepare_attention(mask, sizes, backend=backend, dtype=compute, bias=bias)
         texts = [self.config.mask] if isinstance(self.config.mask, str) else self.config.mask
         return [plans[texts[layer % len(texts)]] for layer in range(self.config.n_layer)]
 

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -92,27 +94,28 @@ def test_samples_have_the_law_of_the_enumerated_joint(layout: str, method: str) 
     assert float((seen - law).abs().sum()) / 2 <= 1.3 * floor(law, COUNT)
 
 
-def draw_from_what_was_wanted(self: Sampler, active: Any, known: Any, left: Any, drafts: Any, verdict: Any) -> Any:
+def draw_from_what_was_wanted(self: Sampler, active: Any, known: Any, drafts: Any, logits: Any) -> Any:
     # the bug of samplers that forget what the rejected draft already said: p in place of (p - q)+
-    verdict = type(verdict)(verdict.accepted, torch.zeros_like(verdict.laws), verdict.wanted, verdict.logits)
-    return STOP(self, active, known, left, drafts, verdict)
+    agreeing = self._count_agreeing(drafts, self._law(logits))
+    with mock.patch.object(Sampler, "_count_agreeing", return_value=agreeing):
+        return ACCEPT(self, active, known, replace(drafts, law=torch.zeros_like(drafts.law)), logits)
 
 
-STOP = Sampler._stop
+ACCEPT = Sampler._accept
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("method", ["speculative", "fused"])
 def test_a_sampler_that_does_not_resample_the_residual_fails(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sampler, "_stop", draw_from_what_was_wanted)
+    monkeypatch.setattr(Sampler, "_accept", draw_from_what_was_wanted)
     seen, law = drawn(law_model("two_stream"), method, Conditional(**ASK))
     assert float((seen - law).abs().sum()) / 2 > 1.3 * floor(law, COUNT)
 
 
 @pytest.mark.parametrize("method", ["speculative", "fused"])
 def test_rows_of_a_batch_accept_different_counts(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts, accept = [], Sampler._accepted
-    monkeypatch.setattr(Sampler, "_accepted", lambda self, *a: counts.append(accept(self, *a)) or counts[-1])
+    counts, accept = [], Sampler._count_agreeing
+    monkeypatch.setattr(Sampler, "_count_agreeing", lambda self, *a: counts.append(accept(self, *a)) or counts[-1])
     network("two_stream").sample(tokens(50, 8), Conditional([0]), method=method)
     assert max(len(set(one.tolist())) for one in counts) > 1
 

@@ -1,4 +1,4 @@
-"""The backends of attention: which function plans each of them; the numbers are the same."""
+"""The backends of attention, the same numbers on each: which plan each of them follows."""
 
 from collections.abc import Callable
 
@@ -7,24 +7,57 @@ from torch import Tensor
 
 from ..masks.mask import Mask
 from ..masks.tiles import Sizes
+from .decode import step_plan
 from .flex import flex_plan
-from .plan import EagerPlan, Plan, eager_plan, unmasked_plan
-from .sdpa import sdpa_plan
+from .plan import EagerPlan, Plan, additive_plan, eager_plan, unmasked_plan
+from .sdpa import SHORTEST, structured_plan
+
+# shorter passes have nothing that flex_attention could skip, and it would be compiled for many shapes
+FEWEST_FLEX_QUERIES = 16
 
 
-def eager_attention_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:
-    """Attention in plain operations, which returns its weights; arguments as in `BACKENDS`."""
+def prepare_attention(
+    mask: Mask, sizes: Sizes, *, backend: str, dtype: torch.dtype, bias: Tensor | None = None
+) -> Plan:
+    """How `backend` computes attention under a resolved mask; made once a forward, shared by the layers.
+
+    Args:
+        dtype: of the queries, autocast included.
+        bias: float (B or 1, H or 1, T_q, T_kv) added to the scores, or None.
+    """
+    if backend not in BACKENDS:
+        # transformers knows backends that drop the mask
+        raise ValueError(f"attn_implementation: expected {' or '.join(BACKENDS)}, got {backend!r:.60}")
+    return BACKENDS[backend](mask, sizes, dtype=dtype, bias=bias)
+
+
+def _sdpa_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:
+    plan: Plan | None = None
+    if bias is None:
+        plan = unmasked_plan(mask, sizes)
+        if plan is None and sizes.q_len == 1:
+            # a pass of one new token is short: what it sees is looked up rather than searched for
+            plan = step_plan(mask, sizes)
+        elif plan is None and not torch.compiler.is_compiling():
+            # under a compiler sizes are not compared: the network would be bound to one side
+            plan = structured_plan(mask, sizes, dtype=dtype) if sizes.q_len >= SHORTEST else None
+    return additive_plan(mask, sizes, dtype=dtype, bias=bias) if plan is None else plan
+
+
+def _eager_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:
     fused = unmasked_plan(mask, sizes) if bias is None else None
     if fused is not None and not fused.causal:
         return EagerPlan()
     return eager_plan(mask, sizes, None if bias is None else bias.to(dtype))
 
 
-# from a resolved mask, the sizes of the pass, `dtype` (of the queries, autocast included) and `bias` (float (B or 1,
-# H or 1, T_q, T_kv), added to the scores, or None) to a plan, made once a forward and shared by the layers of a mask.
-# These obey every mask; transformers knows others that drop it
-BACKENDS: dict[str, Callable[..., Plan]] = {
-    "eager": eager_attention_plan,
-    "sdpa": sdpa_plan,
-    "flex_attention": flex_plan,
-}
+def _flex_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:
+    # torch 2.13's compiled kernel for the CPU gives wrong numbers, or NaN, on processors without AVX-512
+    is_compiled_for_cpu = sizes.device.type == "cpu" and torch.compiler.is_compiling()
+    if sizes.q_len < FEWEST_FLEX_QUERIES or is_compiled_for_cpu:
+        return _sdpa_plan(mask, sizes, dtype=dtype, bias=bias)
+    return flex_plan(mask, sizes, dtype=dtype, bias=bias)
+
+
+# the backends that obey every mask; a name not listed here is refused
+BACKENDS: dict[str, Callable[..., Plan]] = {"eager": _eager_plan, "sdpa": _sdpa_plan, "flex_attention": _flex_plan}

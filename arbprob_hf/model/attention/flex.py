@@ -1,8 +1,6 @@
 """The flex_attention backend: torch's kernels that skip tiles, from a block mask that no dense mask was made for.
 
-On an accelerator the kernel is compiled; on the CPU torch's unfused form is used, which has no backward. Steps of a few
-queries follow sdpa's plan: they have nothing to skip, and a kernel would be compiled for many shapes. So does a network
-that is compiled for the CPU: torch 2.13's kernel there gives wrong numbers, or NaN, on processors without AVX-512.
+On an accelerator the kernel is compiled; on the CPU torch's unfused form is used, which has no backward.
 """
 
 import warnings
@@ -18,10 +16,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from ..masks.mask import Mask
 from ..masks.tiles import Sizes, Tiles, Tiling
 from .plan import Plan
-from .sdpa import sdpa_plan
 
 BLOCK = 128
-FEWEST_QUERIES = 16
 # kinds of masks that are compiled in one process
 _KINDS = 512
 
@@ -52,9 +48,6 @@ class FlexPlan(Plan):
 
 def flex_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None = None) -> Plan:
     """The plan of torch's flex_attention for a resolved mask; `bias` is float (B or 1, H or 1, T_q, T_kv) or None."""
-    is_compiled_for_cpu = sizes.device.type == "cpu" and torch.compiler.is_compiling()
-    if sizes.q_len < FEWEST_QUERIES or is_compiled_for_cpu:
-        return sdpa_plan(mask, sizes, dtype=dtype, bias=bias)
     return FlexPlan(block_mask(mask, sizes), None if bias is None else _added(bias.to(dtype)), sizes.filled)
 
 

@@ -1,10 +1,8 @@
-"""Which plan sdpa follows: the structure of the mask decides, the numbers are the same.
+"""Attention by torch's scaled_dot_product_attention where the structure of a long mask saves work; equal numbers.
 
-- open, causal: the kernel needs no mask.
-- stepped: one new token, which sees a few runs of cached keys.
 - sorted: an order mask whose slots, put in order, make one of the other plans.
+- causal: a mask that is causal throughout, whatever it is made of, needs no tensor.
 - tiled: queries go tile by tile, and skip the keys that none of them may see.
-- additive: one kernel with a tensor of scores; every mask can go this way.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +15,7 @@ from torch import Tensor
 from ..masks.mask import Mask
 from ..masks.tensors import HIDDEN, Order
 from ..masks.tiles import Grid, Sizes, Tiles, Tiling
-from .decode import step_plan
-from .plan import FusedPlan, Plan, additive_plan, can_read_values, guard_overflow, unmasked_plan, zero_empty_rows
+from .plan import FusedPlan, Plan, can_read_values, guard_overflow, zero_empty_rows
 from .tiled import Piece, tiled_attention
 
 # shorter passes are over before their structure is known
@@ -32,17 +29,17 @@ SLACK = 1.1
 LARGEST_SHARE = 0.75
 
 
-def sdpa_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None = None) -> Plan:
-    """The fastest plan for a resolved mask on torch's scaled_dot_product_attention; `dtype` is that of the queries."""
-    plan: Plan | None = None
-    if bias is None:
-        plan = unmasked_plan(mask, sizes)
-        if plan is None and sizes.q_len == 1:
-            # a pass of one new token is short: what it sees is looked up rather than searched for
-            plan = step_plan(mask, sizes)
-        elif plan is None and _has_structure_to_look_for(sizes):
-            plan = _sorted(mask, sizes, dtype) or _structured(mask, sizes, dtype)
-    return additive_plan(mask, sizes, dtype=dtype, bias=bias) if plan is None else plan
+def structured_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype) -> Plan | None:
+    """The plan that the structure of a resolved mask allows: sorted, causal or tiled; None where it has too little.
+
+    Args:
+        sizes: of a pass of at least SHORTEST queries. dtype: of the queries.
+    """
+    # a static cache has columns that hold no tokens yet; an accelerator has flex attention
+    is_filled = isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled
+    if not is_filled or not can_read_values(sizes.device):
+        return None
+    return _sorted(mask, sizes, dtype) or _structured(mask, sizes, dtype)
 
 
 @dataclass(frozen=True)
@@ -84,14 +81,6 @@ class TiledPlan(Plan):
             return tiled_attention(query, key, value, self.pieces, scaling=scaling, dropout=dropout)
 
         return zero_empty_rows(guard_overflow(kernel, query, key), self.has_keys), None
-
-
-def _has_structure_to_look_for(sizes: Sizes) -> bool:
-    # a static cache has columns that hold no tokens yet; an accelerator has flex attention
-    # under a compiler sizes are not compared: the network would be bound to one side of SHORTEST
-    if torch.compiler.is_compiling() or sizes.q_len < SHORTEST:
-        return False
-    return isinstance(sizes.offset, int) and sizes.kv_len == sizes.filled and can_read_values(sizes.device)
 
 
 def _structured(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> Plan | None:

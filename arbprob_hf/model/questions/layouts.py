@@ -7,6 +7,7 @@ device they are. Each layout keeps `limit <= rank` on its visible slots, so noth
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -122,27 +123,27 @@ def two_stream(question: ResolvedConditional, known: Tensor | None = None) -> Sl
     The content slot at i - 1 is read where it sees just what target i may know; elsewhere a query slot stands beside
     it, seen by nobody: the two streams of XLNet (Yang et al. 2019, section 2.3), shift-aligned and merged.
     """
-    rank, base, settled = _ranks(question, known)
-    content = question.given | (question.target & settled)
+    rank, base, is_known = _ranks(question, known)
+    content = question.given | (question.target & is_known)
     need = base + (question.step - 1 if known is None else known[:, None])
     place = _places(question)
     before = _shifted(content, False)
     # what stands at i - 1 is known to the reader of i
-    is_told = before & (_shifted(rank, HIDDEN) <= need)
-    asked = _asked(question, known)
-    merged = asked & before & (_shifted(rank, HIDDEN) == need)
-    asked = asked & ~merged
+    is_visible = before & (_shifted(rank, HIDDEN) <= need)
+    queried = _queried(question, known)
+    merged = queried & before & (_shifted(rank, HIDDEN) == need)
+    queried = queried & ~merged
     length = place.shape[1]
     reads = _shifted(torch.where(merged, place, -1), -1, by=-1)
     contents = _Columns(place, ~content, rank, rank, reads, _none(place), _key(content, rank, place))
     queries = _Columns(
         (place - 1).clamp(min=0),
-        ~is_told,
+        ~is_visible,
         torch.full_like(rank, HIDDEN),
         need,
         place,
         place,
-        _key(asked, need + 2 * length + 2, place),
+        _key(queried, need + 2 * length + 2, place),
     )
     return _packed(contents, queries)
 
@@ -153,7 +154,7 @@ def prefix(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     Temporal order only. The copies see one another and nothing else; slot i - 1 of the sequence predicts i.
     """
     _refuse_order(question, "prefix")
-    rank, _, settled = _ranks(question, known)
+    rank, _, is_known = _ranks(question, known)
     place = _places(question)
     length = place.shape[1]
     starts = _starts(question)
@@ -162,12 +163,12 @@ def prefix(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     if question.documents is not None:
         last = torch.full_like(last, length)
     body = place < last
-    is_told = question.given | (question.target & settled)
+    is_visible = question.given | (question.target & is_known)
     order = place + length
     nothing = _none(place)
     copies = _Columns(place, ~front, rank, rank, nothing, nothing, _key(front, rank, place))
-    reads = _shifted(torch.where(_asked(question, known), place, -1), -1, by=-1)
-    sequence = _Columns(place, ~is_told, order, order, reads, nothing, _key(body, order, place))
+    reads = _shifted(torch.where(_queried(question, known), place, -1), -1, by=-1)
+    sequence = _Columns(place, ~is_visible, order, order, reads, nothing, _key(body, order, place))
     return _packed(copies, sequence)
 
 
@@ -177,14 +178,14 @@ def sigma(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     sigma-GPT (Pannatier et al. 2024, arXiv:2404.09562). The last given slot predicts the first target. Targets that
     are asked at once are predicted by copies of the last known slot, which nobody sees.
     """
-    rank, base, settled = _ranks(question, known)
-    content = question.given | (question.target & settled)
+    rank, base, is_known = _ranks(question, known)
+    content = question.given | (question.target & is_known)
     place = _places(question)
     documents = torch.zeros_like(place) if question.documents is None else question.documents
     # what becomes known right after a slot: its neighbour in the order of its document
     following = question.given.long() * place + torch.where(question.target, place.shape[1] + question.step, 0)
-    known_at = torch.where(question.given | question.target, following + documents * (4 * place.shape[1]), _FAR)
-    columns = known_at.argsort(dim=1, stable=True)
+    reveal_order = torch.where(question.given | question.target, following + documents * (4 * place.shape[1]), _FAR)
+    columns = reveal_order.argsort(dim=1, stable=True)
     neighbour = torch.full_like(place, -1)
     neighbour[:, :-1] = columns[:, 1:]
     # also what is known by now was predicted once: a slot is told the same whatever comes later
@@ -194,17 +195,17 @@ def sigma(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     if known is None:
         return _packed(contents)
     # the slot known last sees all that is known
-    last = torch.where(content, known_at, -1).argmax(1, keepdim=True).expand_as(place)
-    asked = question.target & (question.step > known[:, None] + 1)
+    last = torch.where(content, reveal_order, -1).argmax(1, keepdim=True).expand_as(place)
+    queried = question.target & (question.step > known[:, None] + 1)
     limit = base + known[:, None]
     queries = _Columns(
         last,
-        torch.zeros_like(asked),
+        torch.zeros_like(queried),
         torch.full_like(rank, HIDDEN),
         limit,
         place,
         place,
-        _key(asked, limit + _FAR_RANK, place),
+        _key(queried, limit + _FAR_RANK, place),
     )
     return _packed(contents, queries)
 
@@ -215,20 +216,20 @@ def masked(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     All targets are asked at once, each given what is known: the layout has no joint probability.
     """
     place = _places(question)
-    settled = torch.zeros_like(question.target) if known is None else question.step <= known[:, None]
-    told = question.given | (question.target & settled)
-    reads = torch.where(question.target & ~settled, place, -1)
+    is_known = torch.zeros_like(question.target) if known is None else question.step <= known[:, None]
+    is_visible = question.given | (question.target & is_known)
+    reads = torch.where(question.target & ~is_known, place, -1)
     zero = torch.zeros_like(place)
-    return Slots(place.contiguous(), ~told, zero, zero, reads, _none(place))
+    return Slots(place.contiguous(), ~is_visible, zero, zero, reads, _none(place))
 
 
 def causal(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     """GPT-2 as it is: a text up to some position is given, and all that follows it is asked, in temporal order."""
     _refuse_order(question, "causal")
     place, starts = _places(question), _starts(question)
-    told = question.given | question.target
+    is_visible = question.given | question.target
     # within a document: nothing after something unseen, nothing given after a target
-    holes = told & ~starts & ~_shifted(told, True)
+    holes = is_visible & ~starts & ~_shifted(is_visible, True)
     late = question.given & ~starts & _shifted(question.target, False)
     sees_later = question.given_sees == "all" and bool((question.given & ~starts).any())
     at_once = known is not None and bool((question.target & (question.step > known[:, None] + 1)).any())
@@ -240,9 +241,9 @@ def causal(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
             f"layout: causal only continues a text, and this question has {what}; give the text up to the first target "
             "with given_sees='earlier', or use another layout"
         )
-    settled = torch.ones_like(told) if known is None else question.step <= known[:, None]
-    content = question.given | (question.target & settled)
-    reads = _shifted(torch.where(_asked(question, known), place, -1), -1, by=-1)
+    is_known = torch.ones_like(is_visible) if known is None else question.step <= known[:, None]
+    content = question.given | (question.target & is_known)
+    reads = _shifted(torch.where(_queried(question, known), place, -1), -1, by=-1)
     return _packed(_Columns(place, ~content, place, place, reads, _none(place), _key(content, place, place)))
 
 
@@ -255,19 +256,27 @@ LAYOUTS: dict[str, Callable[[ResolvedConditional, Tensor | None], Slots]] = {
 }
 
 
-def look_ahead(
-    question: ResolvedConditional, known: Tensor, drafted: Tensor, width: int
-) -> tuple[Slots, Tensor, Tensor]:
+class LookAhead(NamedTuple):
+    """The slots of one pass that verifies drafts and makes those that follow.
+
+    Attributes:
+        verifying: long (B, D + 1), D the most drafts of a row: the slot that predicts target `known + 1 + j`, given all
+            before it.
+        following: long (B, D + 1, width): the slot that predicts target `known + 2 + j + i` given the same. -1 where
+            there is no such target, or a draft before it is lacking.
+    """
+
+    slots: Slots
+    verifying: Tensor
+    following: Tensor
+
+
+def look_ahead(question: ResolvedConditional, known: Tensor, drafted: Tensor, width: int) -> LookAhead:
     """Slots of `two_stream` that verify drafts and already draft what follows each possible stop.
 
     Args:
         known: long (B,), how many of the first targets are known. drafted: long (B,), how many of the next ones have
             drafts, which count as known for what comes after them. width: targets drafted after a stop.
-
-    Returns:
-        The slots; long (B, D + 1), D the largest of `drafted`: the slot that predicts target `known + 1 + j`, given all
-        before it; and long (B, D + 1, width): the slot that predicts target `known + 2 + j + i` given the same. -1
-        where there is no such target, or a draft before it is lacking.
     """
     upto = known + drafted + 1
     chain = ResolvedConditional(
@@ -277,10 +286,10 @@ def look_ahead(
     steps = positions_by_step(question)
     stops = torch.arange(1, int(drafted.amax()) + 2)
     stop = (known[:, None] + stops)[:, :, None].expand(-1, -1, width)  # (B, D + 1, width)
-    asked = stop + torch.arange(1, width + 1)
-    is_there = (asked <= question.step.amax(1)[:, None, None]) & (stop <= upto[:, None, None])
-    asked, stop = asked.clamp(max=steps.shape[1] - 1).flatten(1), stop.flatten(1)
-    position = steps.gather(1, asked)
+    step = stop + torch.arange(1, width + 1)
+    is_there = (step <= question.step.amax(1)[:, None, None]) & (stop <= upto[:, None, None])
+    step, stop = step.clamp(max=steps.shape[1] - 1).flatten(1), stop.flatten(1)
+    position = steps.gather(1, step)
     rank, base, _ = _ranks(question, None)
     limit = base[:, :1] + stop - 1
     place = (position - 1).clamp(min=0)
@@ -305,7 +314,7 @@ def look_ahead(
     readers = verified.slots_predicting(question.given.shape[1]).gather(1, wanted)
     readers = torch.where(known[:, None] + stops <= torch.minimum(upto, question.step.amax(1))[:, None], readers, -1)
     columns = torch.where(columns < 0, -1, columns + verified.positions.shape[1])
-    return joined, readers, columns.view(is_there.shape)
+    return LookAhead(joined, readers, columns.view(is_there.shape))
 
 
 def positions_by_step(question: ResolvedConditional) -> Tensor:
@@ -330,11 +339,11 @@ def _ranks(question: ResolvedConditional, known: Tensor | None) -> tuple[Tensor,
         given_rank = count - before
         base = _last_of_document(given_rank, question.documents)
     rank = torch.where(question.given, given_rank, torch.where(question.target, base + question.step, HIDDEN))
-    settled = torch.ones_like(question.target) if known is None else question.step <= known[:, None]
-    return rank, base, settled
+    is_known = torch.ones_like(question.target) if known is None else question.step <= known[:, None]
+    return rank, base, is_known
 
 
-def _asked(question: ResolvedConditional, known: Tensor | None) -> Tensor:
+def _queried(question: ResolvedConditional, known: Tensor | None) -> Tensor:
     # bool (B, T), the targets that are not known
     return question.target if known is None else question.target & (question.step > known[:, None])
 

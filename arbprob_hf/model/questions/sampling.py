@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache
 
 from ..masks.tensors import HIDDEN
@@ -119,95 +120,87 @@ class Sampler:
     def _in_rounds(self, width: int | None) -> None:
         active = torch.arange(len(self.count))
         known = torch.zeros_like(self.count)
-        ahead: _Drafts | None = None
+        drafts: _Drafts | None = None
         while len(active):
             question = self.question.rows(active)
             if width is None:
                 known = self._speculative_round(active, question, known)
             else:
-                known, ahead = self._fused_round(active, question, known, ahead, width)
+                known, drafts = self._fused_round(active, question, known, drafts, width)
             still = (known < self.count[active]).nonzero().squeeze(1)
             active, known = active[still], known[still]
-            ahead = None if ahead is None else ahead.rows(still)
+            drafts = None if drafts is None else drafts.rows(still)
 
     def _speculative_round(self, active: Tensor, question: ResolvedConditional, known: Tensor) -> Tensor:
-        # draft all that is open at once; the first draft is exact already
         left = self.count[active] - known
         slots = lay_out(question, self.layout, known)
-        width = int(left.amax())
-        at = _readers_of(slots, self.positions[active], known, left, width, self.tokens.shape[1])
-        logits = self._read(slots, active, at)  # (B, W, V)
-        laws = self._law(logits)
-        drafts = self._draw(laws.flatten(0, 1)).view(len(active), width)
-        self._write(active, known, left, drafts)
-        if width == 1:
-            self._score(active, known, drafts, logits, torch.ones_like(left))
+        logits = self._logits_of_next(slots, active, known, left)  # (B, W, V)
+        drafts = self._draft(active, known, logits, left)
+        if logits.shape[1] == 1:
+            # drawn from everything that is known: the joint itself
+            self._score(active, known, drafts.tokens, logits, torch.ones_like(left))
             return known + 1
         slots = lay_out(question, self.layout)
-        at = _readers_of(slots, self.positions[active], known, left, width, self.tokens.shape[1])
-        verified = self._read(slots, active, at)
-        # what was drafted from everything that is known was drawn from the joint itself
+        verified = self._logits_of_next(slots, active, known, left)
+        # so was the first of several
         verified[:, 0] = logits[:, 0]
-        wanted = self._law(verified)
-        accepted = self._accepted(drafts, laws, wanted, left)
-        return self._stop(active, known, left, drafts, _Verdict(accepted, laws, wanted, verified))
+        return self._accept(active, known, drafts, verified)
 
     def _fused_round(
-        self, active: Tensor, question: ResolvedConditional, known: Tensor, ahead: "_Drafts | None", width: int
+        self, active: Tensor, question: ResolvedConditional, known: Tensor, drafts: "_Drafts | None", width: int
     ) -> "tuple[Tensor, _Drafts]":
-        drafted = torch.zeros_like(known) if ahead is None else ahead.count
-        slots, verify_at, ahead_at = look_ahead(question, known, drafted, width)
-        states = self._run(slots, active)
-        verified = self._spread(states, verify_at)  # (B, D + 1, V)
-        wanted = self._law(verified)
-        if ahead is None:
-            accepted = torch.zeros_like(known)
-            tokens = torch.zeros(len(active), 0, dtype=torch.long, device=self.device)
-            laws = wanted[:, :0]
-        else:
-            tokens, laws = ahead.tokens[:, : verified.shape[1] - 1], ahead.laws[:, : verified.shape[1] - 1]
-            accepted = self._accepted(tokens, laws, wanted[:, :-1], drafted)
-        # all drafts kept: one more target is exact for free
-        left = torch.minimum(drafted + 1, self.count[active] - known)
-        tokens = torch.cat([tokens, torch.zeros_like(tokens[:, :1]) if tokens.shape[1] else self._blank(active)], dim=1)
-        laws = torch.cat([laws, torch.zeros_like(wanted[:, :1])], dim=1)
-        is_last = torch.arange(tokens.shape[1]) == drafted[:, None]
-        laws = laws.masked_fill(is_last.to(self.device)[..., None], 0.0)
-        after = self._stop(active, known, left, tokens, _Verdict(accepted, laws, wanted, verified))
+        drafted = torch.zeros_like(known) if drafts is None else drafts.count
+        ahead = look_ahead(question, known, drafted, width)
+        states = self._run(ahead.slots, active)
+        verified = self._spread(states, ahead.verifying)  # (B, D + 1, V)
+        if drafts is None:
+            nothing = torch.zeros(len(active), 0, dtype=torch.long, device=self.device)
+            drafts = _Drafts(nothing, torch.zeros_like(verified[:, :0]), drafted)
+        after = self._accept(active, known, drafts.first(verified.shape[1] - 1), verified)
         # the drafts for the stop that was made; those for the others are never turned into logits
-        following = self._spread(states, ahead_at[torch.arange(len(active)), after - known - 1])
-        drafts_laws = self._law(following)  # (B, width, V)
-        next_count = torch.minimum(torch.full_like(after, width), self.count[active] - after)
-        drafts = self._draw(drafts_laws.flatten(0, 1)).view(len(active), width)
-        self._write(active, after, next_count, drafts)
-        return after, _Drafts(drafts, drafts_laws, next_count)
+        following = self._spread(states, ahead.following[torch.arange(len(active)), after - known - 1])
+        count = torch.minimum(torch.full_like(after, width), self.count[active] - after)
+        return after, self._draft(active, after, following, count)
 
-    def _blank(self, active: Tensor) -> Tensor:
-        return torch.zeros(len(active), 1, dtype=torch.long, device=self.device)
+    def _draft(self, active: Tensor, known: Tensor, logits: Tensor, count: Tensor) -> "_Drafts":
+        # a token for each of the first `count` targets after the known ones, each by itself; logits: (B, W, V)
+        law = self._law(logits)
+        tokens = self._draw(law.flatten(0, 1)).view(law.shape[:2])
+        self._write(active, known, count, tokens)
+        return _Drafts(tokens, law, count)
 
-    def _accepted(self, drafts: Tensor, laws: Tensor, wanted: Tensor, count: Tensor) -> Tensor:
-        # how many of the first drafts (B, W) are kept, long (B,) on the CPU; `count` of them are there
-        q = laws.gather(2, drafts[..., None]).squeeze(2)
-        p = wanted.gather(2, drafts[..., None]).squeeze(2)
-        luck = torch.rand(q.shape, generator=self.generator, device=self.device, dtype=q.dtype)
-        kept = luck * q < p
-        kept = kept & (torch.arange(drafts.shape[1]) < count[:, None]).to(self.device)
-        return kept.long().cumprod(1).sum(1).cpu()
-
-    def _stop(self, active: Tensor, known: Tensor, left: Tensor, drafts: Tensor, verdict: "_Verdict") -> Tensor:
-        # keep what is accepted, draw the target after it anew; -> how many targets are known now
-        accepted = torch.minimum(verdict.accepted, left)
-        rejecting = (accepted < left).nonzero().squeeze(1)
-        rows, column = rejecting.to(self.device), accepted[rejecting].to(self.device)
-        excess = (verdict.wanted[rows, column] - verdict.laws[rows, column]).clamp(min=0)
+    def _accept(self, active: Tensor, known: Tensor, drafts: "_Drafts", logits: Tensor) -> Tensor:
+        # keep the drafts that agree with the joint, whose logits these are, and draw the target after them from it;
+        # -> how many targets are known now. With a column more than drafts, that target is drawn where all are kept
+        wanted = self._law(logits)
+        agreeing = self._count_agreeing(drafts, wanted)
+        more = wanted.shape[1] - drafts.tokens.shape[1]
+        left = torch.minimum(drafts.count + more, self.count[active] - known)
+        kept = torch.minimum(agreeing, left)
+        tokens, law = pad(drafts.tokens, (0, more)), pad(drafts.law, (0, 0, 0, more))
+        # behind a row's last draft there is no law to subtract
+        is_behind = torch.arange(tokens.shape[1]) == drafts.count[:, None]
+        law = law.masked_fill(is_behind.to(self.device)[..., None], 0.0)
+        stopping = (kept < left).nonzero().squeeze(1)
+        rows, column = stopping.to(self.device), kept[stopping].to(self.device)
+        excess = (wanted[rows, column] - law[rows, column]).clamp(min=0)
         # equal laws never reject; rounding may
-        excess = torch.where(excess.sum(1, keepdim=True) > 0, excess, verdict.wanted[rows, column])
-        drafts = drafts.clone()
-        drafts[rows, column] = self._draw(excess)
-        settled = torch.minimum(accepted + 1, left)
-        self._write(active, known, settled, drafts)
-        self._score(active, known, drafts, verdict.logits, settled)
-        return known + settled
+        excess = torch.where(excess.sum(1, keepdim=True) > 0, excess, wanted[rows, column])
+        tokens = tokens.clone()
+        tokens[rows, column] = self._draw(excess)
+        decided = torch.minimum(kept + 1, left)
+        self._write(active, known, decided, tokens)
+        self._score(active, known, tokens, logits, decided)
+        return known + decided
+
+    def _count_agreeing(self, drafts: "_Drafts", wanted: Tensor) -> Tensor:
+        # how many of the first drafts are kept, long (B,) on the CPU
+        tokens = drafts.tokens[..., None]
+        q = drafts.law.gather(2, tokens).squeeze(2)
+        p = wanted[:, : tokens.shape[1]].gather(2, tokens).squeeze(2)
+        luck = torch.rand(q.shape, generator=self.generator, device=self.device, dtype=q.dtype)
+        is_kept = (luck * q < p) & (torch.arange(tokens.shape[1]) < drafts.count[:, None]).to(self.device)
+        return is_kept.long().cumprod(1).sum(1).cpu()
 
     # the network, and what is drawn from it
 
@@ -221,6 +214,11 @@ class Sampler:
     def _read(self, slots: Slots, active: Tensor, at: Tensor) -> Tensor:
         # logits at slots `at`, long (B, W) or (B, W, ...), with -1 for none: (*at.shape, V)
         return self._spread(self._run(slots, active), at)
+
+    def _logits_of_next(self, slots: Slots, active: Tensor, known: Tensor, left: Tensor) -> Tensor:
+        # of all `left` targets after the known ones, (B, W, V)
+        at = _slots_of_next(slots, self.positions[active], known, left, self.tokens.shape[1])
+        return self._read(slots, active, at)
 
     def _run(self, slots: Slots, active: Tensor) -> Tensor:
         inputs = slots.fill(self.tokens[active.to(self.device)], names_target=self.model.config.target_positions)
@@ -267,24 +265,18 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class _Verdict:
-    # accepted (B,) on the CPU; the laws drafted from and wanted (B, W, V); the network's logits (B, W, V)
-    accepted: Tensor
-    laws: Tensor
-    wanted: Tensor
-    logits: Tensor
-
-
-@dataclass(frozen=True)
 class _Drafts:
     # tokens (B, W), the laws they were drawn from (B, W, V), how many of them there are (B,), on the CPU
     tokens: Tensor
-    laws: Tensor
+    law: Tensor
     count: Tensor
 
     def rows(self, index: Tensor) -> "_Drafts":
         there = index.to(self.tokens.device)
-        return _Drafts(self.tokens[there], self.laws[there], self.count[index])
+        return _Drafts(self.tokens[there], self.law[there], self.count[index])
+
+    def first(self, columns: int) -> "_Drafts":
+        return _Drafts(self.tokens[:, :columns], self.law[:, :columns], self.count)
 
 
 def passes_due(slots: Slots, question: ResolvedConditional) -> Tensor:
@@ -314,9 +306,9 @@ def _side_by_side(first: Slots, second: Slots) -> Slots:
     return Slots(**{name: torch.cat([getattr(first, name), getattr(second, name)], dim=1) for name in EMPTY})
 
 
-def _readers_of(slots: Slots, positions: Tensor, known: Tensor, left: Tensor, width: int, length: int) -> Tensor:
-    # long (B, width): the slot that predicts each of the targets after the known ones; -1 beyond the `left` of a row
-    columns = torch.arange(width)
+def _slots_of_next(slots: Slots, positions: Tensor, known: Tensor, left: Tensor, length: int) -> Tensor:
+    # long (B, W): the slot that predicts each of the targets after the known ones; -1 beyond the `left` of a row
+    columns = torch.arange(int(left.amax()))
     steps = (known[:, None] + 1 + columns).clamp(max=positions.shape[1] - 1)
-    readers = slots.slots_predicting(length).gather(1, positions.gather(1, steps))
-    return torch.where(columns < left[:, None], readers, -1)
+    predicting = slots.slots_predicting(length).gather(1, positions.gather(1, steps))
+    return torch.where(columns < left[:, None], predicting, -1)
