@@ -21,19 +21,24 @@ TARGETS: dict[str, list[str]] = {
         *_methods("And Or Not", NODES),
         *("Shifted.allowed", "Dense.allowed", "Dense.evaluate", "Dense.tiles", "Dense._table", "_by_tile"),
     ],
-    "masks/tiles": ["Grid.indices", *_methods("Tiling", "slots counted_from _extremes"), "Sizes.filled", "Sizes.grid"],
+    "masks/tiles": [
+        "Grid.indices",
+        *_methods("Tiling", "slots counted_from _extremes"),
+        "Sizes.__post_init__",
+        "Sizes.grid",
+    ],
     "masks/arguments": [
         *("resolve_mask", "_split_attention_mask", "_keep", "_table", "_order", "_restarts", "_starts", "_padded"),
     ],
     "masks/continuation": _methods("Continued", NODES),
     "attention/plan": [
-        *("EagerPlan.attend", "additive_plan", "zero_empty_rows", "_with_self", "to_dense", "is_causal", "is_open"),
+        *("EagerPlan.attend", "additive_plan", "zero_empty_rows", "_with_self", "to_dense", "unmasked_plan"),
     ],
     "attention/sdpa": [
-        *("sdpa_plan", "_structured", "_is_causal_throughout", "_tiled", "_regions", "_alike", "_runs"),
+        *("structured_plan", "_structured", "_is_causal_throughout", "_tiled", "_regions", "_alike", "_runs"),
         *("_grid", "_filled", "_sorted", "_take"),
     ],
     "attention/tiled": ["_Recomputed.backward", "_own", "_cut", "_Totals.add"],
-    "attention/backends": ["_eager_plan"],
+    "attention/backends": ["_eager_plan", "_sdpa_plan"],
     "modeling_arbprob": ["ArbProbModel._sizes", "ArbProbModel._layer_plans", "ArbProbAttention.forward"],
 }

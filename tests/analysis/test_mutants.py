@@ -20,7 +20,6 @@ from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, audit, certify, 
 from arbprob_hf.analysis.audit import checks as auditing
 from arbprob_hf.analysis.audit.cases import dense_on_grid
 from arbprob_hf.model import modeling_arbprob
-from arbprob_hf.model.attention import sdpa
 from arbprob_hf.model.attention.plan import AdditivePlan, FusedPlan, Plan, to_dense
 from arbprob_hf.model.masks.tiles import Grid, Sizes
 from tests.analysis.comparing import judge
@@ -256,13 +255,14 @@ def unmasked_in(mode: bool) -> Callable[[Patched], None]:
 
 
 def wrong_cache(patch: Patched) -> None:
-    right = sdpa.sdpa_plan
+    backends = modeling_arbprob.prepare_attention.__globals__["BACKENDS"]
+    right = backends["sdpa"]
 
     def plan(mask: Mask, sizes: Sizes, **options: Any) -> Plan:
         # a step sees all that is cached, whatever its mask
         return FusedPlan(causal=False) if sizes.q_len == 1 and sizes.kv_len > 1 else right(mask, sizes, **options)
 
-    patch.setitem(modeling_arbprob.prepare_attention.__globals__["BACKENDS"], "sdpa", plan)
+    patch.setitem(backends, "sdpa", plan)
 
 
 MODEL_BUGS: dict[str, tuple[Callable[[Patched], None], dict[str, Any], str | None]] = {
