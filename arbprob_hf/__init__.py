@@ -8,6 +8,7 @@ from .lazy import lazy_names
 if TYPE_CHECKING:
     from .analysis.audit.audit import audit
     from .analysis.leakage import certify, check_leakage
+    from .model.classifiers import ArbProbForSequenceClassification, ArbProbForTokenClassification
     from .model.configuration_arbprob import ArbProbConfig
     from .model.masks.custom import pattern
     from .model.masks.mask import Mask
@@ -24,12 +25,7 @@ if TYPE_CHECKING:
         window,
     )
     from .model.masks.tensors import HIDDEN, documents, order, padding, tree
-    from .model.modeling_arbprob import (
-        ArbProbForCausalLM,
-        ArbProbForSequenceClassification,
-        ArbProbForTokenClassification,
-        ArbProbModel,
-    )
+    from .model.modeling_arbprob import ArbProbForCausalLM, ArbProbModel
     from .model.questions.conditional import Conditional
     from .model.questions.mixin import score_text
     from .plotting import plot_attention, plot_conditionals, plot_curves, plot_mask
@@ -76,6 +72,7 @@ if not TYPE_CHECKING:
         {
             ".analysis.audit.audit": ("audit",),
             ".analysis.leakage": ("certify", "check_leakage"),
+            ".model.classifiers": ("ArbProbForSequenceClassification", "ArbProbForTokenClassification"),
             ".model.configuration_arbprob": ("ArbProbConfig",),
             ".model.masks.custom": ("pattern",),
             ".model.masks.mask": ("Mask",),
@@ -92,12 +89,7 @@ if not TYPE_CHECKING:
                 "window",
             ),
             ".model.masks.tensors": ("HIDDEN", "documents", "order", "padding", "tree"),
-            ".model.modeling_arbprob": (
-                "ArbProbForCausalLM",
-                "ArbProbForSequenceClassification",
-                "ArbProbForTokenClassification",
-                "ArbProbModel",
-            ),
+            ".model.modeling_arbprob": ("ArbProbForCausalLM", "ArbProbModel"),
             ".model.questions.conditional": ("Conditional",),
             ".model.questions.mixin": ("score_text",),
             ".plotting": ("plot_attention", "plot_conditionals", "plot_curves", "plot_mask"),

@@ -27,7 +27,7 @@ ROOMS = {
     "masks_arbprob": ("masks",),
     "attention_arbprob": ("attention",),
     "questions_arbprob": ("questions",),
-    "modeling_arbprob": ("custom_code", "validation", "lm_head", "generation", "modeling_arbprob"),
+    "modeling_arbprob": ("custom_code", "validation", "lm_head", "generation", "modeling_arbprob", "classifiers"),
 }
 # what each file ends with
 _ENDINGS = {

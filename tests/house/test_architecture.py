@@ -58,9 +58,11 @@ TRAVELLING = {
 # the files of model/ that lie in no folder; those in no room stay at home
 ROOMS_OF_FILES = {
     "configuration_arbprob": "configuration",
-    **dict.fromkeys(["modeling_arbprob", "generation", "lm_head", "validation", "custom_code"], "modeling"),
+    **dict.fromkeys(
+        ["modeling_arbprob", "classifiers", "generation", "lm_head", "validation", "custom_code"], "modeling"
+    ),
 }
-STAY_HOME = {"bundle", "custom_arbprob"}
+STAY_HOME = {"bundle"}
 # names that two files of a room give to two things today; this list may only shrink
 CLASHES = {}
 

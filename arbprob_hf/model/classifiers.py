@@ -1,0 +1,51 @@
+"""The network with a head that labels texts, or tokens."""
+
+from torch import Tensor, nn
+from transformers.modeling_layers import GenericForSequenceClassification, GenericForTokenClassification
+
+from .configuration_arbprob import ArbProbConfig
+from .modeling_arbprob import ArbProbModel, ArbProbPreTrainedModel
+
+
+class ArbProbForSequenceClassification(GenericForSequenceClassification, ArbProbPreTrainedModel):
+    """Labels of texts (B, `config.num_labels`), read off the last token that is not `config.pad_token_id`.
+
+    Takes every argument of the network's forward, and `labels`: long (B,) for one label a text, float (B, num_labels)
+    for several. Weights are named as in GPT2ForSequenceClassification.
+    """
+
+    base_model_prefix = "transformer"
+    # the head leaves num_items_in_batch aside: the trainer has to divide what it accumulates
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ArbProbConfig) -> None:
+        # past the generic head's own, which looks the network up and asks before it runs downloaded code
+        ArbProbPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.transformer = ArbProbModel(config)
+        self.score = nn.Linear(config.n_embd, self.num_labels, bias=False)
+        self.post_init()
+
+
+class ArbProbForTokenClassification(GenericForTokenClassification, ArbProbPreTrainedModel):
+    """Labels of tokens (B, T, `config.num_labels`).
+
+    Takes every argument of the network's forward, and `labels`: long (B, T), -100 where nothing is scored. Weights are
+    named as in GPT2ForTokenClassification; `classifier_dropout` of the configuration is 0.1 unless given.
+    """
+
+    base_model_prefix = "transformer"
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ArbProbConfig) -> None:
+        ArbProbPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.transformer = ArbProbModel(config)
+        dropout = getattr(config, "classifier_dropout", None)
+        self.dropout = nn.Dropout(0.1 if dropout is None else dropout)
+        self.classifier = nn.Linear(config.n_embd, self.num_labels)
+        self.post_init()
+
+    def score(self, hidden_states: Tensor) -> Tensor:  # type: ignore[override]
+        """Logits of states (B, T, D), by the name under which transformers' forward looks for them."""
+        return self.classifier(hidden_states)
