@@ -6,6 +6,7 @@ from typing import Any
 
 from .errors import check_folder, reason
 from .model.configuration_arbprob import ArbProbConfig
+from .model.custom_code import read_saved
 from .model.modeling_arbprob import ArbProbForCausalLM
 from .pattern_file import read_patterns
 
@@ -47,6 +48,14 @@ def load_network(
         raise ValueError(f"{source}: its model cannot be loaded: {' '.join(str(error).split()):.300}") from error
     _refuse_partial(source, found, may_lack)
     return model
+
+
+def read_saved_patterns(folder: Path, config: ArbProbConfig, *, trust_remote_code: bool) -> None:
+    """Register the custom patterns that the network in `folder` uses; raises ValueError as loading it would."""
+    try:
+        read_saved(config.mask_texts, folder, {}, is_trusted=trust_remote_code)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def read_config(folder: Path) -> ArbProbConfig:

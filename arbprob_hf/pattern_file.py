@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from .model.custom_code import register_rules
 from .model.masks.mask import PATTERNS
 
 
 def read_patterns(path: Path | str) -> None:
     """Execute the file at `path`, the user's own code, which registers patterns with `@pattern`.
+
+    The `custom_arbprob.py` of a checkpoint is such a file too.
 
     It becomes a module under a name made of its path, so that files of one name stay apart and reading one again
     replaces its patterns. Nothing is written beside it.
@@ -25,6 +28,7 @@ def read_patterns(path: Path | str) -> None:
     try:
         text = importlib.util.decode_source(file.read_bytes())
         exec(compile(text, str(file), "exec", dont_inherit=True), vars(module))
+        register_rules(module)
     except OSError as error:
         raise ValueError(f"patterns: cannot read {str(path)!r:.100}: {error.strerror or error}") from None
     except (Exception, SystemExit) as error:

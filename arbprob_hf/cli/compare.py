@@ -8,6 +8,7 @@ import typer
 
 from ..errors import check_folder
 from .refusal import refuse_in_one_line
+from .shared_options import Patterns, TrustRemoteCode
 
 
 def run(
@@ -19,9 +20,8 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Replace files in --out.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Blocks at once.")] = 8,
     device: Annotated[str | None, typer.Option(help="Where to compute; a GPU where there is one, if left out.")] = None,
-    patterns: Annotated[
-        Path | None, typer.Option(help="Python file of @pattern functions that the runs' masks use; it is executed.")
-    ] = None,
+    patterns: Patterns = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Put the same questions to trained models of any layout: the five modes side by side."""
     with refuse_in_one_line("compare"):
@@ -36,7 +36,14 @@ def run(
         if out is not None:
             check_out(out, force=force)
         report = partial(typer.echo, err=True)
-        found = compare(runs, questions=questions, batch_size=batch_size, device=device, report=report)
+        found = compare(
+            runs,
+            questions=questions,
+            batch_size=batch_size,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            report=report,
+        )
         typer.echo(markdown(found), nl=False)
         written = write(found, runs, out) if out is not None else []
     for path in written:

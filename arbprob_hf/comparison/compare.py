@@ -16,7 +16,7 @@ from ..data.eval_sets import GAINS, MODES
 from ..data.tokenizer import scored_bytes
 from ..errors import reason
 from ..model.modeling_arbprob import ArbProbForCausalLM
-from ..model_folder import load_network, read_config
+from ..model_folder import load_network, read_config, read_saved_patterns
 from ..runs.log import run_names
 from .inputs import Questions, check_alike, check_fits, find_questions, find_tokenizer
 from .score import Floats, UnanswerableError, block_nats
@@ -79,6 +79,7 @@ def compare(
     questions: Path | None = None,
     batch_size: int = 8,
     device: str | None = None,
+    trust_remote_code: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Put the same questions to the models in `folders`, to each in its own layout.
@@ -88,6 +89,7 @@ def compare(
         questions: folder of the sets; those of the first run that has any when None.
         batch_size: blocks at a time.
         device: as torch names it; a GPU where there is one when None.
+        trust_remote_code: whether the custom patterns that come with the models may be run.
         report: takes a line about each step.
 
     Raises:
@@ -97,6 +99,8 @@ def compare(
     place, names = _device(device), run_names(folders)
     # whatever can be wrong is found before the first model has answered
     configs = [read_config(folder) for folder in folders]
+    for folder, config in zip(folders, configs, strict=True):
+        read_saved_patterns(folder, config, trust_remote_code=trust_remote_code)
     tokenizers = [find_tokenizer(folder) for folder in folders]
     check_alike(folders, configs, tokenizers)
     question_sets = find_questions(folders, questions)

@@ -20,6 +20,11 @@ def main(words: Sequence[str] | None = None) -> int:
         help=f"a run's output folder, a checkpoint, or a name on the Hub; the environment's {VARIABLE} if left out",
     )
     parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the custom patterns that come with the model's weights",
+    )
+    parser.add_argument(
         "--host",
         default=os.environ.get("GRADIO_SERVER_NAME"),
         help="address to listen at (default: GRADIO_SERVER_NAME, or this machine alone)",
@@ -34,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if find_spec("gradio") is None:
             raise ValueError("gradio: the page needs it, and it is not installed; run pip install 'gradio>=6.18'")
-        network = load_with_tokenizer(given.model)
+        network = load_with_tokenizer(given.model, trust_remote_code=given.trust_remote_code)
         from .page import build_page, serve
 
         page = build_page(network)

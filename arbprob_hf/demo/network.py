@@ -1,4 +1,4 @@
-"""The network of the page, from a folder or from the Hub, by this package's own classes: no code beside it runs."""
+"""The network of the page, from a folder or from the Hub, by this package's own classes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,10 +32,11 @@ class Network:
         return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
 
-def load_with_tokenizer(name: str | None) -> Network:
+def load_with_tokenizer(name: str | None, *, trust_remote_code: bool = False) -> Network:
     """Load a run's output folder, one of its checkpoints, or a repository on the Hub, by this package's own classes.
 
-    GPT-2's weights load too. A GPU is used where there is one.
+    GPT-2's weights load too. A GPU is used where there is one. With `trust_remote_code` the custom patterns that come
+    with the weights are run, and nothing else of the code there.
 
     Raises:
         ValueError: no name, or nothing usable under it; one line that says what to do.
@@ -44,7 +45,7 @@ def load_with_tokenizer(name: str | None) -> Network:
         raise ValueError(f"model: expected a folder or a name on the Hub, got none; {ADVICE}")
     name = name.strip()
     try:
-        model = load_network(name)
+        model = load_network(name, trust_remote_code=trust_remote_code)
     except ValueError as error:
         raise ValueError(f"model: {error}") from error
     tokenizer = load_tokenizer(name)

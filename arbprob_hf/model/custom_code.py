@@ -12,7 +12,7 @@ import os
 import re
 import symtable
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,8 +69,8 @@ def check_travels(masks: Iterable[Mask], *, is_copied: bool = False) -> None:
             raise _stays(name, "it is not in the custom_arbprob.py that the model was loaded with")
 
 
-def register_saved(path: str | os.PathLike[str]) -> None:
-    """Register the patterns of a saved `custom_arbprob.py`, which is executed. Raises ValueError where that fails."""
+def register_saved(path: str | os.PathLike[str], names: Collection[str]) -> None:
+    """Register patterns of a saved `custom_arbprob.py`, which is executed. Raises ValueError where that fails."""
     file = Path(path)
     name = f"custom_arbprob_{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -83,13 +83,14 @@ def register_saved(path: str | os.PathLike[str]) -> None:
     except (Exception, SystemExit) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"custom_arbprob.py: {str(path)!r:.100} raised {type(error).__name__}: {said:.120}") from error
-    register_rules(module)
+    register_rules(module, names)
 
 
-def register_rules(module: ModuleType) -> None:
-    """Register what a saved `custom_arbprob.py`, imported as `module`, holds; nothing where it is another file."""
+def register_rules(module: ModuleType, names: Collection[str] | None = None) -> None:
+    """Register what a saved `custom_arbprob.py`, imported as `module`, holds: `names`, or all; nothing elsewhere."""
     for name, rule in getattr(module, "RULES", {}).items():
-        pattern(name=name)(rule)
+        if names is None or name in names:
+            pattern(name=name)(rule)
 
 
 def read_saved(
@@ -112,11 +113,12 @@ def read_saved(
     unknown = sorted(name for name in names & saved.keys() if name not in PATTERNS)
     if unknown and not is_trusted:
         raise ValueError(
-            f"mask: the pattern {unknown[0]!r:.60} is a function in {CUSTOM_FILE} of {str(source)!r:.100}, which is "
-            "run only where you trust it; add trust_remote_code=True, or register the function with @pattern first"
+            f"mask: the pattern {unknown[0]!r:.60} is a function in {CUSTOM_FILE} of {str(source)!r:.80}, which is run "
+            "only where you trust it: add trust_remote_code=True (--trust_remote_code on a command line), or register "
+            "the function with @pattern first"
         )
     if unknown:
-        register_saved(path)
+        register_saved(path, unknown)
     for name in names & saved.keys():
         if saved[name] != definition_of(getattr(PATTERNS[name], "source", None)):
             raise ValueError(

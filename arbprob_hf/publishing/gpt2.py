@@ -10,7 +10,8 @@ from ..atomic_write import replacing
 from ..model.configuration_arbprob import ArbProbConfig
 from ..model.masks.mask import Mask
 from ..model.modeling_arbprob import ArbProbForCausalLM
-from ..model_folder import load_network, read_config
+from ..model_folder import load_network, read_config, read_saved_patterns
+from ..pattern_file import read_patterns
 
 # fields that GPT-2's configuration has under the same names, with the same meaning
 SHARED = (
@@ -48,13 +49,16 @@ def why_not_gpt2(config: ArbProbConfig) -> str | None:
     return None
 
 
-def export_gpt2(checkpoint: Path, out: Path, *, force: bool = False) -> list[str]:
+def export_gpt2(
+    checkpoint: Path, out: Path, *, force: bool = False, patterns: Path | None = None, trust_remote_code: bool = False
+) -> list[str]:
     """Write the model in the folder `checkpoint` into the new folder `out` as a `GPT2LMHeadModel`, with its tokenizer.
 
     The folder appears whole or not at all. Weights keep their precision.
 
     Args:
         force: also where GPT-2 would misread the weights.
+        patterns, trust_remote_code: where the custom patterns of its mask are, as in `load_network`.
 
     Returns:
         What was left out or may surprise, a line each.
@@ -65,6 +69,9 @@ def export_gpt2(checkpoint: Path, out: Path, *, force: bool = False) -> list[str
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is not an empty folder; name another")
     config = read_config(checkpoint)
+    if patterns is not None:
+        read_patterns(patterns)
+    read_saved_patterns(checkpoint, config, trust_remote_code=trust_remote_code)
     reason = why_not_gpt2(config)
     if reason is not None and not force:
         raise ValueError(f"{checkpoint}: GPT-2 would misread it: {reason}; --force exports it all the same")

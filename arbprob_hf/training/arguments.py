@@ -57,6 +57,9 @@ class ModelArguments:
         metadata={"help": "folder or Hub name of GPT-2 weights to start from, instead of a preset"},
     )
     init_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of init_from on the Hub"})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "run the custom patterns that come with the weights of init_from"}
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa or flex_attention, for GPUs (default: sdpa)"}
     )

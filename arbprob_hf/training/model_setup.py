@@ -92,6 +92,7 @@ def _loaded(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> A
     try:
         model = load_network(
             str(model_args.init_from),
+            trust_remote_code=model_args.trust_remote_code,
             # the vectors that a task adds start at zero
             may_lack=_ADDED_BY_A_TASK if model_args.task else (),
             revision=model_args.init_revision or "main",

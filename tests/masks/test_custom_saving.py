@@ -129,7 +129,7 @@ def test_and_says_what_to_do_where_it_is_not(tmp_path: Path) -> None:
     pattern(every_third)
     micro(mask="causal & every_third").save_pretrained(tmp_path)
     del PATTERNS["every_third"]
-    message = "^mask: the pattern 'every_third' is a function in custom_arbprob.py of .* add trust_remote_code=True, or"
+    message = "^mask: the pattern 'every_third' is a function in custom_arbprob.py of .*: add trust_remote_code=True "
     with pytest.raises(ValueError, match=message) as caught:
         ArbProbForCausalLM.from_pretrained(tmp_path)
     assert len(str(caught.value)) <= 300

@@ -188,7 +188,7 @@ def test_our_own_class_takes_only_the_function_that_was_saved(tmp_path: Path, pl
     folder = saved(tmp_path / "saved")
     put_in_hub_cache(folder, tmp_path)
     source, options = (HUB_NAME, {"cache_dir": tmp_path / "hub"}) if place == "hub" else (folder, {})
-    unheard = "^mask: the pattern 'landmarks' is a function in custom_arbprob.py of .*; add trust_remote_code=True, or"
+    unheard = "^mask: the pattern 'landmarks' is a function in custom_arbprob.py of .*: add trust_remote_code=True "
     with pytest.raises(ValueError, match=unheard):
         ArbProbForCausalLM.from_pretrained(source, **options)
 
