@@ -11,6 +11,7 @@ from typing import NamedTuple
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..atomic_write import replacing
+from ..model.bundle import describe_bundle
 
 # the line of the card's code that says where the model is
 _SOURCE = re.compile(r'^source, revision = "[^"\n]*", "(?P<revision>[^"\n]*)".*$', flags=re.MULTILINE)
@@ -89,8 +90,9 @@ class CardFacts:
 
 
 def write_card(folder: Path, facts: CardFacts) -> Path:
-    """Write `folder`/README.md and return its path; the file appears whole or not at all."""
-    card = ModelCard.from_template(_metadata(facts), template_str=template(), facts=facts)
+    """Write `folder`/README.md, about the model and the code in it; the file appears whole or not at all."""
+    code = describe_bundle(folder)
+    card = ModelCard.from_template(_metadata(facts), template_str=template(), facts=facts, code=code)
     path = folder / "README.md"
     with replacing(path) as beside:
         beside.write_text(str(card), encoding="utf-8")

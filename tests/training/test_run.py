@@ -1,6 +1,7 @@
 """A whole run, small: what it leaves, and that an interruption leaves the same."""
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -363,6 +364,14 @@ def test_the_card_is_valid_and_complete(done: Outcome) -> None:
         assert said in card.text
     for unsaid in ("More Information Needed", "{{", "{%", "None", str(done.folder.parent)):
         assert unsaid not in card.content
+
+
+def test_the_card_says_what_each_file_of_code_holds_and_how_long_it_is(done: Outcome) -> None:
+    card = (done.folder / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^- `(\w+\.py)` \((\d+) lines\): \S.*$", card, flags=re.MULTILINE)
+    found = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in done.folder.glob("*.py")}
+    assert {name: int(length) for name, length in lines} == found
+    assert len(found) == 5
 
 
 def test_a_split_of_its_own_is_named_in_the_card(tmp_path: Path) -> None:
