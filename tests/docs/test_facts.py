@@ -1,6 +1,7 @@
 """What the pages state is true: figures, tables, messages and versions are the code's."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -179,6 +180,7 @@ def test_every_room_is_in_the_tour() -> None:
     assert set(re.findall(r"^  (\w+)/ ", read("docs/architecture.md"), flags=re.MULTILINE)) >= rooms
 
 
+@functools.cache
 def strings() -> list[str]:
     """Every text in the code of the package."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "arbprob_hf").rglob("*.py")]
