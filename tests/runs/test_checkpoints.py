@@ -22,6 +22,7 @@ from arbprob_hf.runs.checkpoints import (
     verify,
 )
 from arbprob_hf.runs.record import RECORD_NAME
+from tests.tables import quick
 
 FILES = (
     "model.safetensors",
@@ -115,8 +116,20 @@ def test_no_single_flipped_bit_of_a_manifest_goes_unseen(tmp_path: Path) -> None
     assert unseen == []
 
 
-@pytest.mark.parametrize("damage", [name for name in DAMAGE if name != "truncated"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
+DAMAGED = [
+    (name, damage)
+    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth")
+    for damage in DAMAGE
+    if damage != "truncated"
+]
+# every file once, every kind of damage once
+DAMAGED_QUICKLY = [
+    *(("model.safetensors", damage) for damage in ("deleted", "bit flipped", "swapped for an older one")),
+    *(("optimizer.pt", "emptied"), ("rng_state.pth", "filled with NUL")),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), quick(DAMAGED, DAMAGED_QUICKLY))
 def test_a_run_resumed_over_damage_ends_with_the_same_bits(
     two: Path, whole_run: tuple[Path, str], micro_trainer, weights_of, name: str, damage: str
 ) -> None:

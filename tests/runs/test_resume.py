@@ -16,10 +16,10 @@ from tests.micro_runs import Crash
     "options",
     [
         pytest.param({}, id="accumulation and dropout"),
-        pytest.param({"gradient_accumulation_steps": 1}, id="no accumulation"),
-        pytest.param({"dataloader_num_workers": 2}, id="two workers"),
+        pytest.param({"gradient_accumulation_steps": 1}, id="no accumulation", marks=pytest.mark.long),
+        pytest.param({"dataloader_num_workers": 2}, id="two workers", marks=pytest.mark.long),
         pytest.param({"dataloader_num_workers": 2, "dataloader_persistent_workers": True}, id="persistent workers"),
-        pytest.param({"eval_strategy": "steps", "eval_steps": 3}, id="evaluations between"),
+        pytest.param({"eval_strategy": "steps", "eval_steps": 3}, id="evaluations between", marks=pytest.mark.long),
         pytest.param(
             {
                 "dataloader_num_workers": 1,
@@ -28,8 +28,9 @@ from tests.micro_runs import Crash
                 "eval_steps": 1,
             },
             id="persistent evaluation workers",
+            marks=pytest.mark.long,
         ),
-        pytest.param({"lr_scheduler_type": "cosine", "warmup_steps": 3}, id="schedule"),
+        pytest.param({"lr_scheduler_type": "cosine", "warmup_steps": 3}, id="schedule", marks=pytest.mark.long),
         pytest.param({"save_steps": 3}, id="at the end of an epoch"),
     ],
 )

@@ -85,9 +85,9 @@ def whole_weights(tmp_path_factory: pytest.TempPathFactory, question_trainer, we
     ("crash", "options"),
     [
         pytest.param(5, {}, id="first epoch"),
-        pytest.param(7, {}, id="between epochs"),
-        pytest.param(9, {}, id="second epoch"),
-        pytest.param(5, {"dataloader_num_workers": 2}, id="workers"),
+        pytest.param(7, {}, id="between epochs", marks=pytest.mark.long),
+        pytest.param(9, {}, id="second epoch", marks=pytest.mark.long),
+        pytest.param(5, {"dataloader_num_workers": 2}, id="workers", marks=pytest.mark.long),
         pytest.param(5, {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}, id="persistent workers"),
     ],
 )
