@@ -1,6 +1,7 @@
 """The rooms of the package and the arrows between them, read from the import statements."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections import defaultdict
@@ -84,9 +85,14 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
     """Each import statement of a file with the absolute name of what it imports, `module.name`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -185,7 +191,7 @@ def test_rooms_of_model_pass_data_down_once(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TRAVELLERS, ids=relative)
 def test_siblings_are_imported_in_a_way_that_can_be_gathered(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and _origin(path, node).split(".")[0] == "arbprob_hf":
             # by name, at the top of the file and under no other name: the files of a room become one
@@ -197,7 +203,7 @@ def test_siblings_are_imported_in_a_way_that_can_be_gathered(path: Path) -> None
 
 def bindings(path: Path) -> Iterator[tuple[str, str]]:
     """Each name that a file binds at its top level, with where the thing comes from."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name, f"{module_of(path)}.{node.name}"
@@ -226,7 +232,7 @@ def test_a_name_means_one_thing_in_a_room_that_travels(name: str) -> None:
 @pytest.mark.parametrize("path", TRAVELLERS, ids=relative)
 def test_no_text_of_a_model_file_reads_like_a_relative_import(path: Path) -> None:
     # the remote loader searches the file's text with a regular expression, docstrings included
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     strings = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     lines = [line.strip() for text in strings for line in text.splitlines()]
     assert [line for line in lines if line.startswith(("from .", "import ."))] == []
