@@ -1,4 +1,4 @@
-"""Patterns of one's own for the commands: a python file of `@pattern` functions, executed before masks are read."""
+"""Custom patterns for the commands: a Python file of `@pattern` functions, executed before masks are read."""
 
 import hashlib
 import importlib.util

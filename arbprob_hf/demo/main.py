@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from .network import load_with_tokenizer
-
 VARIABLE = "ARBPROB_MODEL"
 
 
@@ -36,6 +34,9 @@ def main(words: Sequence[str] | None = None) -> int:
         help="port; 0 for any (default: GRADIO_SERVER_PORT, or the first free one from 7860)",
     )
     given = parser.parse_args(words)
+    # imported here: help and a refused option wait for no framework
+    from .network import load_with_tokenizer
+
     try:
         if find_spec("gradio") is None:
             raise ValueError("gradio: the page needs it, and it is not installed; run pip install 'gradio>=6.18'")

@@ -186,8 +186,8 @@ class ArbProbGenerationMixin(GenerationMixin):
         read, length = _cached(kwargs), self._longest(prompt, kwargs)
         parts = [] if size is None else list(range(read + size, prompt.length, size))
         earliest = min([prompt.length, *parts, *([read] if read else [])])
-        unsettled = [mask for mask in masks if not is_cache_safe(mask, earliest)]
-        found = [_earliest_viewer(mask, prompt, length) for mask in unsettled]
+        unsafe = [mask for mask in masks if not is_cache_safe(mask, earliest)]
+        found = [_earliest_viewer(mask, prompt, length) for mask in unsafe]
         if read and any(crosses(first, read, length) for first in found):
             raise ValueError(refusal(read))
         if any(crosses(first, part, length) for first in found for part in parts):

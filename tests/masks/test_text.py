@@ -130,7 +130,7 @@ HOSTILE = {
     "starred heads": ("heads(*full)", "unexpected '\\*'"),
     "call of an expression": ("(causal & full)(3)", "holds a call of what is no name"),
     "call of a walrus": ("(window := full)(3)", "unexpected ':'"),
-    "mask for an integer": ("window(causal)", "expected an integer, got 'causal'"),
+    "mask for an integer": ("window(causal)", "expected an integer, got causal"),
     "zero size": ("window(0)", "window\\(size\\): expected at least 1, got 0"),
     "lambda": ("lambda: causal", "unexpected ':'"),
     "comprehension": ("(causal for x in full)", "holds the word for"),

@@ -1,4 +1,4 @@
-"""`@pattern`: a rule of one's own becomes a mask under a name, in Python and in the text form."""
+"""`@pattern`: a function becomes a custom mask pattern under a name, in Python and in the text form."""
 
 import importlib
 import inspect
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .mask import PATTERNS, Mask
-from .patterns import BlockDiffusion, Blocks, Causal, Dilated, Full, Heads, Prefix, Sinks, Strided, Window, check_count
+from .patterns import BlockDiffusion, Blocks, Causal, Dilated, Full, Heads, Prefix, Sinks, Strided, Window
 from .tensors import Documents, Order, Padding, Tree
+from .text import check_integer
 from .tiles import Grid
 
 # what the package itself registers; their names are not for others
@@ -46,7 +47,7 @@ class Custom(Mask):
 
     def __post_init__(self) -> None:
         for one in fields(self):  # type: ignore[arg-type]
-            check_count(type(self).__name__, one.name, getattr(self, one.name), low=0)
+            check_integer(f"{type(self).__name__}({one.name})", getattr(self, one.name), low=0)
         # models are built under torch's device "meta", where nothing could be told from anything withheld
         with torch.device("cpu"):
             self._try()
@@ -177,7 +178,7 @@ def _parameters(name: str, rule: FunctionType) -> list[tuple[str, type] | tuple[
                 f"pattern {name[:60]}: the parameter {one.name!r} has the name of a part of Mask; rename it"
             )
         if one.default is not one.empty:
-            check_count(name[:60], one.name, one.default, low=0)
+            check_integer(f"{name[:60]}({one.name})", one.default, low=0)
         found.append((one.name, int) if one.default is one.empty else (one.name, int, field(default=one.default)))
     return found
 

@@ -17,7 +17,7 @@ _ROWS_AT_ONCE = 128
 def check_cache_valid(mask: Mask, sizes: Sizes, n_positions: int) -> None:
     """Raise where a cached token, under a resolved mask, sees one of the tokens of this pass.
 
-    A pattern is looked at once and remembered, a rule of one's own is asked every time. Tensors are looked at on the
+    A pattern is looked at once and remembered, a custom pattern is evaluated every time. Tensors are looked at on the
     CPU only: an accelerator would have to be waited for. A tensor of this pass's queries tells nothing of earlier ones.
     """
     cut = sizes.offset
@@ -126,7 +126,7 @@ def holds_tensors(mask: Mask) -> bool:
 
 
 def holds_rules(mask: Mask) -> bool:
-    """Whether a part of the mask is a rule of one's own: such a rule may read anything, so nothing is remembered."""
+    """Whether a part of the mask is a custom pattern, which may read anything: nothing is remembered of it."""
     return isinstance(mask, Custom) or any(map(holds_rules, mask.operands()))
 
 

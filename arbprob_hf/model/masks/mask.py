@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .reach import reach_of
-from .text import not_a_mask, parse_mask
+from .text import check_integer, not_a_mask, parse_mask
 from .tiles import Grid, Tiles, Tiling
 
 
@@ -127,8 +127,8 @@ class Mask(ABC):
             TypeError, ValueError: a size that is no integer or too small, or that the mask's tensors do not cover.
         """
         for name, size in (("q_len", q_len), ("kv_len", kv_len), ("batch", batch), ("heads", heads)):
-            _check_size(name, 1 if size is None else size)
-        _check_size("offset", offset, low=0)
+            check_integer(name, 1 if size is None else size, low=1)
+        check_integer("offset", offset, low=0)
         kv_len = offset + q_len if kv_len is None else kv_len
         batch = self.count_rows() if batch is None else batch
         heads = self.count_heads() if heads is None else heads
@@ -146,8 +146,8 @@ class Mask(ABC):
             bool (batch, length, length), True at (b, q, k) where the output of q can depend on the input of k; as many
             rows as the mask tells apart when `batch` is None.
         """
-        _check_size("length", length)
-        _check_size("layers", 1 if layers is None else layers, advice="; None means any number")
+        check_integer("length", length, low=1)
+        check_integer("layers", 1 if layers is None else layers, low=1, advice="; None means any number")
         return reach_of(self.dense(length, batch=batch).any(1), layers)
 
     @staticmethod
@@ -178,13 +178,6 @@ class Mask(ABC):
 
     def __hash__(self) -> int:
         return hash(str(self))
-
-
-def _check_size(name: str, value: object, *, low: int = 1, advice: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an integer, got {value!r:.40} ({type(value).__name__}){advice}")
-    if value < low:
-        raise ValueError(f"{name}: expected at least {low}, got {value}{advice}")
 
 
 def keep_mask(tensor: Tensor, name: str, *, dims: tuple[int, ...]) -> Tensor:

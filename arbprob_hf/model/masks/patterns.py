@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .foreign import from_foreign
 from .mask import PATTERNS, Mask, Shifted, TensorMask
-from .text import MAX_INTEGER, kind_of
+from .text import check_integer, kind_of
 from .tiles import Grid, Tiles, Tiling
 
 Kind = TypeVar("Kind", bound=type[Mask])
@@ -91,7 +91,7 @@ class Window(Mask):
     size: int
 
     def __post_init__(self) -> None:
-        check_count("window", "size", self.size, low=1)
+        check_integer("window(size)", self.size, low=1)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (q - k < self.size) & (k - q < self.size)
@@ -121,7 +121,7 @@ class Prefix(Mask):
     length: int
 
     def __post_init__(self) -> None:
-        check_count("prefix", "length", self.length, low=0)
+        check_integer("prefix(length)", self.length, low=0)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (k < self.length) & (q == q)
@@ -151,7 +151,7 @@ class Sinks(Mask):
     count: int
 
     def __post_init__(self) -> None:
-        check_count("sinks", "count", self.count, low=0)
+        check_integer("sinks(count)", self.count, low=0)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (k < self.count) & (k <= q)
@@ -184,8 +184,8 @@ class Dilated(Mask):
     step: int
 
     def __post_init__(self) -> None:
-        check_count("dilated", "size", self.size, low=1)
-        check_count("dilated", "step", self.step, low=1)
+        check_integer("dilated(size)", self.size, low=1)
+        check_integer("dilated(step)", self.step, low=1)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return ((q - k) % self.step == 0) & ((q - k).abs() // self.step < self.size)
@@ -217,7 +217,7 @@ class Strided(Mask):
     step: int
 
     def __post_init__(self) -> None:
-        check_count("strided", "step", self.step, low=1)
+        check_integer("strided(step)", self.step, low=1)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (q - k) % self.step == 0
@@ -225,36 +225,6 @@ class Strided(Mask):
     def tiles(self, tiling: Tiling) -> Tiles:
         low, high = _distances(tiling)
         return Tiles(_has_multiple(low, high, self.step), _all_multiples(low, high, self.step))
-
-
-# the names people write
-causal, full, window, prefix, sinks, dilated, strided = Causal, Full, Window, Prefix, Sinks, Dilated, Strided
-
-
-def check_count(pattern: str, name: str, value: object, *, low: int) -> None:
-    """Raise TypeError or ValueError unless `value`, the argument `name` of `pattern`, is an integer from `low`."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{pattern}({name}): expected an integer, got {str(value)!r:.40} ({type(value).__name__})")
-    if value < low:
-        raise ValueError(f"{pattern}({name}): expected at least {low}, got {value}")
-    if value > MAX_INTEGER:
-        raise ValueError(f"{pattern}({name}): expected at most {MAX_INTEGER}, got {value!r:.40}")
-
-
-def _distances(tiling: Tiling) -> tuple[Tensor, Tensor]:
-    # lowest and highest q - k of each tile
-    q_low, q_high, k_low, k_high = tiling.indices
-    return q_low - k_high, q_high - k_low
-
-
-def _has_multiple(low: Tensor, high: Tensor, step: int) -> Tensor:
-    # whether a multiple of `step` lies between, both included
-    return high // step * step >= low
-
-
-def _all_multiples(low: Tensor, high: Tensor, step: int) -> Tensor:
-    # neighbours are multiples of 1 alone, so a larger step needs a single distance
-    return (low % step == 0) & ((low == high) | (step == 1))
 
 
 @registered("blocks")
@@ -276,7 +246,7 @@ class Blocks(Mask):
     size: int
 
     def __post_init__(self) -> None:
-        check_count("blocks", "size", self.size, low=1)
+        check_integer("blocks(size)", self.size, low=1)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return q // self.size == k // self.size
@@ -310,8 +280,8 @@ class BlockDiffusion(Mask):
     size: int
 
     def __post_init__(self) -> None:
-        check_count("block_diffusion", "length", self.length, low=1)
-        check_count("block_diffusion", "size", self.size, low=1)
+        check_integer("block_diffusion(length)", self.length, low=1)
+        check_integer("block_diffusion(size)", self.size, low=1)
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         noisy_q, noisy_k = q < self.length, k < self.length
@@ -354,17 +324,6 @@ class BlockDiffusion(Mask):
         noisy = _Part(low <= last, low // self.size, high.clamp(max=last) // self.size)
         first = low.clamp(min=self.length) - self.length
         return noisy, _Part(high > last, first // self.size, (high - self.length) // self.size)
-
-
-class _Part(NamedTuple):
-    # whether a tile has slots of one copy, and their first and last block
-    any: Tensor
-    low: Tensor
-    high: Tensor
-
-
-# the names people write
-blocks, block_diffusion = Blocks, BlockDiffusion
 
 
 @registered("heads")
@@ -434,8 +393,32 @@ class Heads(Mask):
         super().check_fits(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, exact=exact)
 
 
-# the name people write
-heads = Heads
+# the names people write
+causal, full, window, prefix, sinks, dilated, strided = Causal, Full, Window, Prefix, Sinks, Dilated, Strided
+blocks, block_diffusion, heads = Blocks, BlockDiffusion, Heads
+
+
+def _distances(tiling: Tiling) -> tuple[Tensor, Tensor]:
+    # lowest and highest q - k of each tile
+    q_low, q_high, k_low, k_high = tiling.indices
+    return q_low - k_high, q_high - k_low
+
+
+def _has_multiple(low: Tensor, high: Tensor, step: int) -> Tensor:
+    # whether a multiple of `step` lies between, both included
+    return high // step * step >= low
+
+
+def _all_multiples(low: Tensor, high: Tensor, step: int) -> Tensor:
+    # neighbours are multiples of 1 alone, so a larger step needs a single distance
+    return (low % step == 0) & ((low == high) | (step == 1))
+
+
+class _Part(NamedTuple):
+    # whether a tile has slots of one copy, and their first and last block
+    any: Tensor
+    low: Tensor
+    high: Tensor
 
 
 def _advice(given: object) -> str:

@@ -48,6 +48,16 @@ def check_text(what: str, text: object) -> None:
         raise ValueError(f"{what}: expected ASCII text, got {_quote(text)}")
 
 
+def check_integer(name: str, value: object, *, low: int, high: int = MAX_INTEGER, advice: str = "") -> None:
+    """Raise TypeError or ValueError unless `value`, the argument `name`, is an integer from `low` to `high`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r:.40} ({type(value).__name__}){advice}")
+    if value < low:
+        raise ValueError(f"{name}: expected at least {low}, got {value}{advice}")
+    if value > high:
+        raise ValueError(f"{name}: expected at most {high}, got {value!r:.40}{advice}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Advice for a name that is unknown: the known one that is most like it; None where none is."""
     near = difflib.get_close_matches(name[:40].lower(), known, n=1)

@@ -1,6 +1,6 @@
 """Questions about a sequence: which positions are given, which are asked, and in which order.
 
-A question is settled on the CPU, where looking at it costs nothing; the tokens it is about never leave their device.
+A question is resolved on the CPU, where looking at it costs nothing; the tokens it is about never leave their device.
 """
 
 import operator
@@ -20,7 +20,7 @@ Positions = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class ResolvedConditional:
-    """A settled question, on the CPU.
+    """A question about sequences of a known length, on the CPU.
 
     Attributes:
         given, target: bool (B, T), disjoint; what is neither is unseen.
@@ -131,7 +131,7 @@ class Conditional:
 
 
 def _on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
-    # a question is settled on the CPU, whatever device the tokens are drawn on
+    # a question is resolved on the CPU, whatever device the tokens are drawn on
     if generator is None or generator.device.type == "cpu":
         return generator
     seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from ..configuration_arbprob import ArbProbConfig
 from ..masks.patterns import Causal
-from ..masks.text import kind_of
+from ..masks.text import check_integer, kind_of
 from .blanks import Blanked, Infilled, Scored, answers_of, ask_blanks, read_answers, read_blanks
 from .conditional import Conditional, Positions, ResolvedConditional
 from .layouts import MASK_ID, Slots, is_chained, lay_out
@@ -159,8 +159,7 @@ class QuestionMixin:
         Returns:
             For a text a list of `Infilled`, each with `text`, `answers` and `log_prob`; for ids what `sample` returns.
         """
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise ValueError(f"samples: expected a whole number from 1, got {samples!r:.40}")
+        check_integer("samples", samples, low=1)
         options: dict[str, Any] = dict(method=method, temperature=temperature, generator=generator, layout=layout)
         if isinstance(text, Tensor):
             check_asked(self.config, text, Conditional([0]))
@@ -204,8 +203,7 @@ class QuestionMixin:
             raise ValueError(
                 "answers: needed where more than one token is blank; give candidates, or sample them with infill"
             )
-        if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= self.config.vocab_size:
-            raise ValueError(f"top: expected 1 to {self.config.vocab_size} tokens, got {top!r:.40}")
+        check_integer("top", top, low=1, high=self.config.vocab_size)
         nats = self.marginals(blanked.tensor(self.lm_head.weight.device), blanked.ask())
         best = nats[0, blanked.blanks[0][0]].topk(top)
         return [
@@ -247,7 +245,7 @@ class QuestionMixin:
         other = [text for text, mask in self.transformer._default_masks().items() if type(mask) is not Causal]
         if other:
             raise ValueError(
-                f"config.mask: questions are asked of networks whose mask is causal, this one's is {other[0]!r:.60}; "
+                f"config.mask: questions need a network whose mask is causal, this one's is {other[0]!r:.60}; "
                 "score with forward, or load it with mask='causal' to ask all the same"
             )
         if layout == "sigma" and not self.config.target_positions:
@@ -271,8 +269,8 @@ class QuestionMixin:
             raise ValueError("given_sees: in the layout masked every token sees every other; leave 'earlier' out")
         question = ask.resolve(*input_ids.shape, given_sees=self.config.given_sees, generator=generator)
         if input_ids.device.type == "cpu":
-            told = question.given | question.target if needs_answers else question.given
-            unknown = ((input_ids < 0) | (input_ids >= self.config.vocab_size)) & told
+            is_read = question.given | question.target if needs_answers else question.given
+            unknown = ((input_ids < 0) | (input_ids >= self.config.vocab_size)) & is_read
             if bool(unknown.any()):
                 row, position = unknown.nonzero()[0].tolist()
                 raise ValueError(

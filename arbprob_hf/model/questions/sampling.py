@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache
 
 from ..masks.tensors import HIDDEN
+from ..masks.text import check_integer
 from .conditional import ResolvedConditional
 from .layouts import EMPTY, Slots, lay_out, look_ahead, positions_by_step
 from .log_probs import accurate
@@ -63,8 +64,7 @@ class Sampler:
         """Fill the targets of `input_ids`, long (B, T); see `sample` of the network."""
         if method not in METHODS:
             raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r:.40}")
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise ValueError(f"width: expected a whole number of targets from 1, got {width!r:.40}")
+        check_integer("width", width, low=1)
         if method == "fused" and self.layout != "two_stream":
             raise ValueError(f"method: fused needs the layout two_stream, got {self.layout}; take speculative")
         if method == "speculative" and self.layout == "causal":
