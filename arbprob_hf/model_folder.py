@@ -6,8 +6,8 @@ from typing import Any
 
 from .errors import check_folder, reason
 from .model.configuration_arbprob import ArbProbConfig
-from .model.custom_code import read_saved
 from .model.modeling_arbprob import ArbProbForCausalLM
+from .model.saved_patterns import read_saved
 from .pattern_file import read_patterns
 
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from .model.custom_code import register_rules
 from .model.masks.mask import PATTERNS
+from .model.saved_patterns import register_rules
 
 
 def read_patterns(path: Path | str) -> None:

@@ -132,7 +132,7 @@ class ArbProbConfig(PreTrainedConfig):
         if not self.is_remote_code():
             os.makedirs(save_directory, exist_ok=True)
             # by name: it stays at home, where this file goes with every checkpoint
-            importlib.import_module(f"{__package__}.bundle").write_code(self, save_directory)
+            importlib.import_module(f"{__package__}.checkpoint_code").write_code(self, save_directory)
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod

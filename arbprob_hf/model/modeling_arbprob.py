@@ -28,7 +28,6 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention.backends import prepare_attention
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask
-from .custom_code import HUB_OPTIONS, check_travels, read_saved
 from .generation import ArbProbGenerationMixin
 from .lm_head import causal_loss, head_logits
 from .masks.arguments import MaskArguments, resolve_mask
@@ -38,6 +37,7 @@ from .masks.mask import Mask
 from .masks.tiles import Sizes
 from .questions.layouts import MASK_ID
 from .questions.mixin import QuestionMixin
+from .saved_patterns import HUB_OPTIONS, check_travels, read_saved
 from .validation import (
     check_bias,
     check_cache,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..atomic_write import replacing
-from ..model.bundle import describe_bundle
+from ..model.checkpoint_code import describe_bundle
 
 # the line of the card's code that says where the model is
 _SOURCE = re.compile(r'^source, revision = "[^"\n]*", "(?P<revision>[^"\n]*)".*$', flags=re.MULTILINE)

@@ -18,8 +18,8 @@ from torch import nn
 from transformers import TrainingArguments
 
 from ..data import StreamedBlocks
-from ..model.custom_code import carried_code
 from ..model.masks.mask import Mask
+from ..model.saved_patterns import carried_code
 
 logger = logging.getLogger(__name__)
 

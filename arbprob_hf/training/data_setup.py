@@ -13,14 +13,7 @@ from ..errors import UsageError
 from ..runs.record import Record, describe_stream, describe_text
 from .arguments import Arguments
 from .callbacks import SaveEvalSetsCallback, SetEpochCallback
-from .eval_modes import (
-    FOLDER,
-    bytes_per_scored_token,
-    bytes_per_text_token,
-    draw_eval_modes,
-    modes_of_layout,
-    summary,
-)
+from .eval_modes import FOLDER, bytes_per_scored_token, bytes_per_text_token, draw_eval_modes, modes_of_layout, summary
 from .question_options import refuse_short_documents
 from .trainer import Summary
 

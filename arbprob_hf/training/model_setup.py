@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..analysis.layer_reach import shows_later
 from ..model.configuration_arbprob import ArbProbConfig
-from ..model.custom_code import check_travels
 from ..model.masks.mask import Mask
 from ..model.modeling_arbprob import ArbProbForCausalLM
+from ..model.saved_patterns import check_travels
 from ..model_folder import load_network
 from ..pattern_file import read_patterns
 from .arguments import ModelArguments

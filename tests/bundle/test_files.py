@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import arbprob_hf
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, ArbProbForSequenceClassification
-from arbprob_hf.model.bundle import ROOMS, bundle, describe_bundle
+from arbprob_hf.model.checkpoint_code import ROOMS, bundle, describe_bundle
 
 ROOT = Path(__file__).parents[2]
 FILES = ["attention_arbprob.py", "configuration_arbprob.py", "masks_arbprob.py"]

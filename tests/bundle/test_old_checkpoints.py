@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from arbprob_hf import ArbProbForCausalLM
-from arbprob_hf.model.bundle import bundle
+from arbprob_hf.model.checkpoint_code import bundle
 
 # the network of this configuration as arbprob_hf 0.1.0 saved it
 SAVED = Path(__file__).parent / "data" / "checkpoint_0_1.zip"

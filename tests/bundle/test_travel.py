@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arbprob_hf import ArbProbForCausalLM
-from arbprob_hf.model.bundle import bundle
+from arbprob_hf.model.checkpoint_code import bundle
 from tests.bundle import traveller
 from tests.bundle.journeying import Journey
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
-from arbprob_hf.model.custom_code import carried_code, check_travels
 from arbprob_hf.model.masks.mask import PATTERNS, Mask
+from arbprob_hf.model.saved_patterns import carried_code, check_travels
 from tests.masks.oracles import micro, random_ids
 
 STEP = 3

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from .. import __version__
 from .configuration_arbprob import ArbProbConfig
-from .custom_code import CUSTOM_FILE, carried_code
 from .masks.mask import Mask
+from .saved_patterns import CUSTOM_FILE, carried_code
 
 MODEL = Path(__file__).parent
 # file of the bundle -> its modules, a folder or files of this one; each file may import those above it
@@ -27,7 +27,7 @@ ROOMS = {
     "masks_arbprob": ("masks",),
     "attention_arbprob": ("attention",),
     "questions_arbprob": ("questions",),
-    "modeling_arbprob": ("custom_code", "validation", "lm_head", "generation", "modeling_arbprob", "classifiers"),
+    "modeling_arbprob": ("saved_patterns", "validation", "lm_head", "generation", "modeling_arbprob", "classifiers"),
 }
 # what each file ends with
 _ENDINGS = {
