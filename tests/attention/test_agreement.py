@@ -9,7 +9,7 @@ from torch.nn.attention import flex_attention as torch_flex
 
 import arbprob_hf
 from arbprob_hf import HIDDEN, Mask
-from arbprob_hf.model.attention import flex, sdpa
+from arbprob_hf.model.attention import backends, flex, sdpa
 from arbprob_hf.model.attention.backends import prepare_attention
 from arbprob_hf.model.masks.arguments import MaskArguments, resolve_mask
 from arbprob_hf.model.masks.tiles import Sizes
@@ -26,7 +26,7 @@ TILE = 8
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sdpa, "TILE", TILE)
-    monkeypatch.setattr(sdpa, "SHORTEST", 2 * TILE)
+    monkeypatch.setattr(backends, "SHORTEST", 2 * TILE)
     monkeypatch.setattr(sdpa, "SHORTEST_SORTED", 2 * TILE)
     monkeypatch.setattr(flex, "BLOCK", TILE)
     # torch's unfused form without tracing each new mask anew: the same operations

@@ -92,14 +92,14 @@ def test_what_never_looks_ahead_is_known_from_the_expression(text: str) -> None:
 
 def test_only_tiles_that_may_hold_a_later_key_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = 0
-    written = And.written
+    evaluate = And.evaluate
 
     def counting(mask: And, grid: Grid) -> Tensor:
         nonlocal looked
         looked += len(grid.queries) * len(grid.keys)
-        return written(mask, grid)
+        return evaluate(mask, grid)
 
-    monkeypatch.setattr(And, "written", counting)
+    monkeypatch.setattr(And, "evaluate", counting)
     assert not looks_ahead(earliest_viewer(Mask.parse("causal & window(9) | prefix(4)"), length=1600), 4)
     assert looked == 1600 * 16
 
