@@ -47,7 +47,7 @@ def audit(
             forward. By default `mask=` where forward names it, else `attention_mask=` as a bool tensor (B, T_q, T_kv).
             What models of transformers understand on sdpa is a bool tensor of four dimensions:
             `mask_kwargs=lambda mask, grid: {"attention_mask": mask.evaluate(grid)}`.
-        give: the name of `mask_kwargs` before 0.2; will be removed.
+        give: the former name of `mask_kwargs`; goes with the next release.
 
     Returns:
         A report, truthy when everything passed; it prints as a table. A forward that raises is a finding.

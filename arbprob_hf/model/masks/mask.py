@@ -54,7 +54,7 @@ class Mask(ABC):
         return self.allowed(*grid.indices())
 
     def written(self, grid: Grid) -> Tensor:
-        """As `evaluate`, under the name it had before 0.2."""
+        """As `evaluate`, under its former name; goes with the next release."""
         return self.evaluate(grid)
 
     def tiles(self, tiling: Tiling) -> Tiles:

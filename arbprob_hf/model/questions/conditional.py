@@ -111,7 +111,7 @@ class Conditional:
         step = dense_steps(target, self._order_values(target, generator))
         return ResolvedConditional(given, target, step, self.given_sees or given_sees)
 
-    # the name that code saved with checkpoints before 0.2 asks by
+    # the name by which the code of checkpoints with 37 files calls it
     settle = resolve
 
     def _order_values(self, target: Tensor, generator: torch.Generator | None) -> Tensor:
