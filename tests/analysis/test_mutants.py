@@ -23,8 +23,9 @@ from arbprob_hf.model import modeling_arbprob
 from arbprob_hf.model.attention.plan import AdditivePlan, FusedPlan, Plan, to_dense
 from arbprob_hf.model.masks.tiles import Grid, Sizes
 from tests.analysis.comparing import judge
+from tests.analysis.exposing import CASES
 from tests.analysis.finding import is_found
-from tests.analysis.mutating import MODEL, find_function, mutants_of
+from tests.analysis.mutating import MODEL, find_function, loaded, mutants_of
 from tests.analysis.targets import TARGETS
 
 # of the changes to the code every so many are seeded; benchmarks/mutants.py seeds all
@@ -313,6 +314,14 @@ def bugs_in_code(folder: Path, every: int = EVERY) -> Tally:
 def test_every_target_is_there(file: str) -> None:
     tree = ast.parse((MODEL / f"{file}.py").read_text(encoding="utf-8"))
     assert [find_function(tree, name).name for name in TARGETS[file]] == [name.split(".")[-1] for name in TARGETS[file]]
+
+
+def test_what_is_put_by_tiles_is_computed_by_tiles(tmp_path: Path) -> None:
+    with loaded(None, tmp_path) as package:
+        for name, paths in (("causal & window(4) by tiles", {"tiled"}), ("causal & window(4)", {"additive"})):
+            network = CASES[name].model(package)
+            network(torch.arange(16)[None], mask="causal & window(4)")
+            assert set(network.transformer.attention_paths) == paths
 
 
 def test_a_target_that_is_gone_is_named() -> None:
