@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-from arbprob_hf.demo.network import load_network
+from arbprob_hf.demo.network import load_with_tokenizer
 from arbprob_hf.demo.page import build_page, serve
 
 HERE = Path(__file__).parent
@@ -82,7 +82,7 @@ def main() -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         parser.error(f"none of {', '.join(BROWSERS)} is installed")
-    page = build_page(load_network(given.model))
+    page = build_page(load_with_tokenizer(given.model))
     shots = take(serve(page, port=0), browser, given)
     page.close()
     whole = Image.new("RGB", (WIDTH, sum(shot.height for shot in shots)), "white")

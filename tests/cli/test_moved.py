@@ -6,7 +6,15 @@ from importlib import import_module
 
 import pytest
 
-from arbprob_hf.evaluation import MOVED
+MOVED = {
+    "auditing": "arbprob_hf.analysis.audit.audit",
+    "consistency": "arbprob_hf.oracles.consistency",
+    "leaking": "arbprob_hf.analysis.leakage",
+    "learning": "arbprob_hf.oracles.train",
+    "oracles": "arbprob_hf.oracles.score",
+    "secrets": "arbprob_hf.analysis.question_leakage",
+    "sources": "arbprob_hf.oracles.registry",
+}
 
 
 @pytest.mark.parametrize("old", MOVED)
@@ -28,10 +36,12 @@ def test_names_that_documents_showed_are_imported_from_the_old_place() -> None:
         "from arbprob_hf.evaluation import learning, oracles",
         "import arbprob_hf.evaluation.secrets",
         "arbprob_hf.evaluation.secrets.check_question",
+        "import arbprob_hf",
+        "arbprob_hf.evaluation.leaking.certify",
     ]
     ran = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.count("FutureWarning: arbprob_hf.evaluation.") == 4
+    assert ran.stderr.count("FutureWarning: arbprob_hf.evaluation.") == 5
     # the line that imports is the one that is named
     assert "<string>:1: FutureWarning: arbprob_hf.evaluation.consistency is now arbprob_hf.oracles." in ran.stderr
 

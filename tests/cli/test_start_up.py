@@ -52,6 +52,15 @@ def test_every_public_name_is_found_and_listed(package: str) -> None:
         module.nowhere  # noqa: B018
 
 
+@pytest.mark.parametrize("room", ["analysis", "data", "evaluation", "metrics", "model", "plotting", "training"])
+def test_a_room_is_found_as_an_attribute_of_the_package(room: str) -> None:
+    loaded_by(f"import arbprob_hf\nassert arbprob_hf.{room}.__name__ == 'arbprob_hf.{room}'")
+
+
+def test_looking_for_a_name_of_python_itself_runs_no_module() -> None:
+    assert loaded_by("import arbprob_hf\nassert not hasattr(arbprob_hf, '__main__')") == set()
+
+
 def test_importing_the_package_imports_no_framework() -> None:
     assert loaded_by("import arbprob_hf, arbprob_hf.data") == set()
 

@@ -24,7 +24,7 @@ BASE = {"model", "errors", "atomic_write"}
 ARROWS = {
     "model": set(),
     "errors": set(),
-    "evaluation": set(),
+    "evaluation": {"lazy"},
     "atomic_write": set(),
     "lazy": set(),
     "model_folder": BASE | {"pattern_file"},
@@ -257,7 +257,9 @@ def test_names_others_rely_on_are_public() -> None:
 
 
 def test_importing_only_defines() -> None:
-    modules = [module_of(path) for path in SOURCES if path.name != "__main__.py"]
+    # an old name of a module warns when it is imported, and is that module
+    old = {path for path in SOURCES if path.parent.name == "evaluation" and path.name != "__init__.py"}
+    modules = [module_of(path) for path in SOURCES if path.name != "__main__.py" and path not in old]
     script = (
         "import os, random, sys, torch, transformers\n"
         "import numpy\n"

@@ -1,0 +1,5 @@
+"""Old name of `arbprob_hf.analysis.question_leakage`."""
+
+from . import stand_in
+
+stand_in(__name__, "arbprob_hf.analysis.question_leakage")
