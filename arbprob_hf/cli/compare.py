@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import check_folder
-from .refusal import refuse_in_one_line
-from .shared_options import Patterns, TrustRemoteCode
+from .shared import Patterns, TrustRemoteCode, refuse_in_one_line
 
 
 def run(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .refusal import refuse_in_one_line
+from .shared import refuse_in_one_line
 
 
 def run(

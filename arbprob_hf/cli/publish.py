@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import check_folder
-from .refusal import refuse_in_one_line
+from .shared import refuse_in_one_line
 
 
 def run(

@@ -1,11 +1,23 @@
-"""How a command leaves on a mistake: one line on stderr, and a status that says whose it was."""
+"""What several commands share: options, and how a command ends that cannot go on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from ..errors import one_line
+
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", "--trust_remote_code", help="Run the custom patterns that come with a model's weights."
+    ),
+]
+Patterns = Annotated[
+    Path | None, typer.Option(help="Python file of @pattern functions that the masks use; it is executed.")
+]
 
 
 @contextmanager
