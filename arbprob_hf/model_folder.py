@@ -53,7 +53,7 @@ def load_network(
 def read_saved_patterns(folder: Path, config: ArbProbConfig, *, trust_remote_code: bool) -> None:
     """Register the custom patterns that the network in `folder` uses; raises ValueError as loading it would."""
     try:
-        read_saved(config.mask_texts, folder, {}, is_trusted=trust_remote_code)
+        read_saved(folder, {"config": config}, is_trusted=trust_remote_code)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
 

@@ -11,14 +11,14 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from .. import __version__
 from .configuration_arbprob import ArbProbConfig
 from .masks.mask import Mask
-from .saved_patterns import CUSTOM_FILE, carried_code
+from .saved_patterns import CUSTOM_FILE, RULES_LINE, carried_code
 
 MODEL = Path(__file__).parent
 # file of the bundle -> its modules, a folder or files of this one; each file may import those above it
@@ -50,9 +50,9 @@ _REGISTERED = """
 for _name, _rule in RULES.items():
     pattern(name=_name)(_rule)
 """
-# the files of checkpoints before 0.2, which a save into the same folder replaces
+# further files of checkpoints that held one file a module; a save into the same folder replaces them
 _FORMER = """
-adopting attention blanks blocks branching carrying checking classes conditioning continuing custom flex foreseeing
+adopting blanks blocks branching carrying checking classes conditioning continuing custom flex foreseeing
 generating heads labelling layouts losses masking parsing patterns plans products querying reaching registering
 resolving sampling scoring stepping structure tables tiled tiling
 """
@@ -60,26 +60,47 @@ _WIDTH = 120
 
 
 def write_code(config: ArbProbConfig, folder: str | os.PathLike[str]) -> None:
-    """Write into `folder` the code of a model of this configuration; other files of a model's code are removed.
+    """Write into `folder` the code of a model of this configuration, over what a save wrote there before.
+
+    Where a mask names patterns that are not known here, a `custom_arbprob.py` that lies there stays.
 
     Raises:
         ValueError: a custom pattern of its masks cannot stand by itself; one line with the reason.
     """
-    custom = carried_code(map(Mask.parse, config.mask_texts))
-    files = bundle(has_custom=custom is not None)
-    if custom is not None:
-        files = {**files, CUSTOM_FILE: custom}
-    for name in {CUSTOM_FILE, *(f"{former}_arbprob.py" for former in _FORMER.split())}.difference(files):
-        (Path(folder) / name).unlink(missing_ok=True)
+    there = Path(folder) / CUSTOM_FILE
+    try:
+        masks = [Mask.parse(text) for text in config.mask_texts]
+    except ValueError:
+        files = bundle(has_custom=there.exists())
+    else:
+        custom = carried_code(masks)
+        files = bundle(has_custom=custom is not None)
+        if custom is not None:
+            files[CUSTOM_FILE] = custom
+        elif there.exists() and RULES_LINE in there.read_text(encoding="utf-8"):
+            there.unlink()
+    _remove_former(Path(folder), files)
     for name, code in files.items():
-        path = Path(folder) / name
-        if not path.exists() or path.read_bytes() != code.encode():
-            path.write_bytes(code.encode())
+        # also where nothing changed: transformers uploads what is newer than the save
+        (Path(folder) / name).write_text(code, encoding="utf-8", newline="\n")
+
+
+def _remove_former(folder: Path, files: Collection[str]) -> None:
+    # a folder that holds them all is a checkpoint of then; a file of one of the names may be the user's
+    former = [folder / f"{name}_arbprob.py" for name in _FORMER.split()]
+    if all(path.exists() for path in former):
+        for path in former:
+            if path.name not in files:
+                path.unlink()
+
+
+def bundle(*, has_custom: bool = False) -> dict[str, str]:
+    """The files that every saved model carries, name to text; `has_custom`: beside a `custom_arbprob.py`."""
+    return dict(_bundle(has_custom))
 
 
 @functools.cache
-def bundle(*, has_custom: bool = False) -> dict[str, str]:
-    """The files that every saved model carries, name to text; `has_custom`: beside a `custom_arbprob.py`."""
+def _bundle(has_custom: bool) -> dict[str, str]:
     rooms = {file: [_Module(path) for path in _paths(entries)] for file, entries in ROOMS.items()}
     homes = {module.name: file for file, modules in rooms.items() for module in modules}
     texts = {}

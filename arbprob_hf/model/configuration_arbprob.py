@@ -1,7 +1,8 @@
 """The configuration saved beside the weights: GPT-2's fields plus the default attention mask."""
 
 import difflib
-import importlib
+import functools
+import importlib.util
 import math
 import os
 from dataclasses import fields as dataclass_fields
@@ -129,11 +130,19 @@ class ArbProbConfig(PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """As transformers', and the code of the network, which loads by it where this package is not installed."""
-        if not self.is_remote_code():
-            os.makedirs(save_directory, exist_ok=True)
-            # by name: it stays at home, where this file goes with every checkpoint
-            importlib.import_module(f"{__package__}.checkpoint_code").write_code(self, save_directory)
-        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        if is_copy():
+            super().save_pretrained(save_directory, push_to_hub, **kwargs)
+            return
+        super().save_pretrained(save_directory)
+        importlib.import_module(_WRITER).write_code(self, save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """As transformers', which then copies this file; nothing in the package, where every save writes the code."""
+        if is_copy():
+            super().register_for_auto_class(auto_class)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "ArbProbConfig":
@@ -159,6 +168,16 @@ class ArbProbConfig(PreTrainedConfig):
         if kind == "gpt2":
             fields = _from_gpt2(fields)
         return fields, rest
+
+
+# writes the code of a checkpoint; it stays at home, where this file goes with every checkpoint
+_WRITER = f"{__package__}.checkpoint_code"
+
+
+@functools.cache
+def is_copy() -> bool:
+    """Whether this code was loaded with a checkpoint: its files are saved again as they are."""
+    return importlib.util.find_spec(_WRITER) is None
 
 
 def _from_gpt2(fields: dict[str, Any]) -> dict[str, Any]:
@@ -230,14 +249,20 @@ def _check_number(name: str, value: Any, expected: str, is_legal: Any) -> None:
 
 def check_mask(config: ArbProbConfig) -> None:
     """Raise unless `mask` is one text or one per layer; the texts themselves are read by `Mask.parse`."""
-    texts = [config.mask] if isinstance(config.mask, str) else config.mask
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(
-            f"mask: expected the text of a mask or a list of texts, one per layer, got {_shown(config.mask)}"
-            f"{_mask_advice(config.mask)}"
-        )
+    texts = check_mask_texts(config.mask)
     if not isinstance(config.mask, str) and len(texts) != config.n_layer:
         raise ValueError(f"mask: expected one text or one per layer (n_layer={config.n_layer}), got {len(texts)}")
+
+
+def check_mask_texts(mask: Any) -> list[str]:
+    """The texts of a configuration's `mask`. Raises TypeError where it is neither a text nor a list of texts."""
+    texts = [mask] if isinstance(mask, str) else mask
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(
+            f"mask: expected the text of a mask or a list of texts, one per layer, got {_shown(mask)}"
+            f"{_mask_advice(mask)}"
+        )
+    return list(texts)
 
 
 def _mask_advice(mask: Any) -> str:

@@ -165,7 +165,7 @@ def head_logits(head: nn.Module, hidden: Tensor, logits_to_keep: int | Tensor = 
     comes with torch, does not. Gradients, compilers, autocast, hooks, offloaded weights and other heads go the
     usual way.
     """
-    if isinstance(logits_to_keep, Tensor) or logits_to_keep != 0:
+    if type(logits_to_keep) is not int or logits_to_keep != 0:
         hidden = hidden[:, _kept(logits_to_keep)]  # (B, slots kept, D)
     is_quick = type(head) is nn.Linear and _is_plain(head, hidden)
     logits: Tensor = _onednn(hidden, head) if is_quick else head(hidden)  # type: ignore[arg-type]

@@ -4,21 +4,17 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Para
 transformers' GPT-2, so official weights load here and ours load there.
 """
 
-import contextlib
 import math
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_layers import (
-    GradientCheckpointingLayer,
-)
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import can_return_tuple
@@ -27,7 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention.backends import prepare_attention
 from .attention.plan import Plan
-from .configuration_arbprob import ArbProbConfig, check_mask
+from .configuration_arbprob import ArbProbConfig, check_mask, is_copy
 from .generation import ArbProbGenerationMixin
 from .lm_head import causal_loss, head_logits
 from .masks.arguments import MaskArguments, resolve_mask
@@ -37,7 +33,7 @@ from .masks.mask import Mask
 from .masks.tiles import Sizes
 from .questions.layouts import MASK_ID
 from .questions.mixin import QuestionMixin
-from .saved_patterns import HUB_OPTIONS, check_travels, read_saved
+from .saved_patterns import check_travels, read_saved
 from .validation import (
     check_bias,
     check_cache,
@@ -146,7 +142,7 @@ class ArbProbPreTrainedModel(PreTrainedModel):
         source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         is_trusted = bool(kwargs.pop("trust_remote_code", None))
         if source is not None:
-            read_saved(_mask_texts(source, kwargs), source, kwargs, is_trusted=is_trusted)
+            read_saved(source, kwargs, is_trusted=is_trusted)
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, found = loaded
         network = f"{cls.base_model_prefix}." if hasattr(model, cls.base_model_prefix) else ""
@@ -165,23 +161,22 @@ class ArbProbPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As transformers'; the code goes along with the configuration. Refused first where a custom pattern cannot."""
-        masks = self.base_model._default_masks().values()  # type: ignore[operator]
-        check_travels(masks, is_copied=self.is_remote_code())
-        with self._without_code_for_adapters():
-            super().save_pretrained(save_directory, *args, **kwargs)
-
-    @contextlib.contextmanager
-    def _without_code_for_adapters(self) -> Iterator[None]:
-        # an adapter is saved by itself, and its network's code is not its own
         if not getattr(self, "_hf_peft_config_loaded", False):
-            yield
+            check_travels(self.base_model._default_masks().values(), is_copied=is_copy())  # type: ignore[operator]
+            super().save_pretrained(save_directory, *args, **kwargs)
             return
-        # releases of transformers ask one or the other
+        # an adapter is saved by itself, without its network's code; releases of transformers ask one or the other
         self._auto_class, self.is_remote_code = None, lambda: False  # type: ignore[method-assign]
         try:
-            yield
+            super().save_pretrained(save_directory, *args, **kwargs)
         finally:
             del self._auto_class, self.is_remote_code
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """As transformers', which then copies this file; nothing in the package, where every save writes the code."""
+        if is_copy():
+            super().register_for_auto_class(auto_class)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -196,18 +191,6 @@ class ArbProbPreTrainedModel(PreTrainedModel):
 
 class ZeroEmbedding(nn.Embedding):
     """Vectors that are added, zero at first: weights that never had them go on as they were."""
-
-
-def _mask_texts(source: Any, options: dict[str, Any]) -> list[str]:
-    # of the network that is loaded: a call may give another mask than the checkpoint's
-    mask = options.get("mask")
-    config = options.get("config")
-    if mask is None and isinstance(config, PreTrainedConfig):
-        mask = getattr(config, "mask", None)
-    elif mask is None:
-        where = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
-        mask = ArbProbConfig.get_config_dict(source if config is None else config, **where)[0].get("mask")
-    return [mask] if isinstance(mask, str) else list(mask or [])
 
 
 def _asked_for_anew(options: dict[str, Any]) -> tuple[str, ...]:

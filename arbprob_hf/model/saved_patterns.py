@@ -8,6 +8,7 @@ import ast
 import builtins
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import symtable
@@ -19,8 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.utils.hub import cached_file
 
+from .configuration_arbprob import ArbProbConfig, check_mask_texts
 from .masks.custom import BUILT_IN, Custom, pattern
 from .masks.foreign import definition_of
 from .masks.mask import PATTERNS, Mask
@@ -33,10 +36,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-RULES: dict[str, Callable[..., object]] = {}
 '''
+# by which the file is known
+RULES_LINE = "RULES: dict[str, Callable[..., object]] = {}"
 # which options of from_pretrained say where files are
-HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
+_PLACES = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
 # what a rule may use beside builtins and its own arguments; the file imports just these
 _GIVEN = {"torch": torch, "Tensor": Tensor}
 
@@ -50,7 +54,7 @@ def carried_code(masks: Iterable[Mask]) -> str | None:
     kinds = _custom_kinds(masks)
     if not kinds:
         return None
-    parts = [_BEGINNING]
+    parts = [f"{_BEGINNING}{RULES_LINE}\n"]
     for name, kind in sorted(kinds.items()):
         parts.append(f'{_definition(name, kind)}\n\n\nRULES["{name}"] = {kind.rule.__name__}\n')
     return "\n\n".join(parts)
@@ -93,23 +97,26 @@ def register_rules(module: ModuleType, names: Collection[str] | None = None) -> 
             pattern(name=name)(rule)
 
 
-def read_saved(
-    texts: Iterable[str], source: str | os.PathLike[str], where: dict[str, Any], *, is_trusted: bool
-) -> None:
-    """Make the custom patterns that masks name known, from the `custom_arbprob.py` of the checkpoint that has them.
+def read_saved(source: str | os.PathLike[str], options: dict[str, Any], *, is_trusted: bool) -> None:
+    """Make known the custom patterns that a checkpoint's masks name: they lie beside its configuration.
 
     Args:
-        texts: of the masks. source: the folder or name on the Hub that is loaded. where: the options of that.
+        source: the folder or name on the Hub that is loaded. options: those of from_pretrained, such as `config`.
         is_trusted: whether its code may be executed (`trust_remote_code=True`).
 
     Raises:
         ValueError: a pattern is not known here and the checkpoint is not trusted, or is known as another function.
     """
-    names = {name for text in texts for name in re.findall(r"[A-Za-z_]\w*", text)} - _built_in_names()
-    path = _saved_file(source, where) if names else None
+    texts, source = _mask_texts(source, options)
+    # but for the names of arguments
+    names = {name for text in texts for name in re.findall(r"[A-Za-z_]\w*\b(?!\s*=)", text)} - _built_in_names()
+    path = _saved_file(source, options) if names else None
     if path is None:
         return
-    saved = _definitions(Path(path).read_text(encoding="utf-8"))
+    try:
+        saved = _definitions(Path(path).read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError, KeyError) as error:
+        raise ValueError(f"{CUSTOM_FILE}: {str(path)!r:.100} is not as it was saved; save the model again") from error
     unknown = sorted(name for name in names & saved.keys() if name not in PATTERNS)
     if unknown and not is_trusted:
         raise ValueError(
@@ -120,21 +127,44 @@ def read_saved(
     if unknown:
         register_saved(path, unknown)
     for name in names & saved.keys():
-        if saved[name] != definition_of(getattr(PATTERNS[name], "source", None)):
+        if saved[name] != definition_of(getattr(PATTERNS.get(name), "source", None)):
             raise ValueError(
                 f"pattern {name[:60]}: the function registered here is not the one saved with the model; define that "
                 "one with @pattern, or load with AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)"
             )
 
 
+def _mask_texts(source: Any, options: dict[str, Any]) -> tuple[list[str], Any]:
+    # of the network that is loaded; and where its configuration is, which patterns lie beside
+    config = options.get("config")
+    if isinstance(config, PreTrainedConfig):
+        mask, described_by = getattr(config, "mask", None), config._name_or_path or source
+    else:
+        described_by = _base_of_adapter(source) if config is None else config
+        where = {name: options[name] for name in _PLACES if options.get(name) is not None}
+        mask = ArbProbConfig.get_config_dict(described_by, **where)[0].get("mask")
+    # a call may give another mask than the checkpoint's; a network of another kind has none
+    mask = mask if options.get("mask") is None else options["mask"]
+    return [] if mask is None else check_mask_texts(mask), described_by
+
+
+def _base_of_adapter(source: Any) -> Any:
+    # a folder of an adapter alone names the model that it belongs to, which transformers loads
+    description = os.path.join(source, "adapter_config.json")
+    if not os.path.isfile(description) or os.path.isfile(os.path.join(source, "config.json")):
+        return source
+    with open(description, encoding="utf-8") as file:
+        return json.load(file)["base_model_name_or_path"]
+
+
 def _built_in_names() -> set[str]:
     return {name for name, kind in PATTERNS.items() if kind in BUILT_IN}
 
 
-def _saved_file(source: str | os.PathLike[str], where: dict[str, Any]) -> str | None:
-    options = {name: where[name] for name in HUB_OPTIONS if where.get(name) is not None}
-    options |= dict(_raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
-    return cached_file(source, CUSTOM_FILE, **options)
+def _saved_file(source: str | os.PathLike[str], options: dict[str, Any]) -> str | None:
+    where = {name: options[name] for name in _PLACES if options.get(name) is not None}
+    where |= dict(_raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+    return cached_file(source, CUSTOM_FILE, **where)
 
 
 def _custom_kinds(masks: Iterable[Mask]) -> dict[str, type[Custom]]:

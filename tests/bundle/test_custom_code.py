@@ -1,4 +1,4 @@
-"""Patterns of one's own work where neither the package nor the file that defined them is."""
+"""Custom patterns work where neither the package nor the file that defined them is."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -75,7 +75,6 @@ def test_the_generated_files_are_in_house_style(tmp_path: Path, has_custom: bool
 
 def test_a_save_replaces_the_code_that_lay_there_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "masks_arbprob.py").write_text("stale")
-    (tmp_path / "masking_arbprob.py").write_text("of an earlier version")
     (tmp_path / "my_arbprob.py").write_text("the user's")
     micro().save_pretrained(tmp_path)
     assert code(tmp_path) == sorted([*FILES, "my_arbprob.py"])
@@ -103,3 +102,21 @@ def test_an_adapter_holds_no_code(tmp_path: Path, load: Callable[[Any, Path], An
     model.save_pretrained(tmp_path / "adapter")
     assert code(tmp_path / "adapter") == []
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_file_of_the_users_is_not_taken_for_generated(tmp_path: Path) -> None:
+    for name in ("custom_arbprob.py", "flex_arbprob.py"):
+        (tmp_path / name).write_text("MINE = 1\n")
+    micro().save_pretrained(tmp_path)
+    for name in ("custom_arbprob.py", "flex_arbprob.py"):
+        assert (tmp_path / name).read_text() == "MINE = 1\n"
+
+
+def test_registering_the_packages_classes_changes_nothing(tmp_path: Path) -> None:
+    try:
+        ArbProbConfig.register_for_auto_class()
+        ArbProbForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+        micro().save_pretrained(tmp_path)
+    finally:
+        assert ArbProbConfig._auto_class is ArbProbForCausalLM._auto_class is None
+    assert code(tmp_path) == FILES

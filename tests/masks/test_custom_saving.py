@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor
 
-from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, causal, pattern
 from arbprob_hf.model.masks.mask import PATTERNS, Mask
 from arbprob_hf.model.saved_patterns import carried_code, check_travels
 from tests.masks.oracles import micro, random_ids
@@ -156,6 +158,53 @@ def test_a_folder_whose_file_fails_says_so_in_one_line(tmp_path: Path) -> None:
     path.write_text(f"raise RuntimeError('broken\\nin two')\n{path.read_text()}")
     with pytest.raises(ValueError, match=r"^custom_arbprob.py: .* raised RuntimeError: broken in two$"):
         ArbProbForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("text", ["def (\n", "RULES['every_third'] = lambda b, h, q, k: k <= q\n"])
+def test_a_file_that_is_not_as_it_was_saved_is_refused_unread(tmp_path: Path, text: str) -> None:
+    pattern(every_third)
+    micro(mask="causal & every_third").save_pretrained(tmp_path)
+    del PATTERNS["every_third"]
+    (tmp_path / "custom_arbprob.py").write_text(text)
+    with pytest.raises(ValueError, match=r"^custom_arbprob.py: '.*' is not as it was saved; save the model again$"):
+        ArbProbForCausalLM.from_pretrained(tmp_path)
+
+
+def test_the_file_lies_beside_the_configuration_whatever_the_weights_are(tmp_path: Path) -> None:
+    pattern(every_third)
+    model = micro(mask="causal & every_third")
+    model.save_pretrained(tmp_path / "base")
+    model.save_pretrained(tmp_path / "weights")
+    (tmp_path / "weights" / "custom_arbprob.py").unlink()
+    (tmp_path / "adapter").mkdir()
+    model.add_adapter(LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
+    model.save_pretrained(tmp_path / "adapter")
+    described = tmp_path / "adapter" / "adapter_config.json"
+    fields = {**json.loads(described.read_text()), "base_model_name_or_path": str(tmp_path / "base")}
+    described.write_text(json.dumps(fields))
+    for source, options in (("weights", {"config": str(tmp_path / "base")}), ("adapter", {})):
+        PATTERNS.pop("every_third", None)
+        with pytest.raises(ValueError, match="the pattern 'every_third' is a function in custom_arbprob.py"):
+            ArbProbForCausalLM.from_pretrained(tmp_path / source, **options)
+        loaded = ArbProbForCausalLM.from_pretrained(tmp_path / source, trust_remote_code=True, **options)
+        assert loaded.config.mask == "causal & every_third"
+
+
+def test_a_configuration_is_saved_where_its_patterns_are_not_known(tmp_path: Path) -> None:
+    pattern(every_third)
+    micro(mask="causal & every_third").save_pretrained(tmp_path)
+    del PATTERNS["every_third"]
+    before = (tmp_path / "custom_arbprob.py").read_text()
+    ArbProbConfig.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    assert (tmp_path / "custom_arbprob.py").read_text() == before
+    assert "from .custom_arbprob" in (tmp_path / "modeling_arbprob.py").read_text()
+
+
+@pytest.mark.parametrize("mask", [causal(), [causal()], 5])
+def test_a_mask_that_is_no_text_is_refused_by_the_configuration(tmp_path: Path, mask: Any) -> None:
+    micro().save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="^mask: expected the text of a mask or a list of texts"):
+        ArbProbForCausalLM.from_pretrained(tmp_path, mask=mask)
 
 
 def test_another_mask_for_the_network_needs_no_trust(tmp_path: Path) -> None:

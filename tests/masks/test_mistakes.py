@@ -62,7 +62,7 @@ def test_a_pattern_that_was_not_called_is_told_so_wherever_a_mask_goes(use: str)
 
 
 def test_an_own_error_of_a_pattern_stays_its_own() -> None:
-    with pytest.raises(TypeError, match=r"^window\(size\): expected an integer, got 3 \(str\)$"):
+    with pytest.raises(TypeError, match=r"^window\(size\): expected an integer, got '3' \(str\)$"):
         window("3")
     with pytest.raises(TypeError, match="abstract"):
         Mask()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
 from arbprob_hf.model.checkpoint_code import bundle
@@ -40,7 +40,22 @@ def test_what_is_pulled_gives_the_same_numbers(hub: HubHere, tmp_path: Path, way
     del PATTERNS["leaping_far"]
     files = {one for one in hub.api.list_repo_files(name) if one.endswith(".py")}
     assert files == set(bundle()) | ({"custom_arbprob.py"} if "leaping" in mask else set())
+    if way == "saved and pushed":
+        # what did not change since the last save is sent all the same
+        again = f"{name}-again"
+        pattern(leaping_far)
+        WAYS[way](model, tmp_path / "saved", again)
+        del PATTERNS["leaping_far"]
+        assert set(hub.api.list_repo_files(again)) == set(hub.api.list_repo_files(name))
     pulled = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True, cache_dir=tmp_path / "cache").eval()
     assert pulled(IDS).logits.equal(model(IDS).logits)
     ours = ArbProbForCausalLM.from_pretrained(name, trust_remote_code=True, cache_dir=tmp_path / "cache").eval()
     assert ours(IDS).logits.equal(model(IDS).logits)
+
+
+def test_a_configuration_is_pushed_with_the_code_that_reads_it(hub: HubHere, tmp_path: Path) -> None:
+    config = ArbProbConfig.preset("nano", mask="causal & window(3)")
+    config.save_pretrained(tmp_path / "alone", push_to_hub=True, repo_id="tester/alone")
+    assert set(hub.api.list_repo_files("tester/alone")) >= {"config.json", *bundle()}
+    pulled = AutoConfig.from_pretrained("tester/alone", trust_remote_code=True, cache_dir=tmp_path / "cache")
+    assert pulled.mask == config.mask

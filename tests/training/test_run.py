@@ -371,7 +371,7 @@ def test_the_card_says_what_each_file_of_code_holds_and_how_long_it_is(done: Out
     lines = re.findall(r"^- `(\w+\.py)` \((\d+) lines\): \S.*$", card, flags=re.MULTILINE)
     found = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in done.folder.glob("*.py")}
     assert {name: int(length) for name, length in lines} == found
-    assert len(found) == 5
+    assert len(lines) == len(found) == 5
 
 
 def test_a_split_of_its_own_is_named_in_the_card(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Custom(Mask):
     def __post_init__(self) -> None:
         for one in fields(self):  # type: ignore[arg-type]
             check_integer(f"{type(self).__name__}({one.name})", getattr(self, one.name), low=0)
-        # models are built under torch's device "meta", where nothing could be told from anything withheld
+        # models are built under torch's device "meta", where everything looks withheld
         with torch.device("cpu"):
             self._try()
 
@@ -76,6 +76,8 @@ class Custom(Mask):
 
     def allowed(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         seen: Tensor = type(self).rule(_WITHHELD, _WITHHELD, q, k, *self.arguments())
+        if seen.is_meta and not q.is_meta:
+            raise ValueError(f"pattern {str(self)[:60]}: uses b or h, but treats all rows and heads alike")
         return seen & (q == q) & (k == k)
 
     def __copy__(self) -> "Custom":
@@ -145,7 +147,13 @@ def _enter(rule: Callable[..., Any], name: str | None) -> type[Custom]:
 def _unpickled(module: str, name: str, text: str) -> Mask:
     # as pickle does for classes: what defines the rule is imported where that has not happened
     if name not in PATTERNS:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:
+            raise ValueError(
+                f"pattern {name[:60]}: is not registered in this process; define it with @pattern, or load its "
+                "checkpoint with trust_remote_code=True, before it is unpickled"
+            ) from None
     return Mask.parse(text)
 
 

@@ -162,8 +162,11 @@ class Mask(ABC):
         Raises:
             ValueError: anything but registered names, `& | ~`, calls with integers and masks; one line.
         """
-        # a text means another mask once a name in it does
-        return _parsed(text, tuple(PATTERNS.items())) if isinstance(text, str) else parse_mask(text, PATTERNS)
+        # a custom pattern may be defined anew, and is kept no longer than its user keeps it
+        custom = [name for name, kind in PATTERNS.items() if hasattr(kind, "rule")]
+        is_lasting = isinstance(text, str) and not any(name in text for name in custom)
+        mask: Mask = _parsed(text) if is_lasting else parse_mask(text, PATTERNS)
+        return mask
 
     def __str__(self) -> str:
         return _text(self)
@@ -425,14 +428,14 @@ def _by_tile(table: Tensor, size: int, fill: bool) -> Tensor:
     return padded.unflatten(-1, (-1, size)).any(-1).unflatten(-2, (-1, size)).any(-2)
 
 
-# the one name -> pattern table; patterns_arbprob fills it
+# the one name -> pattern table; patterns, tensors and custom fill it
 PATTERNS: dict[str, type[Mask]] = {}
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(text: str, patterns: tuple[tuple[str, type[Mask]], ...]) -> Mask:
+def _parsed(text: str) -> Mask:
     # one object for a text: what is remembered of a mask is found fastest by the same object
-    mask: Mask = parse_mask(text, dict(patterns))
+    mask: Mask = parse_mask(text, PATTERNS)
     return mask
 
 

@@ -30,7 +30,7 @@ class Slots:
         ranks, limits: long; slot q sees slot k when q == k or ranks[k] <= limits[q]. What fills a row up has rank
             HIDDEN and limit -1, at position 0.
         targets: long, the position whose token the slot predicts; -1 for none.
-        predicted_position_ids: long, the position that the slot is told it predicts, where the network has an embedding
+        predicted_position_ids: long, the position that the slot predicts, where the network has an embedding
             for that; -1 for none.
     """
 
@@ -46,7 +46,7 @@ class Slots:
 
         Args:
             tokens, positions: long (B, T), on any device; positions count from 0 along the row when None.
-            names_target: whether slots are told the position they predict: `config.target_positions`.
+            names_target: whether slots get the position they predict: `config.target_positions`.
         """
         device = tokens.device
         places, masked, ranks, limits = (
@@ -173,7 +173,7 @@ def prefix(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
 
 
 def sigma(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
-    """The sequence in the order it becomes known, each slot told the position that it predicts.
+    """The sequence in the order it becomes known, each slot given the position that it predicts.
 
     sigma-GPT (Pannatier et al. 2024, arXiv:2404.09562). The last given slot predicts the first target. Targets that
     are asked at once are predicted by copies of the last known slot, which nobody sees.
@@ -188,7 +188,7 @@ def sigma(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     columns = reveal_order.argsort(dim=1, stable=True)
     neighbour = torch.full_like(place, -1)
     neighbour[:, :-1] = columns[:, 1:]
-    # also what is known by now was predicted once: a slot is told the same whatever comes later
+    # also what is known by now was predicted once: a slot gets the same whatever comes later
     is_asked = question.target.gather(1, neighbour.clamp(min=0)) & (neighbour >= 0)
     reads = _none(place).scatter(1, columns, torch.where(is_asked, neighbour, -1))
     contents = _Columns(place, ~content, rank, rank, reads, reads, _key(content, rank, place))

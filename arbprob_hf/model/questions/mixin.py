@@ -87,7 +87,7 @@ class QuestionMixin:
         layout = self._layout(layout)
         question = self._settle(input_ids, ask, layout)
         if layout == "sigma":
-            # its last given slot is told the first target, and the others would see it: each is a question of its own
+            # its last given slot gets the first target, and the others would see it: each is a question of its own
             slots = [lay_out(one, layout) for one in question.one_by_one()]
             # the target's own slot, which nobody sees, holds some token: -1 would be none
             input_ids = input_ids.masked_fill(question.target.to(input_ids.device), 0)

@@ -35,7 +35,7 @@ class Branches:
 def join(slots: Sequence[Slots], length: int, *, names_target: bool = False) -> Branches:
     """Put the slots of several questions about rows of `length` tokens into one pass.
 
-    A slot is of the trunk when it, and everything it sees, is the same in all questions; where a slot is told what it
+    A slot is of the trunk when it, and everything it sees, is the same in all questions; where a slot is given what it
     predicts (`names_target`), that too. The questions then have the answers they have one by one.
     """
     width = max(one.positions.shape[1] for one in slots)
