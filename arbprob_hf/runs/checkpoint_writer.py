@@ -33,9 +33,9 @@ class CheckpointWriter:
         write_record(record, staged)
         return seal(staged, self.output_dir)
 
-    def rotate(self, limit: int | None, protected: Collection[str]) -> None:
-        """Delete the oldest sealed checkpoints beyond `limit`, never a name in `protected`."""
-        rotate(self.output_dir, limit, protected)
+    def rotate(self, limit: int | None, protected: Collection[str], in_use: Collection[str] = ()) -> None:
+        """Delete the oldest sealed checkpoints beyond `limit`, never a name in `protected`, nor yet one `in_use`."""
+        rotate(self.output_dir, limit, protected, in_use)
 
     def failure(self, name: str, error: BaseException) -> CheckpointError:
         """What to raise where the checkpoint `name` could not be written."""

@@ -89,7 +89,7 @@ def is_sealed(checkpoint: Path) -> bool:
 def sealed_names(checkpoint: Path) -> set[str]:
     """The names of the files that the manifest of a verified `checkpoint` lists, with / between folders."""
     listed = _read_manifest(checkpoint)
-    assert isinstance(listed, dict), "asked of a checkpoint that does not verify"
+    assert isinstance(listed, dict), "the checkpoint does not verify"
     return set(listed)
 
 
@@ -125,9 +125,10 @@ def quarantine(path: Path, why: str) -> Path:
     return target
 
 
-def rotate(output_dir: Path, limit: int | None, protected: Collection[str]) -> None:
+def rotate(output_dir: Path, limit: int | None, protected: Collection[str], in_use: Collection[str] = ()) -> None:
     """Delete the oldest sealed checkpoints beyond `limit` (None or <= 0: keep all), never a name in `protected`.
 
+    One whose turn it is stays while it is `in_use`; no other leaves in its place, and the next rotation takes it.
     Folders without a manifest are neither counted nor touched. Each checkpoint leaves its name at once, by a
     rename, so that a killed run never leaves half of one.
     """
@@ -136,7 +137,8 @@ def rotate(output_dir: Path, limit: int | None, protected: Collection[str]) -> N
     sealed = [path for path in numbered(output_dir) if is_sealed(path)]
     excess = len(sealed) - max(limit, sum(path.name in protected for path in sealed))
     for path in [path for path in sealed if path.name not in protected][: max(excess, 0)]:
-        _discard(path)
+        if path.name not in in_use:
+            _discard(path)
 
 
 def sweep(output_dir: Path) -> None:

@@ -57,6 +57,9 @@ class ArbProbTrainer(PublishingTrainer):
     Raises ValueError for the options that contradict this.
     """
 
+    # of the main process: what rotation needs once a push has ended
+    _last_sealed: tuple[CheckpointWriter, str] | None = None
+
     def __init__(
         self, *args: Any, text: Mapping[str, Any] | None = None, summary: Summary | None = None, **kwargs: Any
     ) -> None:
@@ -258,8 +261,19 @@ class ArbProbTrainer(PublishingTrainer):
     def _seal(self, writer: CheckpointWriter, name: str) -> Path:
         self.state.save_to_json(str(writer.stage / name / "trainer_state.json"))
         sealed = writer.seal(name, describe_run(self._own_model(), self.args, self.text))
-        writer.rotate(self.args.save_total_limit, {name, *self._best(), *self.being_pushed()})
+        self._last_sealed = writer, name
+        self._rotate()
         return sealed
+
+    def _rotate(self) -> None:
+        if self._last_sealed is not None:
+            writer, name = self._last_sealed
+            writer.rotate(self.args.save_total_limit, {name, *self._best()}, in_use=self.being_pushed())
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        # what was kept while it was on its way
+        self._rotate()
 
     def _best(self) -> set[str]:
         best = self.state.best_model_checkpoint

@@ -143,8 +143,9 @@ def test_a_push_that_fails_is_warned_of_and_training_goes_on(
     assert not (tmp_path / "out" / ".arbprob").exists()
 
 
+@pytest.mark.parametrize("limit", [1, 2])
 def test_a_checkpoint_stays_while_it_is_sent_and_those_saved_meanwhile_are_left_out(
-    hub: HubHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: HubHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     is_over, there = threading.Event(), []
     commit = HfApi.create_commit
@@ -159,13 +160,23 @@ def test_a_checkpoint_stays_while_it_is_sent_and_those_saved_meanwhile_are_left_
             is_over.set()
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_commit", late)
-    options = dict(hub_model_id="tester/late", hub_always_push=False, save_total_limit=1, max_steps=4)
+    repository = f"tester/late-{limit}"
+    options = dict(hub_model_id=repository, hub_always_push=False, save_total_limit=limit, max_steps=4)
     trainer = micro_trainer(tmp_path / "out", **options)
     trainer.add_callback(Over())
     trainer.train()
-    assert sorted(there) == ["checkpoint-1", "checkpoint-4"]
-    titles = [commit.title for commit in hub.api.list_repo_commits("tester/late")]
+    newest = [f"checkpoint-{step}" for step in range(1, 5)][-limit:]
+    assert sorted(there) == ["checkpoint-1", *newest]
+    # and goes once it has arrived
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == newest
+    titles = [commit.title for commit in hub.api.list_repo_commits(repository)]
     assert titles == ["Training in progress, step 1", "initial commit"]
+
+
+def test_the_limit_holds_where_every_checkpoint_is_sent(hub: HubHere, tmp_path: Path) -> None:
+    trainer = micro_trainer(tmp_path / "out", hub_model_id="tester/limit", save_total_limit=1, max_steps=3)
+    trainer.train()
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-3"]
 
 
 def test_a_state_without_a_checkpoint_to_push_is_refused() -> None:
