@@ -60,6 +60,19 @@ def carried_code(masks: Iterable[Mask]) -> str | None:
     return "\n\n".join(parts)
 
 
+def definitions(code: str) -> dict[str, str | None]:
+    """The function of each pattern in the text of a `custom_arbprob.py`, by the pattern's name; see `definition_of`."""
+    # below each function stands a line RULES["name"] = function
+    functions: dict[str, str | None] = {}
+    found: dict[str, str | None] = {}
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef):
+            functions[node.name] = definition_of(ast.unparse(node))
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+            found[ast.literal_eval(node.targets[0].slice)] = functions[ast.unparse(node.value)]
+    return found
+
+
 def check_travels(masks: Iterable[Mask], *, is_copied: bool = False) -> None:
     """Raise ValueError unless a model can be saved with all custom patterns that its masks use.
 
@@ -114,7 +127,7 @@ def read_saved(source: str | os.PathLike[str], options: dict[str, Any], *, is_tr
     if path is None:
         return
     try:
-        saved = _definitions(Path(path).read_text(encoding="utf-8"))
+        saved = definitions(Path(path).read_text(encoding="utf-8"))
     except (SyntaxError, ValueError, KeyError) as error:
         raise ValueError(f"{CUSTOM_FILE}: {str(path)!r:.100} is not as it was saved; save the model again") from error
     unknown = sorted(name for name in names & saved.keys() if name not in PATTERNS)
@@ -169,18 +182,6 @@ def _saved_file(source: str | os.PathLike[str], options: dict[str, Any]) -> str 
 
 def _custom_kinds(masks: Iterable[Mask]) -> dict[str, type[Custom]]:
     return {type(leaf).__name__: type(leaf) for mask in masks for leaf in _custom_leaves(mask)}
-
-
-def _definitions(code: str) -> dict[str, str | None]:
-    # what a saved file says of each name: below each function a line RULES["name"] = function
-    functions: dict[str, str | None] = {}
-    found: dict[str, str | None] = {}
-    for node in ast.parse(code).body:
-        if isinstance(node, ast.FunctionDef):
-            functions[node.name] = definition_of(ast.unparse(node))
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-            found[ast.literal_eval(node.targets[0].slice)] = functions[ast.unparse(node.value)]
-    return found
 
 
 def _custom_leaves(mask: Mask) -> Iterator[Custom]:

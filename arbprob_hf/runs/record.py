@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 
 from ..data import StreamedBlocks
 from ..model.masks.mask import Mask
-from ..model.saved_patterns import carried_code
+from ..model.saved_patterns import carried_code, definitions
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ Record = dict[str, Any]
 def describe_text(blocks: Dataset, source: str, more: Mapping[str, str] | None = None) -> Record:
     """What `blocks` (rows of `input_ids` and `document_ids`, all of one length) are, with a SHA-256 of all of them.
 
-    `more`: what neither the network nor the trainer's options tell of the run: `task`, `layout` and `given_sees` where
+    `more`: what neither the network nor the trainer's options say about the run: `task`, `layout` and `given_sees` where
     it trains on questions, `position_init` where positions do not start as GPT-2's, and `source_revision`, the commit
     of a data set of the Hub.
     """
@@ -189,9 +189,9 @@ def _plain(value: Any) -> Any:
 
 
 def _patterns(texts: Sequence[str]) -> str | None:
-    # what the custom functions in the masks say, wherever they were defined
+    # what the custom functions in the masks say, wherever they were defined; not the form of the file that holds them
     code = carried_code(map(Mask.parse, texts))
-    return None if code is None else hashlib.sha256(code.encode()).hexdigest()
+    return None if code is None else _digest(sorted(definitions(code).items()))
 
 
 def _shown(record: Record, name: str) -> str:

@@ -74,6 +74,15 @@ def test_a_run_is_not_resumed_under_another_rule_of_the_same_name(tmp_path: Path
     run(tmp_path, rules, resume="true", max_steps=4)
 
 
+def test_a_run_is_resumed_where_the_file_of_its_patterns_has_another_form(
+    tmp_path: Path, rules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, rules)
+    monkeypatch.setattr("arbprob_hf.model.saved_patterns._BEGINNING", '"""As another version words it."""\n')
+    rules.write_text(RULES.replace("# what", "# and what"), encoding="utf-8")
+    run(tmp_path, rules, resume="true", max_steps=4)
+
+
 FAULTS = {
     "missing": (None, r"^patterns: cannot read '.*my_patterns.py': No such file or directory$"),
     "nothing registered": (
