@@ -1,5 +1,6 @@
 """Errors that users see: their kinds, their wording on one line, and how a command leaves on them."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,9 +88,16 @@ def exit_on_user_error(program: str, *, traceback: bool = False) -> Iterator[Non
     except (ValueError, TypeError, OSError, RunError) as error:
         if traceback:
             raise
-        # torch puts the traceback of a loader's worker into the message
-        said = str(error).rpartition(f"\n{type(error).__name__}: ")[2] if _IN_WORKER in str(error) else error
-        _leave(f"{program}: error: {one_line(said)}", 2 if isinstance(error, UsageError) else 1)
+        _leave(f"{program}: error: {_without_traceback(error)}", 2 if isinstance(error, UsageError) else 1)
+
+
+def _without_traceback(error: Exception) -> str:
+    if _IN_WORKER not in str(error):
+        return one_line(error)
+    # torch puts the traceback of a loader's worker into the message; of an error without words it ends in the class
+    name = type(error).__name__
+    words = re.split(rf"\n(?:\w+\.)*{name}(?:: |:?\s*$)", str(error))[-1]
+    return one_line(words) if words.strip() else name
 
 
 def _leave(line: str, status: int) -> None:

@@ -15,7 +15,7 @@ _ADVICE = (
 )
 
 
-class NonFiniteError(RunError):
+class NonFiniteError(RunError, ArithmeticError):
     """The loss, the gradient or the weights became infinite or NaN; nothing was saved after that."""
 
 

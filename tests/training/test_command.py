@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import arbprob_hf
 from arbprob_hf.cli import app
-from arbprob_hf.errors import UsageError, exit_on_user_error
+from arbprob_hf.errors import RunError, UsageError, exit_on_user_error
 from arbprob_hf.runs.checkpoints import CheckpointError
 from arbprob_hf.training import selfcheck as sanity
 from arbprob_hf.training.arguments import TrainingArguments
@@ -48,6 +48,31 @@ def test_what_users_can_cause_is_one_line(
     with pytest.raises(SystemExit) as leaving, exit_on_user_error("script"):
         raise error
     assert (leaving.value.code, capsys.readouterr().err) == (status, line)
+
+
+@pytest.mark.parametrize(
+    ("last", "line"),
+    [
+        ("ValueError: one\n  two\n", "script: error: one two\n"),
+        ("ValueError:  \n", "script: error: ValueError\n"),
+        ("ValueError\n", "script: error: ValueError\n"),
+    ],
+    ids=["words", "blank", "silent"],
+)
+def test_an_error_of_a_loaders_worker_comes_without_its_traceback(
+    last: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raised = (
+        f"Caught ValueError in DataLoader worker process 0.\nTraceback (most recent call last):\n  File ...\n{last}"
+    )
+    with pytest.raises(SystemExit), exit_on_user_error("script"):
+        raise ValueError(raised)
+    assert capsys.readouterr().err == line
+
+
+def test_a_number_that_is_not_finite_is_an_error_of_arithmetic_and_of_a_run() -> None:
+    assert issubclass(NonFiniteError, ArithmeticError)
+    assert issubclass(NonFiniteError, RunError)
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
