@@ -29,7 +29,7 @@ def model_files(folder: Path) -> dict[str, Path]:
 
 
 def about_files(folder: Path) -> dict[str, Path]:
-    """The files in `folder` that tell of its run: card, license, logs and pictures, by their names."""
+    """The files in `folder` that describe its run: card, license, logs and pictures, by their names."""
     return dict(_matching(folder, _ABOUT))
 
 

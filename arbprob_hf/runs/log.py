@@ -37,7 +37,7 @@ def read_log(path: Path) -> list[Row]:
     """The rows of a training log by column, numbers as floats and empty cells as None, without an unfinished last line.
 
     A run with a task has columns of its evaluation modes behind COLUMNS.
-    Raises ValueError when the file is no training log.
+    Raises ValueError when the file is not a training log.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -56,7 +56,7 @@ Record = dict[str, Any]
 def describe_text(blocks: Dataset, source: str, more: Mapping[str, str] | None = None) -> Record:
     """What `blocks` (rows of `input_ids` and `document_ids`, all of one length) are, with a SHA-256 of all of them.
 
-    `more`: what neither the network nor the trainer's options say about the run: `task`, `layout` and `given_sees` where
+    `more`: what neither the network nor the trainer's options say of the run: `task`, `layout` and `given_sees` where
     it trains on questions, `position_init` where positions do not start as GPT-2's, and `source_revision`, the commit
     of a data set of the Hub.
     """

@@ -1,4 +1,4 @@
-"""What a run is told: four groups of options, and `parse`, which fills them from file and command line."""
+"""The options of a run in four groups, and `parse`, which fills them from file and command line."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ class ModelArguments:
             # imported here: reading a task needs torch
             from .question_options import read_question_options, refuse_mask_options
 
-            asking = read_question_options(self.task, self.layout, self.given_sees)
-            if asking is not None:
-                self.task, self.layout, self.given_sees = asking
+            questions = read_question_options(self.task, self.layout, self.given_sees)
+            if questions is not None:
+                self.task, self.layout, self.given_sees = questions
                 refuse_mask_options(self.mask, self.patterns)
         if self.init_from is None:
             if self.init_revision is not None:
@@ -183,7 +183,7 @@ def _group(group: type[_Group], options: dict[str, Option]) -> _Group:
     }
     try:
         with warnings.catch_warnings():
-            # one release tells to use a name that the other does not know yet
+            # one release warns of a name whose successor the other does not know yet
             warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
             return group(**values)
     except (ValueError, TypeError, ImportError) as error:
@@ -193,8 +193,8 @@ def _group(group: type[_Group], options: dict[str, Option]) -> _Group:
 def _refuse_nothing(options: dict[str, Option]) -> None:
     for name, option in options.items():
         # in a file, a field without a value is YAML's null; on the command line it is a variable that was not set
-        told = option.where == COMMAND_LINE or name == "output_dir"
-        if told and isinstance(option.value, str) and not option.value.strip() and name not in _MAY_BE_EMPTY:
+        counts = option.where == COMMAND_LINE or name == "output_dir"
+        if counts and isinstance(option.value, str) and not option.value.strip() and name not in _MAY_BE_EMPTY:
             raise UsageError(f"{name}: got an empty value {option.where}; give one, or leave {name} out")
 
 

@@ -38,7 +38,7 @@ class TrainingArguments(transformers.TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        # transformers refuses bfloat16, pins memory and picks a backend for GPUs unless told that there are none
+        # transformers refuses bfloat16, pins memory and picks a backend for GPUs unless use_cpu is set
         if not torch.accelerator.is_available():
             self.use_cpu = True
         # before transformers replaces eval_steps of 0 by another number
