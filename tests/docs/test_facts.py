@@ -17,6 +17,7 @@ from arbprob_hf.model.masks.mask import PATTERNS
 from arbprob_hf.model.questions.layouts import LAYOUTS
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.options import ALIASES
+from arbprob_hf.training.run import Outcome
 from tests.docs.pages import PAGES, README, ROOT, blocks, commands, printed, read, table
 
 MASKS, QUESTIONS, LEAKS, TRAINING = (f"docs/{name}.md" for name in ("masks", "questions", "leaks", "training"))
@@ -33,6 +34,27 @@ REFERENCES = {
     "MDLM": "Sahoo et al. 2024, arXiv:2406.07524",
     "BD3-LM": "Arriola et al. 2025, arXiv:2503.09573",
     "Eso-LM": "Sahoo et al. 2025, arXiv:2506.01928",
+}
+# functions that take what a user reads
+SPEAKERS = {"warn", "warning", "warning_once", "info", "error", "log", "print", "echo", "report", "write"}
+RESULTS = "benchmarks/RESULTS.md"
+TRUTH = (
+    ("docs/questions.md", "How right are the answers?"),
+    (RESULTS, "Conditional probabilities against the exact truth"),
+)
+TRAINED = ("docs/benchmarks.md", "Training")
+ATTENTION = ("docs/benchmarks.md", "Attention and decoding")
+AT_SIZE = (RESULTS, "On a GPU: longer, and at the size of DistilGPT-2")
+# by how a row of README's results begins: the sections that its figures are from
+MEASURED = {
+    "training step": [TRAINED],
+    "the same at the size": [TRAINED],
+    "attention forward": [ATTENTION],
+    "greedy decoding": [ATTENTION],
+    "faults planted": [(RESULTS, "Seeded bugs")],
+    "excess over": TRUTH,
+    "what later tokens": [AT_SIZE],
+    "what that costs": [AT_SIZE],
 }
 CLASSIC = [
     "config",
@@ -181,30 +203,62 @@ def test_every_room_is_in_the_tour() -> None:
 
 
 @functools.cache
-def strings() -> list[str]:
-    """Every text in the code of the package."""
+def said() -> list[str]:
+    """Every text in the code of the package that is part of an error, a warning, or a line of output or of a log."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "arbprob_hf").rglob("*.py")]
-    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return [node.value for node in nodes if isinstance(node.value, str)]
+    parts = (part for tree in trees for node in ast.walk(tree) if _is_said(node) for part in ast.walk(node))
+    return [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+
+
+def _is_said(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        name = ast.unparse(node.func).rpartition(".")[2].lstrip("_")
+        return name in SPEAKERS or name.endswith("Error")
+    # a message that a function makes for its caller
+    return isinstance(node, ast.Raise) or (isinstance(node, ast.Return) and isinstance(node.value, ast.JoinedStr))
 
 
 @pytest.mark.parametrize("message", MESSAGES)
 def test_quoted_messages_are_in_the_code(message: str) -> None:
-    assert any(message in text for text in strings())
+    assert any(message in text for text in said())
 
 
 def test_what_make_train_ends_with_is_what_the_code_says() -> None:
     (line,) = blocks(README, "text")
-    parts = [part for part in re.split(r"[0-9.]+|, |; |outputs/nano", line.strip()) if part.strip()]
-    assert len(parts) == 7
-    assert [part for part in parts if not any(part in text for text in strings())] == []
+    steps, loss, perplexity, bits = map(float, re.findall(r"\d+(?:\.\d+)?", line))
+    assert str(Outcome(Path("outputs/nano"), int(steps), int(steps), loss, perplexity, bits)) == line.strip()
 
 
-def test_figures_of_readme_are_among_the_results() -> None:
-    results = read("benchmarks/RESULTS.md") + read("docs/benchmarks.md") + read(QUESTIONS)
-    stated = " ".join(row[1] for row in table(README, "measured"))
-    for figure in re.findall(r"\d+\.\d+|\d{3,}", stated.replace("130 of 130", "")):
-        assert figure.rstrip("0") in results, figure
+def section(page: str, heading: str) -> str:
+    """What stands under a heading, up to the next one of any level."""
+    return re.split(rf"^#+ {re.escape(heading)}$", read(page), flags=re.MULTILINE)[1].split("\n#")[0]
+
+
+def figures(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![.\d]*\d)", text))
+
+
+def stated(beginning: str) -> str:
+    (cell,) = (row[1] for row in table(README, "measured") if row[0].startswith(beginning))
+    return cell
+
+
+@pytest.mark.parametrize("beginning", MEASURED)
+def test_figures_of_readme_are_among_the_results(beginning: str) -> None:
+    known = figures(" ".join(section(*source) for source in MEASURED[beginning]))
+    assert figures(stated(beginning)) - known == set()
+
+
+def test_runs_killed_are_counted_as_in_the_results() -> None:
+    killed = sum(int(row[1]) for row in table(RESULTS, "case"))
+    equal = sum(int(row[4].partition("/")[0]) for row in table(RESULTS, "case"))
+    assert stated("runs killed") == f"{equal} of {killed}"
+
+
+def test_no_result_of_readme_is_without_a_source() -> None:
+    known = (*MEASURED, "runs killed", "speed under custom masks on a GPU")
+    assert [row[0] for row in table(README, "measured") if not row[0].startswith(known)] == []
+    assert stated("speed under custom masks on a GPU") == "not measured"
 
 
 def test_one_version_everywhere() -> None:
