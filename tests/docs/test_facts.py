@@ -191,10 +191,22 @@ def test_every_configuration_is_in_the_table() -> None:
     assert named == {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*.yaml")}
 
 
-def test_every_file_of_model_is_in_the_tour() -> None:
-    model = ROOT / "arbprob_hf" / "model"
-    travels = {path.name for path in model.rglob("*.py")} - {"__init__.py"}
-    assert set(re.findall(r"^\| `(\w+\.py)`", read("docs/architecture.md"), flags=re.MULTILINE)) == travels
+def toured() -> dict[str, list[str]]:
+    """The files that the tour names, by room: in `model` by tables, in the others by a paragraph each."""
+    tour = read("docs/architecture.md")
+    texts = dict(re.findall(r"^\*\*`(\w+)/`\.\*\* (.*?)\n\n", tour, flags=re.MULTILINE | re.DOTALL))
+    texts["model"] = "".join(re.findall(r"^\| `\w+\.py`", tour, flags=re.MULTILINE))
+    texts[""] = tour.split("**Beside them.**")[1].split("\n\n")[0]
+    return {room: sorted(re.findall(r"`(\w+\.py)`", text)) for room, text in texts.items()}
+
+
+def test_every_file_is_in_the_tour_once() -> None:
+    files: dict[str, list[str]] = {}
+    for path in (ROOT / "arbprob_hf").rglob("*.py"):
+        if not path.name.startswith("__"):
+            *rooms, name = path.relative_to(ROOT / "arbprob_hf").parts
+            files.setdefault(rooms[0] if rooms else "", []).append(name)
+    assert toured() == {room: sorted(names) for room, names in files.items()}
 
 
 def test_every_room_is_in_the_tour() -> None:
@@ -247,6 +259,11 @@ def stated(beginning: str) -> str:
 def test_figures_of_readme_are_among_the_results(beginning: str) -> None:
     known = figures(" ".join(section(*source) for source in MEASURED[beginning]))
     assert figures(stated(beginning)) - known == set()
+
+
+def test_files_that_the_results_name_are_there() -> None:
+    named = re.findall(r"(?:tests|benchmarks)/[\w/]+(?:\.py)?", read(RESULTS))
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_runs_killed_are_counted_as_in_the_results() -> None:
