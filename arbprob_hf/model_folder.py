@@ -45,7 +45,10 @@ def load_network(
         )
     except Exception as error:
         # what a damaged file and a Hub that does not answer raise differs from one to the next
-        raise ValueError(f"{source}: its model cannot be loaded: {' '.join(str(error).split()):.300}") from error
+        other = "another folder" if Path(source).is_dir() else "a folder, or another repository on the Hub"
+        raise ValueError(
+            f"{source}: its model cannot be loaded: {' '.join(str(error).split()):.300}; mend that, or name {other}"
+        ) from error
     _refuse_partial(source, found, may_lack)
     return model
 

@@ -122,5 +122,5 @@ def read_losses(folder: Path) -> list[Row]:
 
 def _find_in_run(folder: Path, name: str) -> Path | None:
     # what a run keeps but once stands beside its checkpoints
-    places = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
-    return next((place / name for place in places if (place / name).exists()), None)
+    folders = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
+    return next((one / name for one in folders if (one / name).exists()), None)

@@ -269,14 +269,14 @@ class Named:
 
     def _refuse_cached(self, builder: DatasetBuilder) -> None:
         # where the Hub does not answer, `datasets` takes what it prepared last, whatever revision is named
-        wanted, kept = self._arguments.source_revision, str(builder.hash)
+        wanted, cached = self._arguments.source_revision, str(builder.hash)
         if wanted is None or builder.hash == wanted or builder.name != "cache":
             return
         message = (
             f"source_revision {brief(wanted, 60)} of {self._where} is unavailable, as the Hub does not answer, and the "
-            f"local cache has {kept:.40}; try again, or give that"
+            f"local cache has {cached:.40}; try again, or give that"
         )
-        raise UnavailableError(message, f"the local cache has the revision {kept:.8}")
+        raise UnavailableError(message, f"the local cache has the revision {cached:.8}")
 
     def _name_damaged_file(self, split: str) -> None:
         # `datasets` does not say which of the files it was: read them one by one

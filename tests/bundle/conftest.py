@@ -9,7 +9,7 @@ from transformers import set_seed
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import load_tokenizer
-from tests.bundle.journeying import HUB_NAME, Journey, put_in_hub_cache, remembered, travel
+from tests.bundle.travel_helpers import HUB_NAME, Journey, put_in_hub_cache, remembered, travel
 
 MASK = "causal & window(4) | prefix(1)"
 

@@ -13,7 +13,7 @@ from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
 from arbprob_hf.data import load_tokenizer
 from arbprob_hf.model.masks.mask import PATTERNS
 from tests.bundle import traveller
-from tests.bundle.journeying import HUB_NAME, Journey, put_in_hub_cache, remembered, travel
+from tests.bundle.travel_helpers import HUB_NAME, Journey, put_in_hub_cache, remembered, travel
 
 MASKS = ["causal & (window(2) | travelled(3))", "heads(causal, causal & ~striped(4, 1) | window(1))"]
 PASSES = ["logits", "padded logits", "causal logits", "3-D logits", "rank logits", "loss"]

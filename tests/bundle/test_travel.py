@@ -10,7 +10,7 @@ import torch
 from arbprob_hf import ArbProbForCausalLM
 from arbprob_hf.model.checkpoint_code import bundle
 from tests.bundle import traveller
-from tests.bundle.journeying import Journey
+from tests.bundle.travel_helpers import Journey
 
 PLACES = ["folder", "hub", "again", "twice"]
 WAYS = ["greedy", "uncached", "static", "sampled", "beams", "several beams", "masked", "prompt mask"]

@@ -1,4 +1,4 @@
-"""Uploads a Space to a Hub of one's own by the documented commands, downloads it, and starts it as a Space starts."""
+"""Uploads a Space to a Hub on this machine by the documented commands, downloads it, and starts it as Spaces start."""
 
 import contextlib
 import fcntl

@@ -57,7 +57,9 @@ def test_the_environment_names_a_model(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_a_name_that_cannot_be_had_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "model: somebody/nothing: its model cannot be loaded: " in said(["--model", "somebody/nothing"], capsys)
+    line = said(["--model", "somebody/nothing"], capsys)
+    assert "model: somebody/nothing: its model cannot be loaded: " in line
+    assert line.endswith("; mend that, or name a folder, or another repository on the Hub")
 
 
 def test_a_run_that_has_not_finished_is_told_its_newest_checkpoint(
@@ -80,7 +82,9 @@ def test_damaged_and_missing_weights_are_reported(tmp_path: Path, capsys: pytest
     save_file({name: one for name, one in weights.items() if "ln_f" not in name}, file, {"format": "pt"})
     assert "lacks 2 of the network's weights, such as transformer.ln_f.bias" in said(["--model", str(tmp_path)], capsys)
     file.write_bytes(file.read_bytes()[:1000])
-    assert ": its model cannot be loaded: " in said(["--model", str(tmp_path)], capsys)
+    line = said(["--model", str(tmp_path)], capsys)
+    assert ": its model cannot be loaded: " in line
+    assert line.endswith("; mend that, or name another folder")
 
 
 def test_a_folder_without_a_tokenizer_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

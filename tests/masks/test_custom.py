@@ -1,4 +1,4 @@
-"""`@pattern`: a function of one's own as a mask, in Python and in text, and what cannot be one."""
+"""`@pattern`: a function as a mask, in Python and in text, and what cannot be one."""
 
 import copy
 import importlib

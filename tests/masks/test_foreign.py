@@ -33,7 +33,7 @@ from arbprob_hf import (
 )
 from arbprob_hf.model.masks.foreign import from_foreign
 from arbprob_hf.model.masks.mask import PATTERNS
-from tests.bundle.journeying import HUB_NAME, put_in_hub_cache
+from tests.bundle.travel_helpers import HUB_NAME, put_in_hub_cache
 
 T = 9
 IDS = torch.arange(2 * T).view(2, T)

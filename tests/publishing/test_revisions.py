@@ -14,7 +14,7 @@ from tests.publishing.conftest import PROSE
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What revising.py prints, with the clients of a Hub that has one data set."""
+    """What revised_stream.py prints, with the clients of a Hub that has one data set."""
     root = tmp_path_factory.mktemp("revisions")
     texts, words = root / "texts", PROSE.split()
     texts.mkdir()
@@ -22,7 +22,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (texts / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with serve(root / "server", {"dataset:some/texts": texts}) as address:
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).parent / "revising.py"), str(root)],
+            [sys.executable, str(Path(__file__).parent / "revised_stream.py"), str(root)],
             env=client_environment(address, root / "home"),
             capture_output=True,
             text=True,
