@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .lazy import lazy_names
+from .version import __version__ as __version__
 
 # for type checkers and editors; at run time `import arbprob_hf` waits for neither torch nor matplotlib
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from .model.questions.mixin import score_text
     from .plotting import plot_attention, plot_conditionals, plot_curves, plot_mask
 
-__version__ = "0.1.0"
 
 __all__ = [
     "HIDDEN",

@@ -6,7 +6,7 @@ option and a missing folder do not wait for torch.
 
 import typer
 
-from .. import __version__
+from ..version import __version__
 from . import compare, export_gpt2, mask, oracles, publish, sanity
 
 app = typer.Typer(help="Language models under arbitrary attention masks.", no_args_is_help=True, add_completion=False)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from .. import __version__
+from ..version import __version__
 from .configuration_arbprob import ArbProbConfig
 from .masks.mask import Mask
 from .saved_patterns import CUSTOM_FILE, RULES_LINE, carried_code
