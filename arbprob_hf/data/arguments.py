@@ -12,7 +12,7 @@ SHUFFLE_BUFFER = 10_000
 class DataArguments:
     """Where the text comes from, what is held out, and the size of a block.
 
-    Raises `ValueError` for a value outside its range.
+    Raises ValueError for a value outside its range, TypeError where a number is no integer.
     """
 
     source: str = field(

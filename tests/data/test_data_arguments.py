@@ -47,3 +47,9 @@ def test_a_buffer_without_a_stream_is_refused() -> None:
     # what a file says that is written for both
     assert DataArguments(shuffle_buffer=10_000, streaming=False).shuffle_buffer == 10_000
     assert DataArguments(shuffle_buffer=64, streaming=True).shuffle_buffer == 64
+
+
+@pytest.mark.parametrize("value", ["x", 12.5, True])
+def test_a_wrong_type_of_an_integer_is_a_type_error(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^block_size: expected an integer of at least 2, got "):
+        DataArguments(block_size=value)
