@@ -135,7 +135,7 @@ def read_saved(source: str | os.PathLike[str], options: dict[str, Any], *, is_tr
         raise ValueError(
             f"mask: the pattern {unknown[0]!r:.60} is a function in {CUSTOM_FILE} of {str(source)!r:.80}, which is run "
             "only where you trust it: add trust_remote_code=True (--trust_remote_code on a command line), or register "
-            "the function with @pattern first"
+            "the function with @pattern first (--patterns)"
         )
     if unknown:
         register_saved(path, unknown)

@@ -177,7 +177,7 @@ HOSTILE = {
     "blank": (" \t ", "cannot read"),
     "misspelt": ("casual", "unknown pattern 'casual' in 'casual'; did you mean causal\\?"),
     "misspelt call": ("windw(3)", "unknown pattern 'windw' in 'windw\\(3\\)'; did you mean window\\?"),
-    "not defined": ("every_third", "known: block_diffusion, .*; define your own with @pattern first, or load with"),
+    "not defined": ("every_third", "known: block_diffusion, .*; define your own with @pattern first .*, or load with"),
     "long name": ("x" * 1_900, "unknown pattern"),
     "upper case": ("Causal", "did you mean causal"),
     "tensor": ("causal & <tensor (2, 8, 8)>", "has no text form; pass it to forward as mask="),

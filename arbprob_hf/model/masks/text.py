@@ -142,8 +142,8 @@ class _Reader:
         if near:
             return near
         known = ", ".join(sorted(name for name, kind in self.patterns.items() if not kind.takes_tensors))
-        ways = "define your own with @pattern first, or load with AutoModelForCausalLM.from_pretrained(..., "
-        ways += "trust_remote_code=True)"
+        ways = "define your own with @pattern first (--patterns FILE), or load with "
+        ways += "AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)"
         room = min(90, room - len(f"known: ; {ways}"))
         known = known if len(known) <= room else f"{known[: room - 3]}..."
         return f"known: {known}; {ways}"
