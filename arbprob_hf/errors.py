@@ -61,6 +61,30 @@ def check_folder(folder: Path, advice: str = _RUN_FOLDER) -> None:
         raise ValueError(f"{folder}: no such folder; {advice}")
 
 
+def check_source(source: Path | str) -> None:
+    """Raise ValueError where no network can be: a folder without one, or a path at which there is no folder."""
+    path, name = Path(source), str(source)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{source}: holds no model, as it has no config.json; {_checkpoint_in(path)}")
+        return
+    if path.is_file():
+        raise ValueError(f"{source}: is a file; name its folder")
+    # a name that begins like a folder of this machine is not looked for on the Hub
+    begins_here = "/" in name and Path(name.split("/")[0]).is_dir()
+    if begins_here or path.is_absolute() or name.startswith(("outputs/", ".", "~")) or name.count("/") > 1:
+        raise ValueError(
+            f"{source}: no such folder; name the output folder of a run, a checkpoint in it, or a repository on the Hub"
+        )
+
+
+def _checkpoint_in(folder: Path) -> str:
+    steps = [int(one.name[11:]) for one in folder.glob("checkpoint-*") if one.name[11:].isdecimal()]
+    if steps:
+        return f"name one of its checkpoints, such as {folder}/checkpoint-{max(steps)}"
+    return "name the output folder of a run that has ended, or a checkpoint in it"
+
+
 class UsageError(ValueError):
     """What the user asked for cannot be understood; the message is one line and says what to change."""
 

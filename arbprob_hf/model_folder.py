@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from .errors import check_folder, reason
+from .errors import check_folder, check_source, reason
 from .model.configuration_arbprob import ArbProbConfig
 from .model.modeling_arbprob import ArbProbForCausalLM
 from .model.saved_patterns import read_saved
@@ -31,7 +31,7 @@ def load_network(
     Raises:
         ValueError: nothing there, files that cannot be read, or weights that are missing or of another size; one line.
     """
-    _check_source(source)
+    check_source(source)
     if patterns is not None:
         read_patterns(patterns)
     try:
@@ -64,35 +64,12 @@ def read_saved_patterns(folder: Path, config: ArbProbConfig, *, trust_remote_cod
 def read_config(folder: Path) -> ArbProbConfig:
     """The configuration of the network in `folder`. Raises ValueError where there is none, in one line."""
     check_folder(folder)
-    _check_source(folder)
+    check_source(folder)
     try:
         return ArbProbConfig.from_pretrained(folder)
     except Exception as error:
         # some malformed ones fail deep inside transformers
         raise ValueError(f"{folder}: its config.json cannot be read: {reason(error)}") from error
-
-
-def _check_source(source: Path | str) -> None:
-    path, name = Path(source), str(source)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ValueError(f"{source}: holds no model, as it has no config.json; {_advice(path)}")
-        return
-    if path.is_file():
-        raise ValueError(f"{source}: is a file; name its folder")
-    # a name that begins like a folder of this machine is not looked for on the Hub
-    begins_here = "/" in name and Path(name.split("/")[0]).is_dir()
-    if begins_here or path.is_absolute() or name.startswith(("outputs/", ".", "~")) or name.count("/") > 1:
-        raise ValueError(
-            f"{source}: no such folder; name the output folder of a run, a checkpoint in it, or a repository on the Hub"
-        )
-
-
-def _advice(folder: Path) -> str:
-    steps = [int(one.name[11:]) for one in folder.glob("checkpoint-*") if one.name[11:].isdecimal()]
-    if steps:
-        return f"name one of its checkpoints, such as {folder}/checkpoint-{max(steps)}"
-    return "name the output folder of a run that has ended, or a checkpoint in it"
 
 
 def _refuse_partial(source: Path | str, found: dict[str, Any], may_lack: Collection[str]) -> None:

@@ -1,7 +1,7 @@
 """The command `arbprob`, one module for each of its commands.
 
-What a command computes with is imported when it runs, after what can be checked without: `arbprob --help`, a mistyped
-option and a missing folder do not wait for torch.
+What a command computes with is imported when it runs, after what can be checked without: `arbprob --help` and a mistake
+in an option's name, file, number or path do not wait for torch.
 """
 
 import typer

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ..pattern_file import pattern_bytes, read_patterns
+from ..plotting import check_picture_path
 from .shared import refuse_in_one_line
 
 
@@ -28,17 +30,18 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON instead.")] = False,
 ) -> None:
     """Say what a mask lets through, layer by layer, and whether later tokens leak; draw it."""
-    from ..analysis.describe import describe, lines
-    from ..pattern_file import read_patterns
-    from ..plotting import check_picture_path, plot_mask
-
     with refuse_in_one_line("mask"):
         if patterns is not None:
-            read_patterns(patterns)
+            pattern_bytes(patterns)
         if out is not None:
             check_picture_path(out)
             if out.exists() and not force:
                 raise ValueError(f"--out: {out} exists; name another file, or replace it with --force")
+        from ..analysis.describe import describe, lines
+        from ..plotting import plot_mask
+
+        if patterns is not None:
+            read_patterns(patterns)
         found = describe(masks, length, layers=layers, heads=heads)
         if out is not None:
             plot_mask(found.masks, length, layers=found.layers, path=out)

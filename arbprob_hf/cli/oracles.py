@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..oracles.options import check_options
 from .shared import refuse_in_one_line
 
 
@@ -24,10 +25,10 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Append each line to this CSV as it is found.")] = None,
 ) -> None:
     """Train from scratch on sources whose every conditional is known; print how far off the answers are."""
-    from ..oracles.table import oracle_rows
-
+    layouts = layout or ["two_stream"]
     with refuse_in_one_line("oracles"):
-        for line in oracle_rows(
-            source, layout or ["two_stream"], minutes=minutes, random=random, threads=threads, seed=seed, out=out
-        ):
+        check_options(source or (), layouts, minutes=minutes, random=random, threads=threads, seed=seed)
+        from ..oracles.table import oracle_rows
+
+        for line in oracle_rows(source, layouts, minutes=minutes, random=random, threads=threads, seed=seed, out=out):
             typer.echo(line)

@@ -1,11 +1,22 @@
 """The fields of a run that say which text is trained on and how it is cut into blocks."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..errors import brief, check_integer
 
 # documents
 SHUFFLE_BUFFER = 10_000
+# extension -> reader of the datasets package
+READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
+
+def refuse_missing_source(source: str) -> None:
+    """Raise ValueError where `source` can only be a path, and nothing is there."""
+    path = Path(source).expanduser()
+    is_path = path.is_absolute() or source.startswith((".", "~")) or path.suffix.lower() in READERS
+    if is_path and not path.exists():
+        raise ValueError(f"source {brief(source)} does not exist; give 'embedded', a path or a data set's name")
 
 
 @dataclass

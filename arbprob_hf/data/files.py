@@ -8,12 +8,10 @@ from pathlib import Path
 from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset
 
 from ..errors import brief, reason
+from .arguments import READERS
 from .documents import SEPARATOR, columns_of, cut_at_separators, streamed_texts, texts_of
 
 logger = logging.getLogger(__name__)
-
-# extension -> reader of the datasets package
-READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 _ORDER = tuple(dict.fromkeys(READERS.values()))
 # word in a file's path -> its split, as the datasets package names them

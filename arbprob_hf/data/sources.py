@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.naming import camelcase_to_snakecase
 
 from ..errors import brief, reason
-from .arguments import DataArguments
+from .arguments import DataArguments, refuse_missing_source
 from .documents import columns_of, hold_out, streamed_texts, texts_of
 from .fallback import (
     UnavailableError,
@@ -27,7 +27,7 @@ from .fallback import (
     known_language,
     title,
 )
-from .files import READERS, local_splits, read_files, stream_files
+from .files import local_splits, read_files, stream_files
 from .python_docs import embedded_documents
 from .streaming import Streamed
 
@@ -303,6 +303,5 @@ def find_source(arguments: DataArguments) -> Embedded | LocalFiles | Named:
         return Embedded(arguments)
     if path.exists():
         return LocalFiles(arguments)
-    if path.is_absolute() or name.startswith((".", "~")) or path.suffix.lower() in READERS:
-        raise ValueError(f"source {brief(name)} does not exist; give 'embedded', a path or a data set's name")
+    refuse_missing_source(name)
     return Named(arguments)

@@ -1,7 +1,6 @@
 """The table of `arbprob oracles`: a line for each source and layout, as it is found."""
 
 import csv
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,13 +11,13 @@ import torch
 
 from ..model.modeling_arbprob import ArbProbForCausalLM
 from .consistency import Gap
-from .registry import SOURCES, Source, load_source
+from .options import SOURCE_NAMES, check_options
+from .registry import Source, load_source
 from .score import Verdict, judge
 from .train import Recipe, train_on
 
 # the default: measured on two cores only, and parts of few rows are mostly Python under one lock
 MOST_THREADS = 4
-LAYOUTS = ("two_stream", "prefix", "sigma")
 HEADINGS = ("source", "layout", "minutes", "temporal", "random", "order", "chain", "marginalisation", "sure bits")
 COLUMNS = (
     *("source", "length", "layout", "layers", "minutes", "steps", "trained_random", "seed", "threads"),
@@ -47,20 +46,8 @@ def oracle_rows(
     Raises:
         ValueError: an unknown name or a number out of range, before anything is trained.
     """
-    sources = list(sources) if sources else list(SOURCES)
-    for name, given, known in (("source", sources, tuple(SOURCES)), ("layout", layouts, LAYOUTS)):
-        unknown = [one for one in given if one not in known]
-        if unknown:
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {unknown[0]!r:.40}")
-    if not (math.isfinite(minutes) and minutes > 0):
-        raise ValueError(f"minutes: expected a number above 0, got {minutes}")
-    if not 0 <= random <= 1:
-        raise ValueError(f"random: expected a share from 0 to 1, got {random}")
-    if random > 0 and "prefix" in layouts:
-        raise ValueError("random: the layout prefix asks from left to right only; leave it at 0, or leave prefix out")
-    for name, number, least in (("threads", threads, 0), ("seed", seed, 0)):
-        if not least <= number < 2**32:
-            raise ValueError(f"{name}: expected a whole number from {least} to {2**32 - 1}, got {number}")
+    sources = list(sources) if sources else list(SOURCE_NAMES)
+    check_options(sources, layouts, minutes=minutes, random=random, threads=threads, seed=seed)
     _check_csv(out)
     threads = threads or min(torch.get_num_threads(), MOST_THREADS)
     yield f"| {' | '.join(HEADINGS)} |"

@@ -7,14 +7,17 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..data.arguments import DataArguments
-from ..errors import UsageError, one_line
+from ..data.arguments import DataArguments, refuse_missing_source
+from ..errors import UsageError, check_source, one_line
 from ..lazy import lazy_names
-from .fields import own_fields, training_fields
+from ..pattern_file import pattern_bytes
+from .fields import Field, own_fields, training_fields
 from .help import help_text
-from .options import COMMAND_LINE, Option, coerce, read_options
+from .options import COMMAND_LINE, Option, coerce, read_options, refuse_missing, resume_choice
+from .validation import refuse_numbers
 
 if TYPE_CHECKING:
     from .defaults import TrainingArguments
@@ -152,8 +155,9 @@ _MAY_BE_EMPTY = ("sample_prompt",)
 def parse(argv: Sequence[str]) -> Arguments:
     """Arguments of a run from `--config FILE` and `--field value` pairs; the pairs win over the file.
 
-    Raises UsageError, one line, for anything that cannot be understood; prints the options and exits for
-    `--help`. torch and transformers are imported once the options are understood.
+    Raises UsageError, one line, for anything that cannot be understood, and ValueError for a source that is not
+    there; prints the options and exits for `--help`. torch and transformers are imported once names, numbers and
+    paths are known to be good.
     """
     trainer = {name: field for name, field in training_fields().items() if name not in _WITHHELD}
     model, data, run = map(own_fields, (ModelArguments, DataArguments, RunArguments))
@@ -163,10 +167,10 @@ def parse(argv: Sequence[str]) -> Arguments:
     options = read_options(argv, {*model, *data, *trainer, *run})
     _refuse_nothing(options)
     _refuse_idle_epochs(options)
-    for name, option in options.items():
-        if name in trainer and trainer[name].hint is not None:
-            coerce(name, option.value, trainer[name].hint, trainer[name].default)
+    given = _values(options, trainer)
     run_args, data_args = _group(RunArguments, options), _group(DataArguments, options)
+    _refuse_numbers(given, trainer, options)
+    _refuse_missing_paths({**given, **_values(options, model), "source": data_args.source})
     model_args = _group(ModelArguments, options)
     _refuse_missing_gpu(options)
     from .defaults import TrainingArguments
@@ -175,12 +179,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def _group(group: type[_Group], options: dict[str, Option]) -> _Group:
-    fields = own_fields(group)
-    values = {
-        name: coerce(name, option.value, fields[name].hint, fields[name].default)
-        for name, option in options.items()
-        if name in fields
-    }
+    values = _values(options, own_fields(group))
     try:
         with warnings.catch_warnings():
             # one release warns of a name whose successor the other does not know yet
@@ -188,6 +187,40 @@ def _group(group: type[_Group], options: dict[str, Option]) -> _Group:
             return group(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise UsageError(one_line(error)[:300]) from error
+
+
+def _values(options: dict[str, Option], fields: dict[str, Field]) -> dict[str, Any]:
+    # without the options whose type only transformers knows
+    return {
+        name: coerce(name, option.value, fields[name].hint, fields[name].default)
+        for name, option in options.items()
+        if name in fields and fields[name].hint is not None
+    }
+
+
+def _refuse_numbers(given: dict[str, Any], fields: dict[str, Field], options: dict[str, Option]) -> None:
+    values = {name: field.default for name, field in fields.items()} | given
+    strategies = {name: option.value for name, option in options.items() if name.endswith("_strategy")}
+    try:
+        refuse_numbers(SimpleNamespace(**values | strategies))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _refuse_missing_paths(given: dict[str, Any]) -> None:
+    """Refuse what `train` would refuse, too, but only after seconds of imports."""
+    refuse_missing(resume_choice(given.get("resume_from_checkpoint")))
+    try:
+        if given.get("patterns") is not None:
+            pattern_bytes(given["patterns"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    try:
+        if given.get("init_from") is not None:
+            check_source(given["init_from"])
+    except ValueError as error:
+        raise UsageError(f"init_from: {error}") from None
+    refuse_missing_source(given["source"])
 
 
 def _refuse_nothing(options: dict[str, Option]) -> None:

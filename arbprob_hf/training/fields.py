@@ -61,6 +61,6 @@ def _literal(node: ast.expr | None) -> Any:
 
 
 def _hint(annotation: str) -> Any:
-    known: dict[str, Any] = {"bool": bool, "int": int, "float": float, "None": type(None)}
+    known: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
     kinds = [part.strip() for part in annotation.split("|")]
     return reduce(or_, [known[kind] for kind in kinds]) if set(kinds) <= set(known) else None

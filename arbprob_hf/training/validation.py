@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from typing import TYPE_CHECKING, Any
 
-from transformers import Trainer, TrainingArguments
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
 
 # option -> the least that means something
 _LEAST: dict[str, float] = {
@@ -21,8 +21,11 @@ _LEAST: dict[str, float] = {
 _INTERVALS = {"logging_steps": "logging_strategy", "eval_steps": "eval_strategy", "save_steps": "save_strategy"}
 
 
-def refuse_numbers(args: TrainingArguments) -> None:
-    """Raise ValueError for a number of `args` that has no meaning, such as a batch of 0 blocks or 0 epochs."""
+def refuse_numbers(args: Any) -> None:
+    """Raise ValueError for a number of `args` that has no meaning, such as a batch of 0 blocks or 0 epochs.
+
+    `args` has the fields of TrainingArguments, which is not imported here: the command line asks first.
+    """
     for name, least in _LEAST.items():
         if getattr(args, name) < least:
             raise ValueError(f"{name}: expected at least {least}, got {getattr(args, name)}")
@@ -58,6 +61,9 @@ def refuse_options(args: TrainingArguments) -> None:
 
 def refuse_integrations(args: TrainingArguments) -> None:
     """Raise ValueError for a name in report_to that transformers does not know, or that is not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
     installed = get_available_reporting_integrations()
     for name in args.report_to or []:
         if name not in INTEGRATION_TO_CALLBACK:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["arbprob_hf", "arbprob_hf.data"]
+PACKAGES = ["arbprob_hf", "arbprob_hf.data", "arbprob_hf.plotting"]
 COMMANDS = ["sanity", "mask", "compare", "oracles", "export-gpt2", "publish"]
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "numpy", "huggingface_hub"}
 
@@ -113,6 +113,22 @@ def test_help_of_arbprob_waits_for_no_framework(words: list[str], tmp_path: Path
             "arbprob publish: error: nowhere: no such folder; name the output folder of",
         ),
         (["export-gpt2", "nowhere", "x"], 2, "arbprob export-gpt2: error: nowhere: no such folder; name the output"),
+        (
+            ["oracles", "--source", "nosuch"],
+            2,
+            "oracles: error: source: expected one of markov, hmm, tree, ising, pcfg,",
+        ),
+        (["oracles", "--minutes", "0"], 2, "arbprob oracles: error: minutes: expected a number above 0, got 0"),
+        (
+            ["mask", "causal", "--patterns", "nowhere.py"],
+            2,
+            "arbprob mask: error: patterns: cannot read 'nowhere.py': ",
+        ),
+        (
+            ["mask", "causal", "--out", "x.gif"],
+            2,
+            "arbprob mask: error: path: expected a name that ends in .png or .svg",
+        ),
         (["compare", "--quetsions", "x"], 2, "No such option: --quetsions"),
         (["compare", ".", "--batch-size", "few"], 2, "Invalid value for '--batch-size'"),
     ],
@@ -138,6 +154,18 @@ def test_a_mistake_at_arbprob_waits_for_no_framework(
         (["--max_steps", "few"], 2, "max_steps: expected a whole number, got 'few'"),
         (["--dropout", "much"], 2, "dropout: expected a finite number or null, got 'much'"),
         (["--block_size", "1"], 2, "block_size"),
+        (["--learning_rate", "-1"], 2, "learning_rate: expected at least 0, got -1.0\n"),
+        (["--max_steps", "0"], 2, "max_steps: expected at least 1, or -1 to train num_train_epochs, got 0\n"),
+        (["--batch_size", "0"], 2, "per_device_train_batch_size: expected at least 1, got 0\n"),
+        (
+            ["--save_steps", "0"],
+            2,
+            "save_steps: expected more than 0 steps, got 0; to do without, give save_strategy no\n",
+        ),
+        (["--resume_from_checkpoint", "/nowhere"], 2, "resume_from_checkpoint: /nowhere does not exist; name a "),
+        (["--init_from", "./nowhere"], 2, "init_from: ./nowhere: no such folder; name the output folder of a run, a "),
+        (["--patterns", "nowhere.py"], 2, "patterns: cannot read 'nowhere.py': No such file or directory\n"),
+        (["--source", "./nowhere.txt"], 1, "source './nowhere.txt' does not exist; give 'embedded', a path or a data "),
         (["--device", "abacus"], 2, "device: expected one of cpu, auto, cuda, mps, got 'abacus'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

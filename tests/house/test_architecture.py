@@ -35,7 +35,7 @@ ARROWS = {
     "oracles": BASE,
     "metrics": {"errors"},
     "runs": BASE | {"data"},
-    "plotting": BASE | {"analysis", "runs"},
+    "plotting": BASE | {"lazy", "analysis", "runs"},
     "publishing": BASE | {"model_folder", "pattern_file", "runs"},
     "comparison": BASE | {"model_folder", "pattern_file", "data", "analysis", "runs", "plotting"},
     "demo": BASE | {"model_folder", "pattern_file", "data", "analysis", "plotting"},

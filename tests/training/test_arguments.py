@@ -174,9 +174,9 @@ def test_bfloat16_needs_no_word_about_the_cpu_where_there_is_nothing_else() -> N
     assert arguments.bf16
 
 
-def test_resume_reaches_the_trainer_as_given() -> None:
+def test_resume_reaches_the_trainer_as_given(tmp_path: Path) -> None:
     assert parse(["--resume"]).training.resume_from_checkpoint == "true"
-    assert parse(["--resume", "out/checkpoint-3"]).training.resume_from_checkpoint == "out/checkpoint-3"
+    assert parse(["--resume", str(tmp_path)]).training.resume_from_checkpoint == str(tmp_path)
     assert parse([]).training.resume_from_checkpoint is None
 
 
