@@ -7,7 +7,6 @@ A checkpoint whose masks use patterns of `@pattern` holds a file `custom_arbprob
 import ast
 import builtins
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -88,15 +87,13 @@ def check_travels(masks: Iterable[Mask], *, is_copied: bool = False) -> None:
 
 def register_saved(path: str | os.PathLike[str], names: Collection[str]) -> None:
     """Register patterns of a saved `custom_arbprob.py`, which is executed. Raises ValueError where that fails."""
-    file = Path(path)
-    name = f"custom_arbprob_{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    code = Path(path).read_bytes()
+    module = ModuleType(f"custom_arbprob_{hashlib.sha256(code).hexdigest()[:12]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
     try:
-        spec.loader.exec_module(module)
+        # not by an import, which would leave compiled code beside the weights
+        exec(compile(code, str(path), "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"custom_arbprob.py: {str(path)!r:.100} raised {type(error).__name__}: {said:.120}") from error

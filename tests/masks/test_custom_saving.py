@@ -144,6 +144,7 @@ def test_and_reads_it_from_a_folder_that_is_trusted(tmp_path: Path) -> None:
     del PATTERNS["every_third"]
     loaded = ArbProbForCausalLM.from_pretrained(tmp_path / "first", trust_remote_code=True, dtype=torch.float32).eval()
     assert torch.equal(loaded(ids).logits, model(ids).logits)
+    assert not (tmp_path / "first" / "__pycache__").exists()
     # and goes on from there, its function as it was
     loaded.save_pretrained(tmp_path / "second")
     first, second = ((tmp_path / name / "custom_arbprob.py").read_text() for name in ("first", "second"))
