@@ -10,6 +10,8 @@ from pathlib import Path
 # read by the libraries when they are imported, so set before the first of them is
 CACHE = tempfile.mkdtemp(prefix="arbprob-tests-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+# one folder for all processes of this session: those that pytest-xdist starts inherit it
+os.environ.setdefault("ARBPROB_TESTS_SHARED", CACHE)
 os.environ.update(
     HF_HUB_OFFLINE="1",
     # what is in a user's cache must not decide a test

@@ -52,7 +52,7 @@ for _name, _rule in RULES.items():
 """
 # further files of checkpoints that held one file a module; a save into the same folder replaces them
 _FORMER = """
-adopting blanks blocks branching carrying checking classes conditioning continuing custom flex foreseeing
+adopting blanks blocks branching carrying checking classes conditioning continuing flex foreseeing
 generating heads labelling layouts losses masking parsing patterns plans products querying reaching registering
 resolving sampling scoring stepping structure tables tiled tiling
 """

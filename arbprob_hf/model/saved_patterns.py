@@ -130,9 +130,9 @@ def read_saved(source: str | os.PathLike[str], options: dict[str, Any], *, is_tr
     unknown = sorted(name for name in names & saved.keys() if name not in PATTERNS)
     if unknown and not is_trusted:
         raise ValueError(
-            f"mask: the pattern {unknown[0]!r:.60} is a function in {CUSTOM_FILE} of {str(source)!r:.80}, which is run "
+            f"mask: the pattern {unknown[0]!r:.60} is a function in {CUSTOM_FILE} of {str(source)!r:.60}, which is run "
             "only where you trust it: add trust_remote_code=True (--trust_remote_code on a command line), or register "
-            "the function with @pattern first (--patterns)"
+            "it with @pattern first (--patterns)"
         )
     if unknown:
         register_saved(path, unknown)

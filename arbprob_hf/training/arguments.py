@@ -211,7 +211,7 @@ def _refuse_missing_paths(given: dict[str, Any]) -> None:
     """Refuse what `train` would refuse, too, but only after seconds of imports."""
     refuse_missing(resume_choice(given.get("resume_from_checkpoint")))
     try:
-        if given.get("patterns") is not None:
+        if given.get("patterns") is not None and given.get("task") is None:
             pattern_bytes(given["patterns"])
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -74,7 +74,7 @@ def own_journeys(own_checkpoint: Path, shared: Path) -> Callable[[str], Journey]
     return journey
 
 
-@pytest.fixture(params=["hub", "again"])
+@pytest.fixture(params=["hub", pytest.param("again", marks=pytest.mark.long)])
 def own_journey(request: pytest.FixtureRequest, own_journeys: Callable[[str], Journey]) -> Journey:
     return own_journeys(request.param)
 
@@ -102,13 +102,8 @@ def test_the_masks_matter(own: Any, own_journeys: Callable[[str], Journey]) -> N
         assert not torch.allclose(tensors["logits"], others(tensors["input_ids"]).logits, atol=1e-2)
 
 
-def test_what_is_saved_there_is_what_was_saved_here(
-    own_checkpoint: Path, own_journeys: Callable[[str], Journey]
-) -> None:
-    kept = own_checkpoint / "custom_arbprob.py"
-    assert "# what a comment says goes along" in kept.read_text()
-    for name in ("hub", "again"):
-        folder = own_journeys(name).saved_again
-        assert {path.name: path.read_bytes() for path in folder.glob("*.py")} == {
-            path.name: path.read_bytes() for path in own_checkpoint.glob("*.py")
-        }
+def test_what_is_saved_there_is_what_was_saved_here(own_checkpoint: Path, own_journey: Journey) -> None:
+    assert "# what a comment says goes along" in (own_checkpoint / "custom_arbprob.py").read_text()
+    assert {path.name: path.read_bytes() for path in own_journey.saved_again.glob("*.py")} == {
+        path.name: path.read_bytes() for path in own_checkpoint.glob("*.py")
+    }

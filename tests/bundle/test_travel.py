@@ -11,6 +11,7 @@ from arbprob_hf import ArbProbForCausalLM
 from arbprob_hf.model.checkpoint_code import bundle
 from tests.bundle import traveller
 from tests.bundle.travel_helpers import Journey
+from tests.tables import quick
 
 PLACES = ["folder", "hub", "again", "twice"]
 WAYS = ["greedy", "uncached", "static", "sampled", "beams", "several beams", "masked", "prompt mask"]
@@ -18,7 +19,7 @@ PASSES = ["logits", "padded logits", "causal logits", "3-D logits", "rank logits
 ANSWERS = ["log_prob", "several log_prob", "marginals", "sampled log_prob", "filled in"]
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=quick(PLACES, ["folder", "hub"]))
 def journey(request: pytest.FixtureRequest, journeys: Callable[[str], Journey]) -> Journey:
     return journeys(request.param)
 
@@ -104,7 +105,7 @@ def test_a_checkpoint_carries_everything_and_saves_it_again(checkpoint: Path, jo
     assert set(journey.facts["saved files"]) == names
 
 
-@pytest.mark.parametrize("place", ["again", "twice"])
+@pytest.mark.parametrize("place", quick(["again", "twice"], ["again"]))
 def test_what_is_saved_again_holds_the_same_code_and_config(
     place: str, checkpoint: Path, journeys: Callable[[str], Journey]
 ) -> None:

@@ -208,5 +208,5 @@ def test_more_rows_than_fit_are_refused(network: Network) -> None:
 
 def test_a_network_under_another_mask_refuses_questions() -> None:
     windowed = micro_network(mask="causal & window(4)")
-    with pytest.raises(ValueError, match="config.mask: questions are asked of networks whose mask is causal"):
+    with pytest.raises(ValueError, match="config.mask: questions need a network whose mask is causal"):
         ask(windowed, blanked(windowed, 3), layout="two_stream")

@@ -154,7 +154,7 @@ def test_a_network_that_refuses_questions_still_reads_under_masks() -> None:
     passage, chips, answer, _ = windowed.start()
     assert passage is not None
     assert len(chips) == 9
-    assert "config.mask: questions are asked of networks whose mask is causal" in answer
+    assert "config.mask: questions need a network whose mask is causal" in answer
     totals, _, picture = windowed.compare(TEXT, "causal")
     assert "causal &amp; window(4) (the model&#x27;s own)" in totals
     assert picture is not None

@@ -89,6 +89,7 @@ def test_a_text_is_typed_and_its_tokens_are_blanked_by_clicking(page: Page) -> N
     expect(page.locator("#answer table.blank")).to_have_count(1, timeout=PATIENCE)
 
 
+@pytest.mark.long
 def test_blanks_written_in_the_text_are_blank_among_the_tokens(page: Page) -> None:
     write(page, "text", "Return the [M:2] items in the list.")
     expect(page.locator("#answer tr.original .token")).to_have_text([" number", " of"], timeout=PATIENCE)
@@ -99,6 +100,7 @@ def test_blanks_written_in_the_text_are_blank_among_the_tokens(page: Page) -> No
     assert colours[0] == colours[1] != colours[2] == colours[3]
 
 
+@pytest.mark.long
 def test_quick_clicks_are_all_counted(page: Page) -> None:
     write(page, "text", "one two three four five six")
     expect(token(page, "six")).to_have_count(1, timeout=PATIENCE)
@@ -108,6 +110,7 @@ def test_quick_clicks_are_all_counted(page: Page) -> None:
     expect(page.locator("#answer table.blank")).to_have_count(2, timeout=PATIENCE)
 
 
+@pytest.mark.long
 def test_infills_are_sampled_again_alike_from_the_same_seed(page: Page) -> None:
     samples = page.locator("#infills li")
     expect(samples).to_have_count(0)
@@ -143,6 +146,7 @@ def test_another_mask_changes_the_picture_and_the_numbers(page: Page) -> None:
         assert all(left != right for left, right in zip(one, other, strict=True))
 
 
+@pytest.mark.long
 def test_what_is_written_while_something_is_computed_is_not_lost(page: Page) -> None:
     page.get_by_role("tab", name="Masks").click()
     for mask in ("causal & window(2)", "full", "causal & window(3)", "blocks(3)"):
@@ -170,6 +174,7 @@ def test_errors_are_read_on_the_page_and_are_gone_afterwards(page: Page) -> None
     expect(page.locator("#totals i")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_visitors_do_not_see_one_another(page: Page, browser: Browser, address: str) -> None:
     write(page, "text", "My own secret text")
     expect(token(page, "secret")).to_have_count(1, timeout=PATIENCE)

@@ -1,6 +1,7 @@
 """The pages of the documentation as tests read them: blocks, commands, tables, and what their code prints."""
 
 import functools
+import json
 import os
 import re
 import shlex
@@ -9,6 +10,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 README = "README.md"
@@ -84,7 +87,16 @@ def printed(page: str) -> str:
 
 @functools.cache
 def _run(page: str) -> subprocess.CompletedProcess[str]:
-    # one process a page: importing torch and transformers is most of its time
+    # once a session and not once a process of pytest: importing torch and transformers is most of its time
+    known = Path(os.environ["ARBPROB_TESTS_SHARED"]) / f"{page.replace('/', '-')}.json"
+    with FileLock(f"{known}.lock"):
+        if not known.exists():
+            done = _run_now(page)
+            known.write_text(json.dumps([done.returncode, done.stdout, done.stderr]), encoding="utf-8")
+    return subprocess.CompletedProcess([page], *json.loads(known.read_text(encoding="utf-8")))
+
+
+def _run_now(page: str) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
         # a file, as custom patterns are saved by the text of their functions
         code = Path(folder) / "page.py"

@@ -175,6 +175,7 @@ def test_determined_bits_are_counted_where_parity_fixes_them() -> None:
     assert verdict.determined == 0.0
 
 
+@pytest.mark.long
 def test_the_table_and_its_csv_hold_the_same_figures(tmp_path: Path) -> None:
     out = tmp_path / "table.csv"
     lines = list(oracle_rows(["markov"], ["two_stream"], minutes=0.02, out=out))

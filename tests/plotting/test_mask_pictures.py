@@ -182,6 +182,7 @@ def test_a_picture_is_as_flat_as_its_mask() -> None:
     assert height < width / 2
 
 
+@pytest.mark.long
 def test_no_global_state_of_matplotlib_is_touched() -> None:
     before = dict(matplotlib.rcParams)
     plot_mask("window(2)", 5, layers=2)

@@ -228,6 +228,7 @@ def test_what_is_pulled_gives_the_numbers_it_gave_at_home(pulled: dict[str, Any]
     assert pulled["generated"] == generated.tolist()
 
 
+@pytest.mark.long
 def test_a_branch_gets_the_new_shards_without_the_old_file_and_the_pin_keeps_the_old_one(
     hub: HubHere, copied: Path, commit: str
 ) -> None:

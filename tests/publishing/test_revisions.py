@@ -11,6 +11,9 @@ import pytest
 from tests.hub.hub import client_environment, serve
 from tests.publishing.conftest import PROSE
 
+# a process of its own streams, commits and resumes
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

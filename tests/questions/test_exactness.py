@@ -291,7 +291,7 @@ def test_bfloat16_networks_answer_in_float32() -> None:
         (lambda m: m.sample(tokens(1), Conditional([0]), layout="masked"), ValueError, "layout: masked has no joint"),
         (lambda m: m.sample(tokens(1), Conditional([0]), layout="prefix", method="fused"), ValueError, "fused needs"),
         (lambda m: m.sample(tokens(1), Conditional([0]), temperature=-1), ValueError, "temperature: expected 0, or"),
-        (lambda m: m.sample(tokens(1), Conditional([0]), width=0), ValueError, "width: expected a whole number"),
+        (lambda m: m.sample(tokens(1), Conditional([0]), width=0), ValueError, "width: expected at least 1, got 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused_in_one_line(call: Any, kind: type[Exception], message: str) -> None:
@@ -316,9 +316,7 @@ def test_answers_made_random_by_dropout_are_warned_of(monkeypatch: pytest.Monkey
 
 def test_a_network_with_another_mask_refuses_questions() -> None:
     model = network("two_stream", mask="causal & window(2)")
-    with pytest.raises(
-        ValueError, match="config.mask: questions are asked of networks whose mask is causal, this one's"
-    ):
+    with pytest.raises(ValueError, match="config.mask: questions need a network whose mask is causal, this one's"):
         model.log_prob(tokens(1), Conditional([0]))
 
 

@@ -243,6 +243,7 @@ def test_the_card_has_the_task_and_the_table_of_modes(done: Outcome) -> None:
         assert unsaid not in card.content
 
 
+@pytest.mark.long
 def test_the_code_of_the_card_runs_without_the_package(done: Outcome, tmp_path: Path) -> None:
     blocks = (done.folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
     assert len(blocks) == 2

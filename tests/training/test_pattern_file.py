@@ -56,6 +56,7 @@ def run(tmp_path: Path, rules: Path, **changes: object) -> Path:
     return train(*parse([f"--{name}={value}" for name, value in (fields | changes).items()])).folder
 
 
+@pytest.mark.long
 def test_a_run_under_a_pattern_of_ones_own_loads_where_neither_is(tmp_path: Path, rules: Path) -> None:
     folder = run(tmp_path, rules)
     for saved in (folder, folder / "checkpoint-2"):

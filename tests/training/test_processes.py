@@ -13,6 +13,9 @@ import pytest
 
 from arbprob_hf.runs.checkpoints import MANIFEST_NAME, newest
 
+# two processes are started, and import everything
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 LAUNCH = [
     sys.executable,

@@ -236,6 +236,7 @@ def test_what_was_used_in_place_of_wikipedia_is_recorded(tmp_path: Path, streami
     assert card.data.datasets is None
 
 
+@pytest.mark.long
 def test_processes_that_found_different_texts_stop(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arbprob_hf.training.run.gather_object", lambda own: [*own, "what another process found"])
     with pytest.raises(ValueError, match="^source: processes found different texts, local text .* and what another"):
