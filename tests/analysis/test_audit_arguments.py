@@ -45,6 +45,19 @@ def test_a_model_with_a_mask_of_its_own_is_audited_without_being_told(model: nn.
     assert "no mask is handed over: rows with masks of their own do not apply" in report.notes
 
 
+def test_the_former_name_of_mask_kwargs_works_and_warns_and_is_refused_beside_it() -> None:
+    def ask(mask: Mask, grid: Grid) -> dict[str, Tensor]:
+        return {"attention_mask": mask.written(grid)}  # the former name of evaluate
+
+    new = audit(gpt2(), "causal & window(4)", lengths=(16,), mask_kwargs=ask)
+    with pytest.warns(FutureWarning, match="is called mask_kwargs now"):
+        old = audit(gpt2(), "causal & window(4)", lengths=(16,), give=ask)
+    assert old.passed, str(old)
+    assert [check.name for check in old.checks] == [check.name for check in new.checks]
+    with pytest.raises(ValueError, match="give: the former name of mask_kwargs, which is given too"):
+        audit(gpt2(), "causal", lengths=(16,), mask_kwargs=ask, give=ask)
+
+
 def test_and_fails_where_its_mask_is_another() -> None:
     narrow = audit(mistral(4), "causal", lengths=SHORT, mask_kwargs=lambda mask, grid: {})
     assert {check.verdict for check in narrow.failed} == {"too strict"}

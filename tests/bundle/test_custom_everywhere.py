@@ -71,7 +71,12 @@ def test_it_loads_where_it_is_trusted_and_only_there(way: str, saved: Path) -> N
 @pytest.mark.parametrize("way", LOADS)
 def test_it_loads_where_its_file_was_given_as_patterns(way: str, saved: Path) -> None:
     read_patterns(saved / "custom_arbprob.py")
-    LOADS[way](saved)(torch.arange(6)[None])
+    model = LOADS[way](saved)
+    assert model.config.mask == "causal & leaping(2)"
+    before = model(torch.tensor([[0, 1, 2, 3, 4, 5]])).logits
+    # position 5 sees 1, 3 and itself
+    assert torch.equal(model(torch.tensor([[9, 1, 9, 3, 9, 5]])).logits[0, 5], before[0, 5])
+    assert not torch.equal(model(torch.tensor([[0, 9, 2, 3, 4, 5]])).logits[0, 5], before[0, 5])
 
 
 def test_the_export_to_gpt2_asks_for_trust_too(saved: Path, tmp_path: Path) -> None:

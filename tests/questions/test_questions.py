@@ -17,6 +17,12 @@ def test_everything_that_is_not_given_is_asked() -> None:
     assert settled(given=[0, 3]) == ([[1, 0, 0, 1, 0]], [[0, 1, 1, 0, 1]], [[0, 1, 2, 0, 3]])
 
 
+def test_the_code_of_earlier_checkpoints_resolves_a_question_as_settle() -> None:
+    old, new = Conditional(given=[0, 3]).settle(1, 5), Conditional(given=[0, 3]).resolve(1, 5)
+    assert torch.equal(old.given, new.given)
+    assert torch.equal(old.step, new.step)
+
+
 def test_what_is_neither_given_nor_asked_is_unseen() -> None:
     assert settled(given=[0], target=[4]) == ([[1, 0, 0, 0, 0]], [[0, 0, 0, 0, 1]], [[0, 0, 0, 0, 1]])
 
