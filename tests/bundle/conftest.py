@@ -4,12 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from transformers import set_seed
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
-from arbprob_hf.data import load_tokenizer
-from tests.bundle.travel_helpers import HUB_NAME, Journey, put_in_hub_cache, remembered, travel
+from tests.bundle.travel_helpers import HUB_NAME, Journey, made_once, put_in_hub_cache, saved_once, travel
 
 MASK = "causal & window(4) | prefix(1)"
 
@@ -40,12 +38,7 @@ def shared(session_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(model: ArbProbForCausalLM, shared: Path) -> Path:
     """Its checkpoint, tokenizer included."""
-    folder = shared / "checkpoint"
-    with FileLock(shared / "checkpoint.lock"):
-        if not folder.exists():
-            model.save_pretrained(folder)
-            load_tokenizer("gpt2").save_pretrained(folder)
-    return folder
+    return saved_once(model, shared / "checkpoint")
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +54,6 @@ def journeys(checkpoint: Path, shared: Path) -> Callable[[str], Journey]:
         return travel(str(journey({"again": "hub", "twice": "again"}[name]).saved_again), folder)
 
     def journey(name: str) -> Journey:
-        folder = shared / name
-        with FileLock(shared / f"{name}.lock"):
-            return remembered(folder) if (folder / "report.pt").exists() else make(name, folder)
+        return made_once(shared / name, lambda folder: make(name, folder))
 
     return journey

@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
 from transformers import set_seed
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
-from arbprob_hf.data import load_tokenizer
 from arbprob_hf.model.masks.mask import PATTERNS
 from tests.bundle import traveller
-from tests.bundle.travel_helpers import HUB_NAME, Journey, put_in_hub_cache, remembered, travel
+from tests.bundle.travel_helpers import HUB_NAME, Journey, made_once, put_in_hub_cache, saved_once, travel
 
 MASKS = ["causal & (window(2) | travelled(3))", "heads(causal, causal & ~striped(4, 1) | window(1))"]
 PASSES = ["logits", "padded logits", "causal logits", "3-D logits", "rank logits", "loss"]
@@ -48,12 +46,7 @@ def own() -> Iterator[ArbProbForCausalLM]:
 
 @pytest.fixture(scope="module")
 def own_checkpoint(own: ArbProbForCausalLM, shared: Path) -> Path:
-    folder = shared / "own-checkpoint"
-    with FileLock(shared / "own-checkpoint.lock"):
-        if not folder.exists():
-            own.save_pretrained(folder)
-            load_tokenizer("gpt2").save_pretrained(folder)
-    return folder
+    return saved_once(own, shared / "own-checkpoint")
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +60,7 @@ def own_journeys(own_checkpoint: Path, shared: Path) -> Callable[[str], Journey]
         return travel(HUB_NAME, folder)
 
     def journey(name: str) -> Journey:
-        folder = shared / f"own-{name}"
-        with FileLock(shared / f"own-{name}.lock"):
-            return remembered(folder) if (folder / "report.pt").exists() else make(name, folder)
+        return made_once(shared / f"own-{name}", lambda folder: make(name, folder))
 
     return journey
 

@@ -5,11 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
+
+from arbprob_hf import ArbProbForCausalLM
+from arbprob_hf.data import load_tokenizer
 
 TRAVELLER = Path(__file__).with_name("traveller.py")
 HUB_NAME = "somebody/micro-arbprob"
@@ -42,6 +47,21 @@ def remembered(folder: Path) -> Journey:
     facts = json.loads((folder / "report.json").read_text())
     facts["left in the folder"] = [path.name for path in (folder / "empty").iterdir()]
     return Journey(facts, torch.load(folder / "report.pt"), folder / "saved-again")
+
+
+def saved_once(model: ArbProbForCausalLM, folder: Path) -> Path:
+    """The model's checkpoint in `folder`, tokenizer included; the first process to come saves it."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            model.save_pretrained(folder)
+            load_tokenizer("gpt2").save_pretrained(folder)
+    return folder
+
+
+def made_once(folder: Path, make: Callable[[Path], Journey]) -> Journey:
+    """The journey below `folder`, which `make` makes for the first process to come."""
+    with FileLock(f"{folder}.lock"):
+        return remembered(folder) if (folder / "report.pt").exists() else make(folder)
 
 
 def put_in_hub_cache(checkpoint: Path, cache: Path) -> None:
