@@ -14,10 +14,10 @@ from ..data.arguments import DataArguments, refuse_missing_source
 from ..errors import UsageError, check_source, one_line
 from ..lazy import lazy_names
 from ..pattern_file import pattern_bytes
-from .fields import Field, own_fields, training_fields
-from .help import help_text
-from .options import COMMAND_LINE, Option, coerce, read_options, refuse_missing, resume_choice
-from .validation import refuse_numbers
+from .options.command_line import COMMAND_LINE, Option, coerce, read_options, refuse_missing, resume_choice
+from .options.fields import Field, own_fields, training_fields
+from .options.help import help_text
+from .options.validation import refuse_numbers
 
 if TYPE_CHECKING:
     from .defaults import TrainingArguments

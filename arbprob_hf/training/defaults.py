@@ -7,7 +7,7 @@ import transformers
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from .hub import refuse_hub_options
-from .validation import refuse_integrations, refuse_numbers, refuse_options
+from .options.validation import refuse_integrations, refuse_numbers, refuse_options
 
 
 @dataclass

@@ -21,7 +21,7 @@ from .card_facts import MASK_PICTURE, describe, draw_mask, saved_step, short_tit
 from .data_setup import build_run_data, describe_data
 from .hub import refuse_destination
 from .model_setup import build_model, refuse_flex, warn_of_visible_answers
-from .options import refuse_missing, resume_choice
+from .options.command_line import refuse_missing, resume_choice
 from .question_options import continues_text
 from .trainer import ArbProbTrainer
 

@@ -22,11 +22,11 @@ from .callbacks import StepBoundaryCallback
 from .dataloaders import isolate, stream_loader
 from .finite import NonFiniteError, is_bad, refuse_bad_weights, step_error
 from .hub import PublishingTrainer, refuse_hub_options
-from .options import resume_choice
+from .options.command_line import resume_choice
+from .options.validation import refuse_numbers, refuse_options, refuse_parts
 from .processes import cpu_without_index, from_main, largest
 from .signals import StopSignal
 from .token_loss import TokenLoss
-from .validation import refuse_numbers, refuse_options, refuse_parts
 
 __all__ = ["ArbProbTrainer", "NonFiniteError"]
 

@@ -16,7 +16,7 @@ from arbprob_hf.model.masks.custom import BUILT_IN
 from arbprob_hf.model.masks.mask import PATTERNS
 from arbprob_hf.model.questions.layouts import LAYOUTS
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.options import ALIASES
+from arbprob_hf.training.options.command_line import ALIASES
 from arbprob_hf.training.run import Outcome
 from tests.docs.pages import PAGES, README, ROOT, blocks, commands, printed, read, table
 

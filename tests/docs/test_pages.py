@@ -10,7 +10,7 @@ import typer.main
 
 from arbprob_hf.cli import app
 from arbprob_hf.training.arguments import parse
-from arbprob_hf.training.options import ALIASES
+from arbprob_hf.training.options.command_line import ALIASES
 from tests.docs.pages import PAGES, PROGRAMS, README, ROOT, blocks, commands, fences, printed, prose, read, spans
 
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]

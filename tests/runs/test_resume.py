@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arbprob_hf.runs.checkpoints import ASIDE_NAME, choose_checkpoint
-from arbprob_hf.training.options import resume_choice
+from arbprob_hf.training.options.command_line import resume_choice
 from tests.micro_runs import Crash
 
 

@@ -15,8 +15,8 @@ from arbprob_hf import Mask
 from arbprob_hf.data import DataArguments
 from arbprob_hf.errors import UsageError
 from arbprob_hf.training.arguments import ModelArguments, RunArguments, TrainingArguments, parse
-from arbprob_hf.training.fields import own_fields, training_fields
-from arbprob_hf.training.options import ALIASES, MOVED, coerce, read_options
+from arbprob_hf.training.options.command_line import ALIASES, MOVED, coerce, read_options
+from arbprob_hf.training.options.fields import own_fields, training_fields
 
 GROUPS = (ModelArguments, DataArguments, TrainingArguments, RunArguments)
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

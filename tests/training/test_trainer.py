@@ -18,8 +18,8 @@ from transformers import TrainerCallback
 
 from arbprob_hf.runs import checkpoints
 from arbprob_hf.runs.checkpoints import PRIVATE_NAME, CheckpointError, newest, verify
+from arbprob_hf.training.options.validation import refuse_options
 from arbprob_hf.training.trainer import NonFiniteError
-from arbprob_hf.training.validation import refuse_options
 
 
 class _At(TrainerCallback):

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-from ..errors import UsageError
+from ...errors import UsageError
 
 # the classic names of training scripts; accepted wherever an option is
 ALIASES: dict[str, str] = {

@@ -35,7 +35,7 @@ def training_fields() -> dict[str, Field]:
     package = find_spec("transformers")
     assert package is not None
     assert package.origin is not None
-    theirs, ours = Path(package.origin).with_name("training_args.py"), Path(__file__).with_name("defaults.py")
+    theirs, ours = Path(package.origin).with_name("training_args.py"), Path(__file__).parents[1] / "defaults.py"
     return {**_declared(theirs), **_declared(ours)}
 
 

@@ -3,8 +3,8 @@
 import textwrap
 from collections.abc import Mapping
 
+from .command_line import ALIASES
 from .fields import Field
-from .options import ALIASES
 
 _INTRODUCTION = """\
 usage: python train_hf.py --config configs/nano.yaml [--field value ...]
