@@ -58,7 +58,7 @@ class DataArguments:
     packing: bool = field(
         default=True,
         metadata={
-            "help": "Documents one after the other in a block; false: one a block, the rest of which is padding."
+            "help": "Documents one after the other in a block; false: one a block and its end, the rest is padding."
         },
     )
     streaming: bool = field(

@@ -28,9 +28,10 @@ class Blocks:
     """Packed blocks for training and validation.
 
     `train` and `validation` have rows of `input_ids` and `document_ids`, integers (block_size,), and, where blocks are
-    not packed, `length`, behind which there is padding. `train` may be a stream. `validation_bytes_per_token` is bytes
-    of validation text per scored token (every one but a block's first): bits per byte = mean loss in nats / ln 2 /
-    `validation_bytes_per_token`. `source` says in one line what text it is; `origin` where it is from.
+    not packed, `length`, behind which there is padding; the separator that ends a document is within it. `train` may be
+    a stream. `validation_bytes_per_token` is bytes of validation text per scored token (every one but a block's first):
+    bits per byte = mean loss in nats / ln 2 / `validation_bytes_per_token`. `source` says in one line what text it is;
+    `origin` where it is from.
     """
 
     train: Dataset | StreamedBlocks

@@ -28,7 +28,8 @@ class TokenDocuments:
 class PackedBlocks:
     """`input_ids` and `document_ids` (B, T), the latter 0, 1, 2, ... in each block; `n_bytes` of text.
 
-    `lengths` (B,): tokens of each block, behind which there is padding; None where blocks are full.
+    `lengths` (B,): tokens of each block with the separator that ends its document, behind which there is padding; None
+    where blocks are full.
     """
 
     input_ids: Integers
@@ -38,7 +39,7 @@ class PackedBlocks:
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text per scored token: every token of a block but its first is predicted."""
+        """Bytes of text per scored token: every token of a block but its first is predicted, separators too."""
         rows, block_size = self.input_ids.shape
         tokens = rows * block_size if self.lengths is None else int(self.lengths.sum())
         return self.n_bytes / (tokens - rows)
@@ -72,7 +73,8 @@ def pad_to_blocks(
 ) -> PackedBlocks:
     """Blocks that each hold a document, or a piece of one, behind a separator; separators fill up the rest.
 
-    At most `limit` blocks. Padding has the document number 1.
+    At most `limit` blocks. The first separator behind the end of a document belongs to it, so that a network learns
+    where texts end; what fills up the rest behind it has the document number 1.
     """
     room = block_size - 1
     pieces = -(-documents.lengths // room)  # (D,)
@@ -80,6 +82,8 @@ def pad_to_blocks(
     begins = np.cumsum(documents.lengths) - documents.lengths
     before = (np.arange(len(owner)) - (np.cumsum(pieces) - pieces)[owner]) * room
     sizes = np.minimum(documents.lengths[owner] - before, room)
+    # a document that fills its last block has no room for its end, as in `pack`
+    lengths = sizes + 1 + ((before + sizes == documents.lengths[owner]) & (sizes < room))
     input_ids = np.full((len(owner), block_size), separator, documents.tokens.dtype)  # (B, T)
     document_ids = np.zeros((len(owner), block_size), np.min_scalar_type(block_size))  # (B, T)
     for row in range(0, len(owner), ROWS):
@@ -87,9 +91,9 @@ def pad_to_blocks(
         is_text = np.arange(room) < sizes[rows, None]  # (R, T - 1)
         index = (begins[owner[rows]] + before[rows])[:, None] + np.arange(room)
         input_ids[rows, 1:][is_text] = documents.tokens[index[is_text]]
-        document_ids[rows, 1:] = ~is_text
+        document_ids[rows] = np.arange(block_size) >= lengths[rows, None]
     n_bytes = float((documents.n_bytes[owner] * sizes / documents.lengths[owner]).sum())
-    return PackedBlocks(input_ids, document_ids, n_bytes, sizes + 1)
+    return PackedBlocks(input_ids, document_ids, n_bytes, lengths)
 
 
 def _separated(documents: TokenDocuments, separator: int) -> tuple[Integers, npt.NDArray[np.bool_]]:

@@ -183,6 +183,9 @@ class Packer:
                 continue
             if not rest:
                 if not self.joins:
+                    # its end is part of it
+                    self._tokens.append(self.separator)
+                    self._ids.append(self._ids[-1])
                     yield self._next_block()
                 return
             self._tokens += rest[:free]

@@ -90,6 +90,8 @@ def describe_stream(
         "min_document_length": text.least,
         "shuffle_buffer": blocks.buffer,
         "packing": blocks.packing,
+        # before that was so, checkpoints had none
+        **({} if blocks.packing else {"ends": "of documents are targets"}),
         "processes": blocks.process[1],
         "dataloader_num_workers": max(1, workers),
     }

@@ -33,7 +33,14 @@ def blocks(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPath
 
 
 def texts_of(rows: Any, tokenizer: PreTrainedTokenizerFast) -> str:
-    return "".join(tokenizer.decode(row["input_ids"][1 : row["length"]]) for row in rows)
+    return "".join(
+        tokenizer.decode(row["input_ids"][1 : row["length"]]).removesuffix(tokenizer.eos_token) for row in rows
+    )
+
+
+def labels_of(rows: Any) -> list[list[int]]:
+    """What is scored of each block, in order."""
+    return [[label for label in row[1:] if label != -100] for row in BlockCollator()(list(rows))["labels"].tolist()]
 
 
 def test_every_document_is_there_in_full_behind_separators(blocks: Blocks, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -59,9 +66,38 @@ def test_a_stream_makes_the_same_blocks(lengths: list[int], size: int) -> None:
     assert [block["document_ids"].tolist() for block in found] == expected.document_ids.tolist()
     assert expected.lengths is not None
     assert [block["length"] for block in found] == expected.lengths.tolist()
-    # a byte a token
+    # a byte a token, and none for the ends that are scored
     assert expected.n_bytes == pytest.approx(sum(lengths))
-    assert expected.bytes_per_token == pytest.approx(1.0)
+    ends = sum(length % (size - 1) > 0 for length in lengths)
+    assert expected.bytes_per_token == pytest.approx(sum(lengths) / (sum(lengths) + ends))
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12), size=st.integers(2, 12))
+def test_the_end_of_a_document_is_a_target_once_and_no_cut_is(lengths: list[int], size: int) -> None:
+    documents = [list(range(1, 1 + length)) for length in lengths]
+    room = size - 1
+    expected = []
+    for document in documents:
+        parts = [document[begin : begin + room] for begin in range(0, len(document), room)]
+        # an end that the last block has no room for is nowhere, as where documents are packed
+        expected += [*parts[:-1], parts[-1] + [0] * (len(parts[-1]) < room)]
+    packer = Packer(size, 0, joins=False)
+    assert labels_of(block for document in documents for block in packer.add(document)) == expected
+
+
+def test_as_many_ends_are_targets_as_there_are_documents(blocks: Blocks, tokenizer: PreTrainedTokenizerFast) -> None:
+    both = [*blocks.train, *blocks.validation]
+    ends = [labels[-1] == tokenizer.eos_token_id for labels in labels_of(both)]
+    filled = sum(len(tokenizer(text).input_ids) % (SIZE - 1) == 0 for text in TEXTS)
+    assert sum(ends) == len(TEXTS) - filled > 20
+    assert sum(labels.count(tokenizer.eos_token_id) for labels in labels_of(both)) == sum(ends)
+
+
+def test_a_question_may_ask_where_a_text_ends(blocks: Blocks, tokenizer: PreTrainedTokenizerFast) -> None:
+    collator = QuestionCollator("two_stream", given_sees="all", task=Task.parse("causal"), seed=3)
+    labels = collator(list(number_blocks(blocks.train)))["labels"]
+    ends = sum(row["length"] < SIZE or row["input_ids"][-1] == tokenizer.eos_token_id for row in blocks.train)
+    assert (labels == tokenizer.eos_token_id).sum() == ends > 10
 
 
 def test_a_limit_takes_the_first_blocks() -> None:

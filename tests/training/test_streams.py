@@ -1,6 +1,7 @@
 """A run over a stream ends, resumes and describes itself like any other."""
 
 import copy
+import hashlib
 import json
 import re
 import shutil
@@ -174,11 +175,25 @@ def checkpoint(folder: Path) -> Path:
     return folder / "checkpoint-6"
 
 
-def record_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def record_of(tokenizer: PreTrainedTokenizerFast, *, packing: bool = True) -> dict[str, Any]:
     """The record of a small stream."""
     documents = Dataset.from_dict({"text": ["a", "b"]}).to_iterable_dataset(num_shards=2)
-    blocks = StreamedBlocks(Streamed(documents, "here", revision="f" * 64), tokenizer, block_size=8, seed=0)
+    text = Streamed(documents, "here", revision="f" * 64)
+    blocks = StreamedBlocks(text, tokenizer, block_size=8, seed=0, packing=packing)
     return {**describe_stream(blocks, "here", workers=0), "initializer_range": 0.02}
+
+
+def test_an_unpacked_stream_from_before_ends_were_targets_is_not_gone_on_with(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    record = record_of(tokenizer, packing=False)
+    values = [value for name, value in record["stream"].items() if name not in ("ends", "tokenizer")]
+    rules = [tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id]
+    before = hashlib.sha256(json.dumps([*values, *rules]).encode()).hexdigest()
+    stream = {name: value for name, value in record["stream"].items() if name != "ends"}
+    write_record({**record, "text": before, "stream": stream}, folder := checkpoint(tmp_path))
+    with pytest.raises(ValueError, match="^text: checkpoint-6 was trained with a stream of here"):
+        compare(folder, record)
 
 
 def test_another_tokenizer_or_split_is_another_stream(tokenizer: PreTrainedTokenizerFast) -> None:
