@@ -6,11 +6,12 @@ run that goes through and one that is resumed (persistent workers start once), a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -62,6 +63,26 @@ def stream_loader(trainer: Trainer) -> DataLoader[Any]:
         loader, args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
     )
     return prepared
+
+
+@contextlib.contextmanager
+def whole_sets(trainer: Trainer, *, keeps_logits: bool) -> Iterator[None]:
+    """Let the loaders that `trainer` makes in the block give every row of a set once, in order, over all processes.
+
+    The options of the training loader (a last batch that is dropped or filled up, rows sorted by length, batches that
+    one process reads for all) would leave rows out or count some twice. Where logits are kept, processes are given
+    equally many rows, as gathering wants, and transformers takes the surplus off again.
+    """
+    args, config = trainer.args, trainer.accelerator.dataloader_config
+    with contextlib.ExitStack() as held:
+        for owner, values in (
+            (args, {"dataloader_drop_last": False, "train_sampling_strategy": "random"}),
+            (config, {"even_batches": keeps_logits, "split_batches": False, "dispatch_batches": None}),
+        ):
+            for name, value in values.items():
+                held.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, value)
+        yield
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

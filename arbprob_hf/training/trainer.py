@@ -19,7 +19,7 @@ from ..runs.checkpoints import choose_checkpoint, is_staged, quarantine_later, s
 from ..runs.lock import lock_run_folder
 from ..runs.record import compare, describe_run
 from .callbacks import StepBoundaryCallback
-from .dataloaders import isolate, stream_loader
+from .dataloaders import isolate, stream_loader, whole_sets
 from .finite import NonFiniteError, is_bad, refuse_bad_weights, step_error
 from .hub import PublishingTrainer, refuse_hub_options
 from .options.command_line import resume_choice
@@ -126,17 +126,20 @@ class ArbProbTrainer(PublishingTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The evaluation loader; over all processes it gives every row exactly once."""
-        config = self.accelerator.dataloader_config
-        before, config.even_batches = config.even_batches, False
-        try:
+        keeps_logits = self.compute_metrics is not None and not self.args.prediction_loss_only
+        with whole_sets(self, keeps_logits=keeps_logits):
             loader = super().get_eval_dataloader(eval_dataset)
-        finally:
-            config.even_batches = before
         if self.args.world_size > 1 and isinstance(loader.dataset, IterableDataset):
             raise ValueError(
                 "eval_dataset must have a length when several processes evaluate, got a stream: "
                 "rows would count twice; take the first rows of it as a list"
             )
+        return isolate(loader, torch.Generator().manual_seed(self.args.seed), self._stop)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """The loader of `predict`; it gives every row, too."""
+        with whole_sets(self, keeps_logits=not self.args.prediction_loss_only):
+            loader = super().get_test_dataloader(test_dataset)
         return isolate(loader, torch.Generator().manual_seed(self.args.seed), self._stop)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:

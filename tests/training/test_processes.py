@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from arbprob_hf.runs.checkpoints import MANIFEST_NAME, newest
+from tests.training.test_eval_rows import LENGTH, OPTIONS, ROWS
 
 # two processes are started, and import everything
 pytestmark = pytest.mark.long
@@ -76,6 +77,15 @@ def test_two_processes_evaluate_to_the_loss_of_one(
     trainer = micro_trainer(tmp_path)
     alone = {count: trainer.evaluate(rows(int(count)))["eval_loss"] for count in two[1]["eval"]}
     assert two[1]["eval"] == pytest.approx(alone, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_two_processes_score_every_row_once_whatever_the_options(
+    tmp_path: Path, two: tuple[Path, dict[str, Any]], micro_trainer, rows, name: str
+) -> None:
+    found, alone = two[1]["eval of options"][name], micro_trainer(tmp_path).evaluate(rows(ROWS))
+    assert found["eval_scored_tokens"] == ROWS * (LENGTH - 1)
+    assert found["eval_loss"] == pytest.approx(alone["eval_loss"], rel=1e-6)
 
 
 def test_a_checkpoint_of_two_processes_resumed_by_one_goes_on_and_says_so(

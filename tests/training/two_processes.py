@@ -22,6 +22,7 @@ from arbprob_hf.data.streaming import Streamed
 from arbprob_hf.training.signals import Stopped
 from arbprob_hf.training.trainer import ArbProbTrainer, NonFiniteError
 from tests.micro_runs import OPTIONS, micro_model, token_rows
+from tests.training import test_eval_rows
 
 RANK = int(os.environ["RANK"])
 
@@ -71,8 +72,8 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {"input_ids": tokens, "labels": tokens}
 
 
-def trainer_in(folder: Path, *callbacks: TrainerCallback, streams: bool = False) -> ArbProbTrainer:
-    options = {**OPTIONS, "per_device_train_batch_size": 1, "max_steps": 8, "per_device_eval_batch_size": 2}
+def trainer_in(folder: Path, *callbacks: TrainerCallback, streams: bool = False, **given: Any) -> ArbProbTrainer:
+    options = {**OPTIONS, "per_device_train_batch_size": 1, "max_steps": 8, "per_device_eval_batch_size": 2, **given}
     parts: dict[str, Any] = {"train_dataset": token_rows(24)}
     if streams:
         options["dataloader_num_workers"] = 2
@@ -115,6 +116,12 @@ def main(root: Path) -> dict[str, Any]:
     report["streamed and crashed"] = cut_and_resume(root / "cut", crash, ConnectionError, streams=True)
     fresh = trainer_in(root / "evaluated")
     report["eval"] = {count: fresh.evaluate(token_rows(count))["eval_loss"] for count in (1, 2, 3, 5, 7, 8)}
+    report["eval of options"] = {
+        name: trainer_in(root / "evaluated", **test_eval_rows.options_of(name)).evaluate(
+            token_rows(test_eval_rows.ROWS)
+        )
+        for name in test_eval_rows.OPTIONS
+    }
     whole.save_model()
     return report
 
