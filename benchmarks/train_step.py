@@ -94,10 +94,11 @@ def make_step(peer: str, work: Work, arguments: argparse.Namespace) -> Callable[
     ids = torch.randint(0, preset.vocab_size, (arguments.batch, arguments.length), generator=generator)
     labels = ids.masked_fill(torch.rand(ids.shape, generator=generator) >= work.scored, -100).to(arguments.device)
     ids = ids.to(arguments.device)
+    options = {} if peer == "hf" else {"return_logits": False}
 
     def step() -> float:
         with torch.autocast(torch.device(arguments.device).type, torch.bfloat16, enabled=work.bf16):
-            loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+            loss = model(input_ids=ids, labels=labels, use_cache=False, **options).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -72,6 +72,7 @@ def micro_trainer() -> Callable[..., ArbProbTrainer]:
 
     def build(output_dir: Path, **given: Any) -> ArbProbTrainer:
         names = ("eval_dataset", "callbacks", "compute_metrics", "compute_loss_func", "data_collator", "summary")
+        names += ("preprocess_logits_for_metrics",)
         parts = {name: given.pop(name) for name in names if name in given}
         return ArbProbTrainer(
             model=given.pop("model", None) or micro_model(),

@@ -27,7 +27,7 @@ def causal_loss(
     shift_labels: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
 ) -> Tensor:
-    """Mean negative log-likelihood of the labels, in nats.
+    """Mean negative log-likelihood of the labels, in nats, without the logits.
 
     Args:
         hidden: float (B, T, D), the output of the last layer norm.
@@ -39,17 +39,47 @@ def causal_loss(
     Returns:
         float32 (float64 for float64 input) scalar; 0 with zero gradients where no label is scored.
     """
-    if shift_labels is not None:
-        rows, targets = hidden.flatten(0, -2), shift_labels.flatten()
-    else:
-        assert labels is not None
-        rows, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()  # (B * (T - 1), D)
-    targets = targets.to(hidden.device)
+    targets = _targets(labels, shift_labels, hidden.device)
     scored = (targets != IGNORED).nonzero().squeeze(1)  # (N,)
-    rows, targets = rows[scored], targets[scored]
-    total = linear_cross_entropy(rows, weight, targets)
-    count = scored.numel() if num_items_in_batch is None else num_items_in_batch
-    return total / (count.to(total.device).clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
+    total = linear_cross_entropy(hidden.flatten(0, 1)[scored], weight, targets[scored])
+    return total / _divisor(scored.numel() if num_items_in_batch is None else num_items_in_batch, total)
+
+
+def logits_loss(
+    logits: Tensor,
+    labels: Tensor | None,
+    *,
+    shift_labels: Tensor | None = None,
+    num_items_in_batch: Tensor | int | None = None,
+) -> Tensor:
+    """The same loss from logits that are there anyway, float (B, T, V); differentiable as often as one likes."""
+    targets = _targets(labels, shift_labels, logits.device)
+    _check_targets(targets.masked_fill(targets == IGNORED, 0), logits.shape[-1])
+    scores = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))  # (B * T, V)
+    total = nn.functional.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
+    return total / _divisor((targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch, total)
+
+
+def _targets(labels: Tensor | None, shift_labels: Tensor | None, device: torch.device) -> Tensor:
+    # what each slot predicts, long (B * T,)
+    if shift_labels is None:
+        assert labels is not None
+        shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    return shift_labels.flatten().long().to(device)
+
+
+def _divisor(count: Tensor | int, total: Tensor) -> Tensor | int:
+    return count.to(total.device).clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+
+
+def _check_targets(targets: Tensor, vocabulary: int) -> None:
+    """Raise for a label that is no token; on the CPU only, as an accelerator would have to be waited for."""
+    if torch.compiler.is_compiling() or targets.device.type != "cpu" or not targets.numel():
+        return
+    low, high = (int(bound) for bound in torch.aminmax(targets))
+    if low < 0 or high >= vocabulary:
+        bad = low if low < 0 else high
+        raise ValueError(f"labels: expected -100 or 0 to {vocabulary - 1}, got {bad}")
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -61,11 +91,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     Matrix products run in the autocast dtype when autocast is on; softmax, sums and the weight's gradient are kept in
     float32 (float64 for float64 input). Differentiable once.
     """
-    if targets.device.type == "cpu" and targets.numel():
-        low, high = (int(bound) for bound in torch.aminmax(targets))
-        if low < 0 or high >= weight.shape[0]:
-            bad = low if low < 0 else high
-            raise ValueError(f"labels: expected -100 or 0 to {weight.shape[0] - 1}, got {bad}")
+    _check_targets(targets, weight.shape[0])
     device = hidden.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     wants_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
@@ -90,8 +116,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "the chunked loss is differentiable once: for second derivatives ask for logits with "
-                "return_logits=True and compute the loss from them"
+                "the chunked loss is differentiable once: for second derivatives leave return_logits=False out, and "
+                "the loss is computed from the logits"
             )
         hidden_gradient, weight_gradient = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes

@@ -25,7 +25,7 @@ from .attention.backends import prepare_attention
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask, is_copy
 from .generation import ArbProbGenerationMixin
-from .lm_head import causal_loss, head_logits
+from .lm_head import causal_loss, head_logits, logits_loss
 from .masks.arguments import MaskArguments, resolve_mask
 from .masks.custom import Custom
 from .masks.lookahead import check_cache_valid
@@ -397,16 +397,17 @@ class ArbProbForCausalLM(QuestionMixin, ArbProbPreTrainedModel, ArbProbGeneratio
         document_ids: Tensor | None = None,
         attention_bias: Tensor | None = None,
         target_position_ids: Tensor | None = None,
-        return_logits: bool | None = None,
+        return_logits: bool | None = True,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         r"""Predict each next token; every argument of `ArbProbModel.forward`, and:
 
         Args:
             labels: long (B, T), usually the input ids: slot t is scored on the label of slot t + 1; -100 is not
-                scored. With labels, the loss is computed without the (B, T, V) logits.
+                scored.
             logits_to_keep: the last so many positions, or their indices, get logits; 0 for all.
-            return_logits: whether to return logits; `None` means where there are no labels, or `logits_to_keep` asks.
+            return_logits: False to return none: the loss is then computed in chunks, without the (B, T, V) logits and
+                their gradient, in less time and memory. `None` means True.
             shift_labels: long (B, T), labels that are shifted already, in place of `labels`.
             num_items_in_batch: what the summed loss is divided by, in place of the number of scored labels.
 
@@ -436,12 +437,12 @@ class ArbProbForCausalLM(QuestionMixin, ArbProbPreTrainedModel, ArbProbGeneratio
         )
         hidden_states = outputs.last_hidden_state
         loss, logits = None, None
-        if is_scored:
-            loss = self._loss(hidden_states, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch)
-        if return_logits is None:
-            return_logits = not is_scored or isinstance(logits_to_keep, Tensor) or logits_to_keep > 0
-        if return_logits:
+        if return_logits or return_logits is None:
             logits = head_logits(self.lm_head, hidden_states, logits_to_keep)  # (B, T or fewer, V)
+        if is_scored:
+            whole = logits if type(logits_to_keep) is int and logits_to_keep == 0 else None
+            options = {"shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
+            loss = self._loss(hidden_states, whole, labels, **options)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -450,13 +451,13 @@ class ArbProbForCausalLM(QuestionMixin, ArbProbPreTrainedModel, ArbProbGeneratio
             attentions=outputs.attentions,
         )
 
-    def _loss(self, hidden_states: Tensor, labels: Tensor | None, **kwargs: Any) -> Tensor:
-        for name, given in (("labels", labels), ("shift_labels", kwargs.get("shift_labels"))):
+    def _loss(self, hidden_states: Tensor, logits: Tensor | None, labels: Tensor | None, **options: Any) -> Tensor:
+        for name, given in (("labels", labels), ("shift_labels", options["shift_labels"])):
             if given is not None:
                 check_labels(name, given, hidden_states)
-        # a head that an adapter has wrapped, or a compiler that cannot select rows, takes the plain way
-        if type(self.lm_head) is nn.Linear and self.lm_head.bias is None and not torch.compiler.is_compiling():
-            return causal_loss(hidden_states, self.lm_head.weight, labels, **kwargs)
-        return self.loss_function(
-            logits=self.lm_head(hidden_states), labels=labels, vocab_size=self.config.vocab_size, **kwargs
-        )
+        if logits is None:
+            # a head that an adapter has wrapped, or a compiler that cannot select rows, takes the plain way
+            if type(self.lm_head) is nn.Linear and self.lm_head.bias is None and not torch.compiler.is_compiling():
+                return causal_loss(hidden_states, self.lm_head.weight, labels, **options)
+            logits = self.lm_head(hidden_states)
+        return logits_loss(logits, labels, **options)

@@ -200,6 +200,7 @@ def _loss(model: ArbProbForCausalLM, batch: Batch) -> Tensor:
     question = batch.ask().resolve(*batch.tokens.shape, given_sees="all")
     slots = lay_out(question, model.config.layout)
     inputs = slots.fill(batch.tokens, names_target=model.config.target_positions)
-    loss = model(**inputs, shift_labels=slots.labels(batch.tokens), use_cache=False).loss
+    labels = slots.labels(batch.tokens)
+    loss = model(**inputs, shift_labels=labels, use_cache=False, return_logits=False).loss
     assert isinstance(loss, Tensor)
     return loss

@@ -40,8 +40,9 @@ Summary = Callable[[Mapping[str, float], str], dict[str, float]]
 class ArbProbTrainer(PublishingTrainer):
     """A `transformers.Trainer` whose runs survive kills, full disks, signals and bad numbers.
 
-    Takes what Trainer takes, except `compute_metrics` and `compute_loss_func`: no logits are made. What differs:
+    Takes what Trainer takes, except `compute_loss_func`. What differs:
 
+    - training makes no logits, and evaluation only where `compute_metrics` or `predict` reads them;
     - checkpoints are sealed (see `runs.checkpoints`), rotated once the new one is in place, and verified on resume;
     - `train` locks the output folder, refuses one that holds another run unless resuming, and ends with SystemExit
       (143 after SIGTERM, 130 after SIGINT) once the step is done and saved;
@@ -156,6 +157,21 @@ class ArbProbTrainer(PublishingTrainer):
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
         return loss
 
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The model's own loss, made without logits where the outputs are not asked for."""
+        self._set_signature_columns_if_needed()
+        if not return_outputs and "return_logits" in (self._signature_columns or ()):
+            inputs = {"return_logits": False, **inputs}
+        # in evaluation the mean of a batch is wanted, on every process and in every release of transformers
+        items = num_items_in_batch if model.training else None
+        return super().compute_loss(model, inputs, return_outputs, items)
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # the one place between the gradients and the update that knows both loss and norm
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -198,10 +214,13 @@ class ArbProbTrainer(PublishingTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, Any, Any]:
-        """Score one batch. For a loss only, the sum over its scored tokens is noted and nothing is gathered."""
-        if not prediction_loss_only:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        """Score one batch; the sum over its scored tokens is noted. For a loss only, nothing is gathered."""
         inputs = self._prepare_inputs(inputs)
+        if not prediction_loss_only:
+            step = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+            if step[0] is not None:
+                self._token_loss.add(step[0], inputs)
+            return step
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
             assert isinstance(loss, torch.Tensor), "outputs were not asked for"
@@ -218,12 +237,12 @@ class ArbProbTrainer(PublishingTrainer):
     ) -> EvalLoopOutput:
         """Evaluate; the loss is the sum over all scored tokens divided by their number, which is reported too.
 
-        Adds `<prefix>_loss` (nats per token) and `<prefix>_scored_tokens` when only the loss is asked for.
+        Gives `<prefix>_loss` (nats per token) and `<prefix>_scored_tokens` where the rows have labels.
         """
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
         self._token_loss = TokenLoss()
         output = super().evaluation_loop(dataloader, description, loss_only, ignore_keys, metric_key_prefix)
-        if not loss_only:
+        if not loss_only and f"{metric_key_prefix}_loss" not in (output.metrics or {}):
             return output
         return output._replace(metrics={**(output.metrics or {}), **self._token_loss.metrics(metric_key_prefix)})
 

@@ -35,8 +35,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "documents": dict(document_ids=DOCUMENTS),
     "bias": dict(attention_bias=torch.linspace(-1, 1, LENGTH, dtype=torch.float64).expand(1, 1, LENGTH, LENGTH)),
     "positions": dict(position_ids=torch.arange(LENGTH).flip(0)[None]),
-    "labels": dict(labels=IDS, return_logits=True),
-    "shifted labels": dict(shift_labels=IDS, num_items_in_batch=torch.tensor(9), return_logits=True),
+    "labels": dict(labels=IDS),
+    "shifted labels": dict(shift_labels=IDS, num_items_in_batch=torch.tensor(9)),
     "kept logits": dict(logits_to_keep=2),
 }
 # tracing takes a second: the other backend only where it makes something else of the mask
@@ -59,8 +59,14 @@ def test_one_graph_gives_the_same_logits(name: str, backend: str) -> None:
     own, expected = compiled(IDS, use_cache=False, **given), model(IDS, use_cache=False, **given)
     assert far(own.logits, expected.logits) <= 1e-10
     if expected.loss is not None:
-        # transformers' loss, which a compiled graph takes, rounds the logits to fp32
-        assert far(own.loss, expected.loss) <= 1e-5
+        assert far(own.loss, expected.loss) <= 1e-10
+
+
+def test_one_graph_gives_the_same_loss_without_logits() -> None:
+    model, given = ours_alone(n_layer=1), dict(labels=IDS, return_logits=False)
+    own, expected = torch.compile(model, fullgraph=True, backend="eager")(IDS, **given), model(IDS, **given)
+    assert own.logits is None
+    assert far(own.loss, expected.loss) <= 1e-10
 
 
 @pytest.mark.parametrize("mask", ["causal & window(3)", ["causal", "causal & window(2)"]], ids=["one", "layers"])
@@ -113,7 +119,7 @@ def test_text_is_refused_with_the_way_out() -> None:
 def test_the_real_compiler_gives_the_same_numbers() -> None:
     model = ours_alone(dtype=torch.float32, n_layer=1)
     compiled = torch.compile(model, fullgraph=True)
-    own, expected = (m(IDS, mask=RANDOM, labels=IDS, return_logits=True) for m in (compiled, model))
+    own, expected = (m(IDS, mask=RANDOM, labels=IDS) for m in (compiled, model))
     own.loss.backward()
     compiled_gradient = model.transformer.h[0].attn.c_attn.weight.grad.clone()
     model.zero_grad()

@@ -76,23 +76,26 @@ def test_num_items_in_batch_means_what_it_means_in_gpt2() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_accumulated_gradients_are_those_of_the_whole_batch(size: int) -> None:
+@pytest.mark.parametrize("return_logits", [True, False])
+def test_accumulated_gradients_are_those_of_the_whole_batch(size: int, return_logits: bool) -> None:
     model, ids = ours_alone(), tokens(8)
     labels = ids.clone()
     for row in range(8):
         labels[row, : row + 2] = -100
-    model(ids, labels=labels).loss.backward()
+    model(ids, labels=labels, return_logits=return_logits).loss.backward()
     whole = gradients(model)
     items = (labels[:, 1:] != -100).sum()
     for part, answers in zip(ids.split(size), labels.split(size), strict=True):
-        model(part, labels=answers, num_items_in_batch=items).loss.backward()
+        options = {"num_items_in_batch": items, "return_logits": return_logits}
+        model(part, labels=answers, **options).loss.backward()
     accumulated = gradients(model)
     assert max(far(accumulated[name], whole[name]) for name in whole) <= 1e-12
 
 
-def test_no_scored_label_gives_zero_loss_and_zero_gradients() -> None:
+@pytest.mark.parametrize("return_logits", [True, False])
+def test_no_scored_label_gives_zero_loss_and_zero_gradients(return_logits: bool) -> None:
     model, ids = ours_alone(), tokens()
-    loss = model(ids, labels=torch.full_like(ids, -100)).loss
+    loss = model(ids, labels=torch.full_like(ids, -100), return_logits=return_logits).loss
     loss.backward()
     assert loss.item() == 0.0
     assert all(not gradient.any() for gradient in gradients(model).values())
@@ -103,17 +106,53 @@ def test_one_token_alone_scores_nothing() -> None:
     assert model(ids, labels=ids).loss.item() == 0.0
 
 
-def test_with_labels_no_logits_are_made() -> None:
-    model, ids = ours_alone(), tokens()
-    assert model(ids, labels=ids).logits is None
-    assert model(ids, shift_labels=ids).logits is None
-
-
-def test_logits_come_with_the_loss_when_asked_for() -> None:
-    model, ids = ours_alone(), tokens()
-    out = model(ids, labels=ids, return_logits=True)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize(
+    "given", [{}, {"return_logits": None}, {"return_logits": True}], ids=["left out", "None", "True"]
+)
+def test_logits_come_with_the_loss(mode: str, given: dict[str, bool | None]) -> None:
+    model, ids = getattr(ours_alone(), mode)(), tokens()
+    out = model(ids, labels=ids, **given)
     assert torch.equal(out.logits, model(ids).logits)
-    assert torch.equal(out.loss, model(ids, labels=ids).loss)
+    assert out.logits.requires_grad
+
+
+def test_logits_are_left_out_when_told_to() -> None:
+    model, ids = ours_alone(), tokens()
+    assert model(ids, labels=ids, return_logits=False).logits is None
+    assert model(ids, shift_labels=ids, return_logits=False).logits is None
+
+
+@pytest.mark.parametrize("options", [{}, {"num_items_in_batch": 7}], ids=["mean", "items"])
+@pytest.mark.parametrize("mode", ["train", "eval", "no gradient"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_loss_is_the_same_with_and_without_logits(dtype: torch.dtype, mode: str, options: dict[str, int]) -> None:
+    model, ids = ours_alone(dtype=dtype).train(mode == "train"), tokens(4, 32)
+    with torch.set_grad_enabled(mode != "no gradient"):
+        whole, chunked = (model(ids, labels=some_labels(ids), return_logits=w, **options).loss for w in (True, False))
+    assert whole.dtype == chunked.dtype
+    assert far(whole, chunked) <= 1e-6 * whole.item()
+    if whole.requires_grad:
+        whole.backward()
+        expected = gradients(model)
+        chunked.backward()
+        assert max(far(a, expected[name]) for name, a in gradients(model).items()) <= 1e-5
+
+
+def test_the_head_runs_once_for_loss_and_logits() -> None:
+    model, ids = ours_alone(), tokens()
+    calls: list[int] = []
+    model.lm_head.register_forward_hook(lambda *_: calls.append(1))
+    model(ids, labels=ids)
+    assert len(calls) == 1
+
+
+def test_reordered_logits_leave_the_loss_alone() -> None:
+    model, ids = ours_alone(), tokens()
+    slots = torch.arange(ids.shape[1]).flip(0)
+    out = model(ids, labels=ids, logits_to_keep=slots)
+    assert torch.equal(out.logits, model(ids).logits.flip(1))
+    assert far(out.loss, model(ids, labels=ids).loss) <= 1e-12
 
 
 def test_logits_can_be_declined_without_labels() -> None:
@@ -124,22 +163,24 @@ def test_logits_to_keep_brings_those_logits_with_the_loss() -> None:
     model, ids = ours_alone(), tokens()
     out = model(ids, labels=ids, logits_to_keep=3)
     assert torch.equal(out.logits, model(ids, logits_to_keep=3).logits)
-    assert torch.equal(out.loss, model(ids, labels=ids).loss)
+    assert far(out.loss, model(ids, labels=ids).loss) <= 1e-12
 
 
-def test_return_dict_false_gives_the_loss_first() -> None:
+def test_return_dict_false_gives_loss_and_logits_first() -> None:
     model, ids = ours_alone(), tokens()
-    loss, *_ = model(ids, labels=ids, return_dict=False)
+    loss, logits = model(ids, labels=ids, return_dict=False)[:2]
     assert torch.equal(loss, model(ids, labels=ids).loss)
+    assert torch.equal(logits, model(ids).logits)
 
 
+@pytest.mark.parametrize("return_logits", [True, False])
 @pytest.mark.parametrize("label", [-1, 101, -101])
-def test_a_label_outside_the_vocabulary_is_refused(label: int) -> None:
+def test_a_label_outside_the_vocabulary_is_refused(label: int, return_logits: bool) -> None:
     model, ids = ours_alone(), tokens()
     labels = ids.clone()
     labels[1, 4] = label
     with pytest.raises(ValueError, match=rf"labels: expected -100 or 0 to 100, got {label}"):
-        model(ids, labels=labels)
+        model(ids, labels=labels, return_logits=return_logits)
 
 
 def test_a_head_that_is_no_plain_linear_layer_gives_the_same_loss() -> None:
@@ -147,18 +188,18 @@ def test_a_head_that_is_no_plain_linear_layer_gives_the_same_loss() -> None:
         """What an adapter does to a head."""
 
     model, ids = ours_alone(tie_word_embeddings=False), tokens()
-    expected = model(ids, labels=ids).loss
+    expected = model(ids, labels=ids, return_logits=False).loss
     wrapped = Wrapped(24, 101, bias=False, dtype=torch.float64)
     wrapped.weight = model.lm_head.weight
     model.lm_head = wrapped
-    # transformers rounds the logits to fp32 there
-    assert far(model(ids, labels=ids).loss, expected) <= 1e-5
+    assert far(model(ids, labels=ids, return_logits=False).loss, expected) <= 1e-12
 
 
 @pytest.mark.parametrize("count", [0, torch.tensor(0)], ids=["int", "tensor"])
 def test_a_batch_without_items_costs_nothing(count: int | Tensor) -> None:
     model, ids = ours_alone(), tokens()
-    loss = model(ids, labels=torch.full_like(ids, -100), num_items_in_batch=count).loss
+    options = {"num_items_in_batch": count, "return_logits": False}
+    loss = model(ids, labels=torch.full_like(ids, -100), **options).loss
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert all(not gradient.any() for gradient in gradients(model).values())

@@ -16,10 +16,13 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.runs import checkpoints
 from arbprob_hf.runs.checkpoints import PRIVATE_NAME, CheckpointError, newest, verify
 from arbprob_hf.training.options.validation import refuse_options
 from arbprob_hf.training.trainer import NonFiniteError
+from tests.micro_runs import micro_model
+from tests.networks import STILL
 
 
 class _At(TrainerCallback):
@@ -269,10 +272,66 @@ def test_predictions_are_still_to_be_had(tmp_path: Path, micro_trainer, rows) ->
     assert micro_trainer(tmp_path).predict(rows(3)).predictions.shape == (3, 12, 40)
 
 
+def micro_ours() -> ArbProbForCausalLM:
+    """Ours with the weights of the micro network."""
+    theirs = micro_model(dropout=0.0)
+    names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "bos_token_id", "eos_token_id")
+    config = ArbProbConfig(**{name: getattr(theirs.config, name) for name in names}, **STILL)
+    model = ArbProbForCausalLM(config)
+    model.load_state_dict(theirs.state_dict())
+    return model
+
+
+@pytest.mark.parametrize("of", [micro_ours, micro_model], ids=["ours", "theirs"])
+def test_metrics_are_computed_from_preprocessed_logits(tmp_path: Path, micro_trainer, rows, of) -> None:
+    scored = rows(5)
+    scored[4]["labels"][3:] = -100  # batches of 2, 2 and 1 rows, of unequal scored tokens
+    seen = {}
+
+    def metrics(prediction):
+        seen.update(predictions=prediction.predictions, labels=prediction.label_ids)
+        return {"right": int((prediction.predictions[:, :-1] == prediction.label_ids[:, 1:]).sum())}
+
+    parts = {
+        "model": of(),
+        "compute_metrics": metrics,
+        "preprocess_logits_for_metrics": lambda logits, labels: logits.argmax(-1),
+    }
+    trainer = micro_trainer(tmp_path, per_device_eval_batch_size=2, **parts)
+    trainer.model.config.use_cache = False
+    found, alone = trainer.evaluate(scored), micro_trainer(tmp_path, model=of()).evaluate(scored)
+    assert seen["predictions"].shape == seen["labels"].shape == (5, 12)
+    assert found["eval_right"] == int((seen["predictions"][:, :-1] == seen["labels"][:, 1:]).sum())
+    # computing metrics changes nothing about the loss: each scored token counts once
+    assert found["eval_scored_tokens"] == alone["eval_scored_tokens"] == 4 * 11 + 2
+    assert found["eval_loss"] == pytest.approx(alone["eval_loss"], rel=1e-6)
+
+
+def test_logits_are_made_only_where_somebody_reads_them(tmp_path: Path, micro_trainer, rows) -> None:
+    trainer = micro_trainer(tmp_path, model=micro_ours(), max_steps=2, eval_dataset=rows(3))
+    calls: list[int] = []
+    trainer.model.lm_head.register_forward_hook(lambda *_: calls.append(1))
+    trainer.train()
+    trainer.evaluate()
+    assert calls == []
+    assert trainer.predict(rows(3)).predictions.shape == (3, 12, 40)
+    assert calls == [1]
+
+
+def test_training_with_and_without_logits_gives_the_same_losses(tmp_path: Path, micro_trainer) -> None:
+    logged = []
+    for model in (micro_ours(), micro_model(dropout=0.0)):
+        trainer = micro_trainer(tmp_path / type(model).__name__, model=model)
+        # which transformers reads off the name of a class, and not off GPT-2's
+        model.loss_type, trainer._loss_shifts_labels = "ForCausalLM", True
+        trainer.train()
+        logged.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert logged[0] == pytest.approx(logged[1], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compute_metrics": lambda prediction: {}}, "compute_metrics must be None"),
         ({"compute_loss_func": lambda outputs, labels: 0}, "compute_loss_func must be None: training makes no logits"),
         ({"label_smoothing_factor": 0.1}, r"label_smoothing_factor must be 0, got 0\.1"),
         ({"save_on_each_node": True}, "save_on_each_node must be false"),

@@ -79,11 +79,7 @@ def refuse_integrations(args: TrainingArguments) -> None:
 
 
 def refuse_parts(trainer: Trainer) -> None:
-    """Raise ValueError for something given to `trainer` in code that needs the logits, which are never made."""
-    if trainer.compute_metrics is not None:
-        raise ValueError(
-            "compute_metrics must be None: evaluation keeps no logits, so there would be nothing to compute it from"
-        )
+    """Raise ValueError for something given to `trainer` in code that needs the logits of training, never made."""
     if trainer.compute_loss_func is not None:
         raise ValueError(
             "compute_loss_func must be None: training makes no logits to compute it from; the loss is the model's own"

@@ -1,0 +1,112 @@
+"""transformers' own Trainer reads our outputs as it reads GPT-2's: predict, compute_metrics, compute_loss."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, EvalPrediction, GPT2LMHeadModel, Trainer, TrainingArguments
+
+from arbprob_hf import ArbProbForCausalLM
+from tests.clients.micro import SIZES, tokens
+
+ROWS = [{"input_ids": row, "labels": row} for row in tokens(5).tolist()]
+
+
+def trainer_of(model: Any, folder: Path, *, kind: type[Trainer] = Trainer, **options: Any) -> Trainer:
+    parts = {
+        name: options.pop(name) for name in ("compute_metrics", "preprocess_logits_for_metrics") if name in options
+    }
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=5,
+        per_device_eval_batch_size=2,
+        learning_rate=1e-2,
+        max_steps=3,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        **options,
+    )
+    return kind(model=model, args=arguments, train_dataset=ROWS, eval_dataset=ROWS, **parts)
+
+
+def losses(trainer: Trainer) -> list[float]:
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """The share of next tokens that the largest logit names."""
+    best = np.asarray(prediction.predictions).argmax(-1)[:, :-1]
+    return {"accuracy": float((best == np.asarray(prediction.label_ids)[:, 1:]).mean())}
+
+
+class OwnLoss(Trainer):
+    """A recipe of many a notebook: the loss from the logits, by hand."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        outputs = model(**inputs)
+        loss = F.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
+        return (loss, outputs) if return_outputs else loss
+
+
+@pytest.fixture
+def downloaded(folders: dict[str, Path]) -> ArbProbForCausalLM:
+    return AutoModelForCausalLM.from_pretrained(folders["ours"], trust_remote_code=True)
+
+
+@pytest.fixture
+def gpt2(folders: dict[str, Path]) -> GPT2LMHeadModel:
+    model = GPT2LMHeadModel.from_pretrained(folders["theirs"])
+    # transformers takes this from the class's name, finds none in GPT-2's, and then counts the first label too
+    model.loss_type = "ForCausalLM"
+    return model
+
+
+def test_predict_gives_the_logits(downloaded: Any, gpt2: GPT2LMHeadModel, tmp_path: Path) -> None:
+    own, reference = (trainer_of(model, tmp_path).predict(ROWS) for model in (downloaded, gpt2))
+    # GPT-2's keys and values come along with its logits
+    logits = reference.predictions if isinstance(reference.predictions, np.ndarray) else reference.predictions[0]
+    assert own.predictions.shape == (5, 12, SIZES["vocab_size"])
+    assert np.abs(own.predictions - logits).max() <= 1e-4
+    assert own.metrics["test_loss"] == pytest.approx(reference.metrics["test_loss"], rel=1e-5)
+
+
+def test_evaluate_computes_metrics(downloaded: Any, gpt2: GPT2LMHeadModel, tmp_path: Path) -> None:
+    gpt2.config.use_cache = False
+    own, reference = (trainer_of(m, tmp_path, compute_metrics=accuracy).evaluate() for m in (downloaded, gpt2))
+    assert own["eval_accuracy"] == reference["eval_accuracy"]
+    assert own["eval_loss"] == pytest.approx(reference["eval_loss"], rel=1e-5)
+
+
+def test_prediction_loss_only_gives_the_loss(downloaded: Any, gpt2: GPT2LMHeadModel, tmp_path: Path) -> None:
+    options = {"prediction_loss_only": True, "compute_metrics": accuracy}
+    own, reference = (trainer_of(m, tmp_path, **options).evaluate() for m in (downloaded, gpt2))
+    assert "eval_accuracy" not in own
+    assert own["eval_loss"] == pytest.approx(reference["eval_loss"], rel=1e-5)
+
+
+def test_a_loss_of_ones_own_reads_the_logits(downloaded: Any, gpt2: GPT2LMHeadModel, tmp_path: Path) -> None:
+    own, reference = (losses(trainer_of(model, tmp_path, kind=OwnLoss)) for model in (downloaded, gpt2))
+    assert own == pytest.approx(reference, rel=1e-4)
+
+
+def test_mapping_over_a_data_set_scores_it(downloaded: Any, gpt2: GPT2LMHeadModel) -> None:
+    def scored(model: Any) -> list[float]:
+        def score(batch: dict[str, Any]) -> dict[str, Any]:
+            ids = torch.tensor(batch["input_ids"])
+            with torch.no_grad():
+                logits = model(ids, labels=ids).logits[:, :-1]
+            return {"nats": F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").sum(1)}
+
+        return Dataset.from_list(ROWS).map(score, batched=True, batch_size=2)["nats"]
+
+    assert list(scored(downloaded)) == pytest.approx(list(scored(gpt2)), rel=1e-5)
