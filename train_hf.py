@@ -10,14 +10,12 @@ from arbprob_hf.training.arguments import parse
 def main(argv: Sequence[str]) -> None:
     """Read the options, train, and say where everything is."""
     with exit_on_user_error("train_hf.py"):
-        arguments = parse(argv)
+        arguments = parse(argv, announce=lambda line: print(line, flush=True))
     with exit_on_user_error("train_hf.py", traceback=arguments.run.traceback):
         # imported once the options are understood: it takes seconds
-        from arbprob_hf.training.run import train
+        from arbprob_hf.training.run import print_main, train
 
-        outcome = train(*arguments)
-    if arguments.training.process_index == 0:
-        print(f"\n{outcome}")
+        print_main(arguments, f"\n{train(*arguments)}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,12 +149,17 @@ class Arguments(NamedTuple):
 
 # a token in the options would be stored with every checkpoint, so it is no option
 _WITHHELD = ("hub_token", "local_rank")
+# of `log_level`: nothing but errors
+QUIET_LEVELS = ("error", "critical")
 # a sample may start as a document does
 _MAY_BE_EMPTY = ("sample_prompt",)
 
 
-def parse(argv: Sequence[str]) -> Arguments:
+def parse(argv: Sequence[str], *, announce: Callable[[str], None] | None = None) -> Arguments:
     """Arguments of a run from `--config FILE` and `--field value` pairs; the pairs win over the file.
+
+    `announce` is called with what to say meanwhile, in one line, before the imports that take seconds: on the main
+    process, unless `log_level` asks for errors alone.
 
     Raises UsageError, one line, for anything that cannot be understood, and ValueError for a source that is not
     there; prints the options and exits for `--help`. torch and transformers are imported once names, numbers and
@@ -171,6 +177,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     run_args, data_args = _group(RunArguments, options), _group(DataArguments, options)
     _refuse_numbers(given, trainer, options)
     _refuse_missing_paths({**given, **_values(options, model), "source": data_args.source})
+    place = given.get("output_dir", trainer["output_dir"].default)
+    if announce is not None and os.environ.get("RANK", "0") == "0" and given.get("log_level") not in QUIET_LEVELS:
+        announce(f"training on {data_args.source}, into {place}: loading torch and transformers ...")
     model_args = _group(ModelArguments, options)
     _refuse_missing_gpu(options)
     from .defaults import TrainingArguments

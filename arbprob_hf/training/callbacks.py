@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from ..runs.log import CURVES, CsvLog, Row, read_log
 from . import eval_modes as modes
 from .dataloaders import epoch_seed
 from .eval_modes import bits_per_byte, perplexity
+from .progress import Stopwatch
 from .signals import Stopped, StopSignal
 
 logger = logging.getLogger(__name__)
@@ -46,8 +45,7 @@ class CsvLogCallback(TrainerCallback):
         self.picture = folder / "training_curves.png"
         self.title = title
         self.bytes_per_token = bytes_per_token
-        self._stopwatch = _Stopwatch()
-        self._tokens = 0.0
+        self._stopwatch = Stopwatch()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -57,8 +55,7 @@ class CsvLogCallback(TrainerCallback):
                 self.log.resume(state.global_step)
             else:
                 self.log.start()
-        self._tokens = state.num_input_tokens_seen
-        self._stopwatch.start()
+        self._stopwatch.begin(state.num_input_tokens_seen)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._stopwatch.lap()
@@ -120,9 +117,8 @@ class CsvLogCallback(TrainerCallback):
             return None if self.mode_bytes else self._evaluated(logs["eval_loss"], state)
         if "loss" not in logs:
             return None
-        seen, seconds = state.num_input_tokens_seen, self._stopwatch.take()
-        speed = (seen - self._tokens) / seconds if seconds > 0 and seen else None
-        self._tokens = seen
+        seen = state.num_input_tokens_seen
+        speed = self._stopwatch.speed(seen)
         given = {name: logs.get(name) for name in ("loss", "learning_rate", "grad_norm")}
         row = {"step": state.global_step, "epoch": state.epoch, **given}
         return {**row, "tokens_seen": seen or None, "tokens_per_second": speed}
@@ -142,26 +138,6 @@ class CsvLogCallback(TrainerCallback):
             drawn = CURVES if self.mode_bytes else {}
             figure = draw_training_curves(read_log(self.log.path), title=self.title, modes=drawn)
             save_whole(figure, self.picture)
-
-
-class _Stopwatch:
-    """Seconds spent in training steps, with evaluations, saves and drawing left out."""
-
-    def __init__(self) -> None:
-        self._since = math.nan
-        self._total = 0.0
-
-    def start(self) -> None:
-        self._since = time.perf_counter()
-
-    def lap(self) -> None:
-        now = time.perf_counter()
-        self._total += now - self._since
-        self._since = now
-
-    def take(self) -> float:
-        total, self._total = self._total, 0.0
-        return total
 
 
 class SetEpochCallback(TrainerCallback):

@@ -1,10 +1,12 @@
 """transformers' TrainingArguments with the defaults of this package, and its refusals."""
 
+import sys
 from dataclasses import dataclass, field
 
 import torch
 import transformers
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
+from transformers.utils import is_in_notebook
 
 from .hub import refuse_hub_options
 from .options.validation import refuse_integrations, refuse_numbers, refuse_options
@@ -41,6 +43,9 @@ class TrainingArguments(transformers.TrainingArguments):
         # transformers refuses bfloat16, pins memory and picks a backend for GPUs unless use_cpu is set
         if not torch.accelerator.is_available():
             self.use_cpu = True
+        # a bar is for somebody who watches: in a file it would be thousands of lines in one
+        if self.disable_tqdm is None and not (sys.stderr.isatty() or is_in_notebook()):
+            self.disable_tqdm = True
         # before transformers replaces eval_steps of 0 by another number
         refuse_numbers(self)
         super().__post_init__()

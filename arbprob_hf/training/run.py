@@ -1,5 +1,6 @@
 """A whole run: text in, a trained, evaluated and described model in the output folder out."""
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .data_setup import build_run_data, describe_data
 from .hub import refuse_destination
 from .model_setup import build_model, refuse_flex, warn_of_visible_answers
 from .options.command_line import refuse_missing, resume_choice
+from .progress import is_quiet, loudness, say
 from .question_options import continues_text
 from .trainer import ArbProbTrainer
 
@@ -65,12 +67,16 @@ def train(
     resume = resume_choice(training_args.resume_from_checkpoint)
     refuse_missing(resume)
     refuse_destination(training_args)
-    # held to the end: the model, the card and the logs are written after training
-    with lock_run_folder(arguments.folder, resume=resume is not False, is_main=training_args.process_index == 0):
+    with contextlib.ExitStack() as held:
+        held.enter_context(loudness(training_args))
+        # to the end: the model, the card and the logs are written after training
+        is_main = training_args.process_index == 0
+        held.enter_context(lock_run_folder(arguments.folder, resume=resume is not False, is_main=is_main))
         set_seed(training_args.seed)
         tokenizer = load_tokenizer(data_args.tokenizer)
         model = _model(arguments, tokenizer)
         check_sample_length(run_args, tokenizer, model.config.n_positions)
+        print_main(arguments, f"reading {data_args.source} ...")
         blocks = _blocks(arguments, tokenizer, n_positions=model.config.n_positions)
         # saved with the model, so that truncation=True cuts to what the model takes; the text itself is never cut
         tokenizer.model_max_length = model.config.n_positions
@@ -79,9 +85,10 @@ def train(
         outcome = _finish(trainer, arguments, tokenizer, blocks)
     # what is pushed has its card now
     if training_args.push_to_hub:
-        pushed = trainer.push_to_hub()
+        with loudness(training_args):
+            pushed = trainer.push_to_hub()
         if pushed is not None:
-            print(f"\non the Hub: {pushed.commit_url}", flush=True)
+            print_main(arguments, f"\non the Hub: {pushed.commit_url}")
     return outcome
 
 
@@ -189,8 +196,9 @@ def _evaluation(log: Path, step: int) -> Row:
 
 
 def print_main(arguments: Arguments, text: str) -> None:
-    if arguments.training.process_index == 0:
-        print(text, flush=True)
+    """Say `text` on the main process, where the run is not asked to be quiet."""
+    if not is_quiet(arguments.training):
+        say(text)
 
 
 def check_sample_length(run_args: RunArguments, tokenizer: PreTrainedTokenizerBase, n_positions: int) -> None:

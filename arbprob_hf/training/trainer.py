@@ -25,6 +25,7 @@ from .hub import PublishingTrainer, refuse_hub_options
 from .options.command_line import resume_choice
 from .options.validation import refuse_numbers, refuse_options, refuse_parts
 from .processes import cpu_without_index, from_main, largest
+from .progress import use_progress_lines
 from .signals import StopSignal
 from .token_loss import TokenLoss
 
@@ -76,6 +77,7 @@ class ArbProbTrainer(PublishingTrainer):
         self._step_loss: torch.Tensor | None = None
         self._token_loss = TokenLoss()
         self._train_random = torch.Generator()
+        use_progress_lines(self)
         self.add_callback(StepBoundaryCallback(self._stop, self._train_random))
 
     def train(
