@@ -2,15 +2,22 @@
 
 from typing import TYPE_CHECKING
 
-from .lazy import lazy_names
+from . import auto_config
+from .lazy import after_import, lazy_names
 from .version import __version__ as __version__
 
 # for type checkers and editors; at run time `import arbprob_hf` waits for neither torch nor matplotlib
 if TYPE_CHECKING:
     from .analysis.audit.audit import audit
     from .analysis.leakage import certify, check_leakage
-    from .model.classifiers import ArbProbForSequenceClassification, ArbProbForTokenClassification
-    from .model.configuration_arbprob import ArbProbConfig
+    from .auto_models import (
+        ArbProbConfig,
+        ArbProbForCausalLM,
+        ArbProbForQuestionAnswering,
+        ArbProbForSequenceClassification,
+        ArbProbForTokenClassification,
+        ArbProbModel,
+    )
     from .model.masks.custom import pattern
     from .model.masks.mask import Mask
     from .model.masks.patterns import (
@@ -26,7 +33,6 @@ if TYPE_CHECKING:
         window,
     )
     from .model.masks.tensors import HIDDEN, documents, order, padding, tree
-    from .model.modeling_arbprob import ArbProbForCausalLM, ArbProbModel
     from .model.questions.conditional import Conditional
     from .model.questions.mixin import score_text
     from .plotting import plot_attention, plot_conditionals, plot_curves, plot_mask
@@ -36,6 +42,7 @@ __all__ = [
     "HIDDEN",
     "ArbProbConfig",
     "ArbProbForCausalLM",
+    "ArbProbForQuestionAnswering",
     "ArbProbForSequenceClassification",
     "ArbProbForTokenClassification",
     "ArbProbModel",
@@ -72,8 +79,14 @@ if not TYPE_CHECKING:
         {
             ".analysis.audit.audit": ("audit",),
             ".analysis.leakage": ("certify", "check_leakage"),
-            ".model.classifiers": ("ArbProbForSequenceClassification", "ArbProbForTokenClassification"),
-            ".model.configuration_arbprob": ("ArbProbConfig",),
+            ".auto_models": (
+                "ArbProbConfig",
+                "ArbProbForCausalLM",
+                "ArbProbForQuestionAnswering",
+                "ArbProbForSequenceClassification",
+                "ArbProbForTokenClassification",
+                "ArbProbModel",
+            ),
             ".model.masks.custom": ("pattern",),
             ".model.masks.mask": ("Mask",),
             ".model.masks.patterns": (
@@ -89,9 +102,10 @@ if not TYPE_CHECKING:
                 "window",
             ),
             ".model.masks.tensors": ("HIDDEN", "documents", "order", "padding", "tree"),
-            ".model.modeling_arbprob": ("ArbProbForCausalLM", "ArbProbModel"),
             ".model.questions.conditional": ("Conditional",),
             ".model.questions.mixin": ("score_text",),
             ".plotting": ("plot_attention", "plot_conditionals", "plot_curves", "plot_mask"),
         },
     )
+
+after_import(auto_config.TABLE, auto_config.register)

@@ -1,8 +1,10 @@
-"""Public names of a package that are imported when they are first used (PEP 562)."""
+"""What waits until it is needed: public names imported at their first use (PEP 562), work done after an import."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 
@@ -34,3 +36,38 @@ def lazy_names(
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return find, lambda: sorted({*space, *home_of})
+
+
+def after_import(module: str, action: Callable[[], object]) -> None:
+    """Call `action` when `module` has been imported: at once where it is there already, else after its first import."""
+    if module in sys.modules:
+        action()
+    else:
+        sys.meta_path.insert(0, _Watch(module, action))
+
+
+class _Watch:
+    """Finds one module as the finders behind it would, and has an action follow its execution."""
+
+    def __init__(self, module: str, action: Callable[[], object]) -> None:
+        self._module = module
+        self._action = action
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._module:
+            return None
+        found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((one for one in found if one is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_act(module: ModuleType) -> None:
+                execute(module)
+                sys.meta_path.remove(self)
+                self._action()
+
+            # of this spec's own loader alone
+            spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
+        return spec

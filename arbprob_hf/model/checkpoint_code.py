@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 # transformers copies this file, and those it names, beside every model that is saved again
 ArbProbModel.register_for_auto_class("AutoModel")
 ArbProbForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+ArbProbForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
 ArbProbForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 ArbProbForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
 """,

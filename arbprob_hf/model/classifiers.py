@@ -1,7 +1,11 @@
-"""The network with a head that labels texts, or tokens."""
+"""The network with a head that labels texts or tokens, or that finds the tokens where an answer begins and ends."""
 
 from torch import Tensor, nn
-from transformers.modeling_layers import GenericForSequenceClassification, GenericForTokenClassification
+from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+)
 
 from .configuration_arbprob import ArbProbConfig
 from .modeling_arbprob import ArbProbModel, ArbProbPreTrainedModel
@@ -49,3 +53,27 @@ class ArbProbForTokenClassification(GenericForTokenClassification, ArbProbPreTra
     def score(self, hidden_states: Tensor) -> Tensor:  # type: ignore[override]
         """Logits of states (B, T, D), by the name under which transformers' forward looks for them."""
         return self.classifier(hidden_states)
+
+
+class ArbProbForQuestionAnswering(GenericForQuestionAnswering, ArbProbPreTrainedModel):
+    """Where in a text an answer begins and ends: two scores of every token, `start_logits` and `end_logits` (B, T).
+
+    Takes every argument of the network's forward, and `start_positions` and `end_positions`: long (B,). Weights are
+    named as in GPT2ForQuestionAnswering.
+    """
+
+    base_model_prefix = "transformer"
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ArbProbConfig) -> None:
+        ArbProbPreTrainedModel.__init__(self, config)
+        self.transformer = ArbProbModel(config)
+        self.qa_outputs = nn.Linear(config.n_embd, 2)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding, which the generic head looks for under another name."""
+        return self.transformer.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.transformer.set_input_embeddings(value)

@@ -118,6 +118,7 @@ class ArbProbConfig(PreTrainedConfig):
             "AutoConfig": "configuration_arbprob.ArbProbConfig",
             "AutoModel": "modeling_arbprob.ArbProbModel",
             "AutoModelForCausalLM": "modeling_arbprob.ArbProbForCausalLM",
+            "AutoModelForQuestionAnswering": "modeling_arbprob.ArbProbForQuestionAnswering",
             "AutoModelForSequenceClassification": "modeling_arbprob.ArbProbForSequenceClassification",
             "AutoModelForTokenClassification": "modeling_arbprob.ArbProbForTokenClassification",
         }

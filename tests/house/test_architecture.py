@@ -28,6 +28,8 @@ ARROWS = {
     "evaluation": {"lazy"},
     "atomic_write": set(),
     "lazy": set(),
+    "auto_config": {"auto_models", "model"},
+    "auto_models": {"model"},
     "model_folder": BASE | {"pattern_file"},
     "pattern_file": BASE,
     "data": BASE | {"lazy"},
@@ -45,7 +47,7 @@ ARROWS = {
     | {"model_folder", "pattern_file", "data", "analysis", "oracles", "runs", "plotting", "publishing"}
     | {"comparison", "training"},
     "__main__": {"cli", "errors"},
-    "__init__": BASE | {"version", "lazy", "model_folder", "analysis", "plotting"},
+    "__init__": BASE | {"version", "lazy", "auto_config", "auto_models", "model_folder", "analysis", "plotting"},
 }
 
 # the rooms of model/, each one file of a saved checkpoint, and what each may import beside itself
