@@ -13,8 +13,9 @@ from transformers.utils import logging
 
 from .masks.continuation import Continued, continue_mask, repeat_rows
 from .masks.foreign import from_foreign
+from .masks.keep import keep_mask
 from .masks.lookahead import crosses, earliest_viewer, is_cache_safe, looks_ahead, refusal
-from .masks.mask import Mask, keep_mask
+from .masks.mask import Mask
 from .masks.patterns import Causal
 from .masks.tensors import Padding
 from .masks.text import kind_of

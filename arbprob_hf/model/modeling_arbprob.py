@@ -136,6 +136,8 @@ class ArbProbPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As transformers', but weights of the network that the checkpoint lacks are an error, not random numbers.
 
+        With `output_loading_info=True` they are random numbers, which the returned `missing_keys` name.
+
         Custom patterns that its masks use are read from the checkpoint's `custom_arbprob.py` where
         `trust_remote_code=True` says that its code may be run; that they are other functions here is an error.
         """
@@ -152,7 +154,7 @@ class ArbProbPreTrainedModel(PreTrainedModel):
             for name in found["missing_keys"]
             if name.startswith(network) and not name.startswith(new, len(network))
         )
-        if lacking:
+        if lacking and not output_loading_info:
             raise ValueError(
                 f"checkpoint: lacks {len(lacking)} of the network's weights, such as {lacking[0]}; "
                 "is it whole, and GPT-2's?"

@@ -15,10 +15,9 @@ for _argument in ("attention_mask", "mask"):
     forward(
         _argument,
         "expected only 0 and 1",
-        finfo_min=(1 - tril) * lowest,
-        minus_infinity=nothing.masked_fill(tril == 0, float("-inf")),
         minus_ten_thousand=(1 - tril) * -1e4,
-        per_head_additive=(1 - ones4.tril()) * lowest,
+        finfo_min_beside_ones=tril + (1 - tril) * lowest,
+        minus_infinity_beside_a_bias=(tril / 2).masked_fill(tril == 0, float("-inf")),
         nan=tril * float("nan"),
         infinity=ones3 * float("inf"),
         two=tril.long() * 2,
@@ -91,7 +90,7 @@ forward(
 )
 forward("attention_mask", "pass it as mask=", queries_by_keys=torch.ones(T, T), queries_by_keys_bool=tril[0].bool())
 forward(
-    "attention_mask", "expected only 0 and 1", padding_of_two=torch.ones(B, T) * 2, additive=torch.ones(B, T) * -1e9
+    "attention_mask", "expected only 0 and 1", padding_of_two=torch.ones(B, T) * 2, additive=torch.ones(B, T) * lowest
 )
 forward("attention_mask", "expected only 0 and 1", padding_of_nan=torch.ones(B, T) * float("nan"))
 forward("attention_mask", "all zeros", padding_of_zeros=torch.zeros(B, T))
@@ -186,7 +185,7 @@ for _argument in ("attention_mask", "mask"):
     generate(_argument, "expected a tensor", list=tril.tolist(), numpy=tril.numpy(), integer=3)
     generate(_argument, "expected", one_dimension=torch.ones(T))
 generate("mask", "for this prompt", another_square=torch.ones(5, 5), another_batch=torch.ones(3, T, T))
-generate("mask", "expected only 0 and 1", finfo_min=(1 - tril) * lowest)
+generate("mask", "expected only 0 and 1", finfo_min_beside_ones=tril + (1 - tril) * lowest)
 generate("mask", "unknown pattern", misspelt="casual")
 for _argument in ("ranks", "limits", "document_ids", "attention_bias"):
     generate(_argument, "not taken by generate", given=ids)

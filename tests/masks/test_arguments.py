@@ -54,6 +54,28 @@ def test_three_and_four_dimensions_are_the_whole_truth(
     says(micro(backend=backend, mask="causal & window(1)"), random_ids(B, T), keep, **{name: keep.to(dtype)})
 
 
+@pytest.mark.parametrize(
+    ("dtype", "lowest"),
+    [
+        (torch.float32, torch.finfo(torch.float32).min),
+        (torch.float64, torch.finfo(torch.float32).min),
+        (torch.float16, torch.finfo(torch.float16).min),
+        (torch.bfloat16, float("-inf")),
+        (torch.float32, -1e9),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["attention_mask", "mask"])
+@pytest.mark.parametrize("shape", [(B, T, T), (1, 1, T, T), (B, H, T, T)], ids=str)
+def test_an_additive_mask_allows_what_it_adds_nothing_to(
+    backend: str, dtype: torch.dtype, lowest: float, name: str, shape: tuple[int, ...]
+) -> None:
+    keep = random_keep(*shape)
+    keep[..., 2, :] = False  # a query that may see nothing
+    additive = torch.zeros(shape, dtype=dtype).masked_fill(~keep, lowest)
+    says(micro(backend=backend), random_ids(B, T), keep, **{name: additive})
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_queries_by_keys_go_in_as_mask(backend: str, dtype: torch.dtype) -> None:
     keep = random_keep(T, T)

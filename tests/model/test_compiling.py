@@ -23,6 +23,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "bool padding": dict(attention_mask=KEEP.bool()),
     "3-D": dict(attention_mask=RANDOM[:, 0]),
     "3-D of floats": dict(attention_mask=RANDOM[:, 0].float()),
+    "3-D, additive": dict(attention_mask=torch.zeros(2, LENGTH, LENGTH).masked_fill(~RANDOM[:, 0], float("-inf"))),
     "per head": dict(attention_mask=RANDOM),
     "mask tensor": dict(mask=RANDOM[0, 0]),
     "mask tensor and padding": dict(mask=RANDOM, attention_mask=KEEP),
@@ -42,7 +43,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 # tracing takes a second: the other backend only where it makes something else of the mask
 EAGER = ["nothing", "padding", "per head", "bias"]
 CASES = [(name, "sdpa") for name in ARGUMENTS] + [(name, "eager") for name in EAGER]
-QUICK = [(name, "sdpa") for name in ("nothing", "padding", "per head", "ranks and padding")] + [("bias", "eager")]
+QUICK = [(name, "sdpa") for name in ("nothing", "padding", "3-D, additive", "per head", "ranks and padding")] + [
+    ("bias", "eager")
+]
 
 
 @pytest.fixture(autouse=True)

@@ -61,3 +61,6 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=message):
         ArbProbForCausalLM.from_pretrained(tmp_path)
+    # who asks what was loaded is told
+    _, found = ArbProbForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(found["missing_keys"]) == {"transformer.h.1.mlp.c_proj.weight"}

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .foreign import from_foreign
-from .mask import And, Dense, Mask, keep_mask, on_device
+from .keep import keep_mask
+from .mask import And, Dense, Mask, on_device
 from .tensors import Documents, Order, Padding
 from .text import kind_of
 from .tiles import Sizes

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from .keep import keep_mask
 from .reach import reach_of
 from .text import check_integer, not_a_mask, parse_mask
 from .tiles import Grid, Tiles, Tiling
@@ -152,7 +153,7 @@ class Mask(ABC):
 
     @staticmethod
     def of(tensor: Tensor) -> "Mask":
-        """A mask written out: bool or 0-1, (T_q, T_kv), (B, T_q, T_kv) or (B, H, T_q, T_kv)."""
+        """A mask written out: bool, 0-1 or additive, (T_q, T_kv), (B, T_q, T_kv) or (B, H, T_q, T_kv)."""
         return Dense(keep_mask(tensor, "tensor", dims=(2, 3, 4)))
 
     @staticmethod
@@ -181,45 +182,6 @@ class Mask(ABC):
 
     def __hash__(self) -> int:
         return hash(str(self))
-
-
-def keep_mask(tensor: Tensor, name: str, *, dims: tuple[int, ...]) -> Tensor:
-    """Turn a 0-1 tensor of any dtype into bool, True = may attend; shape unchanged.
-
-    Raises:
-        TypeError: not a real tensor. ValueError: wrong number of dimensions, empty, or values other than 0 and 1.
-    """
-    if not isinstance(tensor, Tensor):
-        raise TypeError(
-            f"{name}: expected a tensor of bool or 0-1, got {type(tensor).__name__}; wrap it in torch.tensor(...)"
-        )
-    if tensor.dim() not in dims:
-        expected = " or ".join(f"{d}" for d in dims).replace(" or ", ", ", len(dims) - 2)
-        raise ValueError(f"{name}: expected {expected} dimensions, got shape {tuple(tensor.shape)}")
-    if tensor.numel() == 0:
-        raise ValueError(f"{name}: expected at least one element, got shape {tuple(tensor.shape)}")
-    if tensor.dtype == torch.bool:
-        return tensor
-    if tensor.is_complex() or tensor.layout != torch.strided:
-        got = tensor.dtype if tensor.is_complex() else tensor.layout
-        raise TypeError(f"{name}: expected a dense tensor of bool or 0-1, got {got}; convert it first")
-    if not torch.compiler.is_compiling():
-        _check_zero_one(tensor, name)
-    return tensor != 0
-
-
-def _check_zero_one(tensor: Tensor, name: str) -> None:
-    if not bool(((tensor == 0) | (tensor == 1)).all()):
-        found = tensor[(tensor != 0) & (tensor != 1)].flatten()[0].item()
-        raise ValueError(
-            f"{name}: expected only 0 and 1 (1 = may attend), got {found}; an additive mask becomes a keep-mask by "
-            "`mask == 0`, a score bias goes in as attention_bias="
-        )
-    if tensor.dtype.is_floating_point and not bool(tensor.any()):
-        raise ValueError(
-            f"{name}: all zeros in {tensor.dtype}: nothing allowed, or nothing added? Pass bool: "
-            "torch.ones_like(mask, dtype=torch.bool) allows all, torch.zeros_like allows nothing"
-        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .mask import TensorMask, keep_mask
+from .keep import keep_mask
+from .mask import TensorMask
 from .patterns import registered
 from .tiles import Tiles, Tiling
 
