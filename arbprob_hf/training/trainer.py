@@ -24,6 +24,7 @@ from .finite import NonFiniteError, is_bad, refuse_bad_weights, step_error
 from .hub import PublishingTrainer, refuse_hub_options
 from .options.command_line import resume_choice
 from .options.validation import refuse_numbers, refuse_options, refuse_parts
+from .positions import BlockCounter, EpochOrder, Lengths, Position, epoch_order, skipping_nothing
 from .processes import cpu_without_index, from_main, largest
 from .progress import use_progress_lines
 from .signals import StopSignal
@@ -34,6 +35,8 @@ __all__ = ["ArbProbTrainer", "NonFiniteError"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# of a checkpoint of an earlier version
+_UNCOUNTED = "blocks of this epoch may come again or be left out"
 # from the metrics of all evaluation sets, and the prefix of their names, to further ones
 Summary = Callable[[Mapping[str, float], str], dict[str, float]]
 
@@ -78,6 +81,7 @@ class ArbProbTrainer(PublishingTrainer):
         self._token_loss = TokenLoss()
         self._train_random = torch.Generator()
         use_progress_lines(self)
+        self._counter = BlockCounter()
         self.add_callback(StepBoundaryCallback(self._stop, self._train_random))
 
     def train(
@@ -95,21 +99,22 @@ class ArbProbTrainer(PublishingTrainer):
         output_dir = Path(str(self.args.output_dir))
         with contextlib.ExitStack() as held:
 
-            def begin() -> Path | None:
+            def begin() -> tuple[Path | None, Position | None]:
                 held.enter_context(lock_run_folder(output_dir, resume=choice is not False))
                 found = choose_checkpoint(choice, output_dir)
                 if found is not None:
                     compare(found, describe_run(self._own_model(), self.args, self.text))
                     quarantine_later(found, output_dir)
-                return found
+                return found, None if found is None or self.args.ignore_data_skip else Position.load(found)
 
-            source = self._from_main(begin)
+            source, position = self._from_main(begin)
+            self._counter = BlockCounter(position)
             # however the run ends: what is on its way to the Hub is still in the folder
             held.callback(self._finish_current_push)
             held.enter_context(self._stop)
             self._step_loss = None
             if source is not None:
-                self._warn_of_other_world(source)
+                self._warn_of_other_world(source, counted=position is not None)
             output = super().train(
                 resume_from_checkpoint=None if source is None else str(source),
                 trial=trial,
@@ -125,7 +130,22 @@ class ArbProbTrainer(PublishingTrainer):
         """The training loader; it leaves the global random stream alone."""
         streams = isinstance(self.train_dataset, StreamedBlocks)
         loader = stream_loader(self) if streams else super().get_train_dataloader()
+        order, args = epoch_order(loader), self.args
+        if order is not None:
+            self._counter.measure(
+                loader, order, accumulation=args.gradient_accumulation_steps, drop_last=args.dataloader_drop_last
+            )
+            fills_up = args.world_size > 1 and not args.dataloader_drop_last
+            order.together = self._counter.batch if fills_up else 1
         return isolate(loader, self._train_random, self._stop)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        # one of batches says itself which process has which
+        if sampler is None or self.args.train_sampling_strategy == "batch_rebalance":
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochOrder(sampler, self._counter, seed=seed)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The evaluation loader; over all processes it gives every row exactly once."""
@@ -145,13 +165,42 @@ class ArbProbTrainer(PublishingTrainer):
             loader = super().get_test_dataloader(test_dataset)
         return isolate(loader, torch.Generator().manual_seed(self.args.seed), self._stop)
 
+    def set_initial_training_values(self, args: Any, dataloader: DataLoader[Any]) -> Lengths:
+        """The lengths of the run; of one that is resumed, from where it goes on."""
+        usual: Lengths = super().set_initial_training_values(args, dataloader)
+        return self._counter.lengths(usual, epochs=None if args.max_steps > 0 else args.num_train_epochs)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        epoch, batches = super()._init_training_state(*args, **kwargs)
+        if not self.state.global_step or not self._counter.counts:
+            return epoch, batches
+        self._counter.start_in_batches(epoch, batches, self.state.global_step)
+        return self._counter.begun()
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # transformers looks whether the run is complete only after a step: it would train one more
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)
+            self._run_rest_of_epoch(*args, **kwargs)
             return
         logger.warning("the run is complete with step %d: nothing was left to train", self.state.global_step)
         self.control.should_training_stop = True
+
+    def _run_rest_of_epoch(self, *args: Any, **kwargs: Any) -> None:
+        counter, epoch = self._counter, kwargs["epoch"]
+        counter.start_epoch(epoch)
+        if not (counter.counts and counter.is_resumed):
+            super()._run_epoch(*args, **kwargs)
+            return
+        if epoch == counter.begun()[0]:
+            kwargs["steps_in_epoch"], kwargs["num_update_steps_per_epoch"] = counter.epoch_lengths()
+        with skipping_nothing():
+            super()._run_epoch(*args, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """The micro-batches of the next step, which are counted, and how many tokens they score."""
+        batches, scored = super().get_batch_samples(*args, **kwargs)
+        self._counter.add(len(batches))
+        return batches, scored
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch forward and backward; its loss is kept on the device for the check before the update."""
@@ -284,6 +333,8 @@ class ArbProbTrainer(PublishingTrainer):
 
     def _seal(self, writer: CheckpointWriter, name: str) -> Path:
         self.state.save_to_json(str(writer.stage / name / "trainer_state.json"))
+        if self._counter.counts:
+            self._counter.position(self.state.global_step).save(writer.stage / name)
         sealed = writer.seal(name, describe_run(self._own_model(), self.args, self.text))
         self._last_sealed = writer, name
         self._rotate()
@@ -350,16 +401,17 @@ class ArbProbTrainer(PublishingTrainer):
             )
         super()._load_best_model()
 
-    def _warn_of_other_world(self, source: Path) -> None:
+    def _warn_of_other_world(self, source: Path, *, counted: bool) -> None:
         size, index = self.args.world_size, self.args.process_index
         wanted = "rng_state.pth" if size <= 1 else f"rng_state_{index}.pth"
         if wanted not in sealed_names(source):
-            batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * size
+            blocks = "each block of this epoch still comes once" if counted else _UNCOUNTED
             logger.warning(
-                "%s was saved by another number of processes: the run goes on, but not bit for bit: blocks of this "
-                "epoch may come again or be left out; the global batch is now %s",
+                "%s was saved by another number of processes: the run goes on, but not bit for bit: %s; the global "
+                "batch is now %s",
                 source.name,
-                batch,
+                blocks,
+                self.args.train_batch_size * self.args.gradient_accumulation_steps * size,
             )
 
     def _from_main(self, work: Callable[[], T]) -> T:

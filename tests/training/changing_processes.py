@@ -1,0 +1,89 @@
+"""One part of a run for test_changing_processes.py: trains from the last checkpoint on, and notes the blocks it has."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.utils import gather_object
+from transformers import TrainerCallback, TrainingArguments
+
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf.data.collators import QuestionCollator
+from arbprob_hf.data.tasks import Task
+from arbprob_hf.training.callbacks import SetEpochCallback
+from arbprob_hf.training.trainer import ArbProbTrainer
+from tests.micro_runs import OPTIONS
+
+ROWS, LENGTH = 47, 12
+
+
+class StopAt(TrainerCallback):
+    """Ends the run at a step, which is saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
+class Noting(ArbProbTrainer):
+    """Notes epoch, block and targets of every question that this process trains on."""
+
+    def training_step(self, model, inputs, *rest):
+        # the first token of a block is its number
+        for ids, labels in zip(inputs["input_ids"], inputs["labels"], strict=True):
+            self.seen.append([self.epoch, int(ids.max()), labels.tolist()])
+        return super().training_step(model, inputs, *rest)
+
+    def _run_epoch(self, *args, **kwargs):
+        self.epoch = kwargs["epoch"]
+        super()._run_epoch(*args, **kwargs)
+
+
+def block(number: int) -> dict[str, Any]:
+    tokens = np.full(LENGTH, 1)
+    # only the largest, the first, is given in any question
+    tokens[0] = 10 + number
+    tokens[1:] = 1 + np.arange(LENGTH - 1) % 8
+    return {"input_ids": tokens, "document_ids": np.zeros(LENGTH, int), "index": number}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--until", type=int, required=True)
+    parser.add_argument("--workers", type=int, default=0)
+    given = parser.parse_args()
+    options = {**OPTIONS, "max_steps": -1, "num_train_epochs": 2, "save_steps": 1, "save_total_limit": 2}
+    options["remove_unused_columns"] = False
+    if "RANK" in os.environ:
+        options["ddp_backend"] = "gloo"
+    arguments = TrainingArguments(output_dir=str(given.folder), dataloader_num_workers=given.workers, **options)
+    config = ArbProbConfig.preset("nano", vocab_size=80, n_positions=2 * LENGTH, n_embd=8, n_layer=1, mask_token=True)
+    collator = QuestionCollator("two_stream", given_sees="all", task=Task.parse("uniform"), seed=5)
+    trainer = Noting(
+        model=ArbProbForCausalLM(config),
+        args=arguments,
+        train_dataset=[block(number) for number in range(ROWS)],
+        data_collator=collator,
+        callbacks=[SetEpochCallback(collator), StopAt(given.until)],
+    )
+    trainer.seen = []
+    trainer.train(resume_from_checkpoint=True)
+    seen = gather_object(trainer.seen)
+    if os.environ.get("RANK", "0") == "0":
+        found = {"seen": seen, "step": trainer.state.global_step, "epoch": trainer.state.epoch}
+        (given.folder / "seen.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    # processes that wait for each other forever must not hang the tests
+    faulthandler.dump_traceback_later(200, exit=True)
+    main()
