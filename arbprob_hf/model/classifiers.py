@@ -25,6 +25,8 @@ class ArbProbForSequenceClassification(GenericForSequenceClassification, ArbProb
     def __init__(self, config: ArbProbConfig) -> None:
         # past the generic head's own, which looks the network up and asks before it runs downloaded code
         ArbProbPreTrainedModel.__init__(self, config)
+        # transformers reads it off the name of the class, which a derived one may not have
+        self.loss_type = "ForSequenceClassification"
         self.num_labels = config.num_labels
         self.transformer = ArbProbModel(config)
         self.score = nn.Linear(config.n_embd, self.num_labels, bias=False)
@@ -43,6 +45,7 @@ class ArbProbForTokenClassification(GenericForTokenClassification, ArbProbPreTra
 
     def __init__(self, config: ArbProbConfig) -> None:
         ArbProbPreTrainedModel.__init__(self, config)
+        self.loss_type = "ForTokenClassification"
         self.num_labels = config.num_labels
         self.transformer = ArbProbModel(config)
         dropout = getattr(config, "classifier_dropout", None)

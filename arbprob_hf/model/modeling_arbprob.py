@@ -25,7 +25,7 @@ from .attention.backends import prepare_attention
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask, is_copy
 from .generation import ArbProbGenerationMixin
-from .lm_head import causal_loss, head_logits, logits_loss
+from .lm_head import ShiftedLabels, causal_loss, head_logits, logits_loss
 from .masks.arguments import MaskArguments, resolve_mask
 from .masks.custom import Custom
 from .masks.lookahead import check_cache_valid
@@ -371,13 +371,15 @@ class ArbProbModel(ArbProbPreTrainedModel):
         return [plans[texts[layer % len(texts)]] for layer in range(self.config.n_layer)]
 
 
-class ArbProbForCausalLM(QuestionMixin, ArbProbPreTrainedModel, ArbProbGenerationMixin):
+class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, ArbProbGenerationMixin):
     """The GPT-2 network with its language-modelling head; it generates, and answers questions."""
 
     _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}
 
     def __init__(self, config: ArbProbConfig) -> None:
         super().__init__(config)
+        # transformers reads it off the name of the class, which a derived one may not have
+        self.loss_type = "ForCausalLM"
         self.transformer = ArbProbModel(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.post_init()

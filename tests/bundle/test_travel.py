@@ -53,6 +53,10 @@ def test_nothing_is_missing_or_unexpected(journey: Journey) -> None:
     assert journey.facts["tied"] is True
 
 
+def test_a_downloaded_class_is_one_whose_labels_trainer_shifts(journey: Journey) -> None:
+    assert journey.facts["labels are shifted"] is True
+
+
 def test_the_mask_of_the_configuration_travels_and_applies(journey: Journey, model: ArbProbForCausalLM) -> None:
     assert (journey.facts["model type"], journey.facts["mask"]) == ("arbprob", model.config.mask)
     assert not torch.allclose(journey.tensors["logits"], journey.tensors["causal logits"], atol=1e-2)

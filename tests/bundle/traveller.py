@@ -37,6 +37,7 @@ from transformers import (  # noqa: E402
     AutoTokenizer,
     pipeline,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 
 PROMPTS = ["The mask says", "A much longer sentence about who may see whom"]
 
@@ -152,6 +153,7 @@ def main(source: str, report: str, saved_again: str) -> None:
         "module": type(model).__module__.split(".")[0],
         "classes": [type(x).__name__ for x in (config, model, base, fresh, tokenizer)],
         "loading": {name: sorted(map(str, keys)) for name, keys in info.items()},
+        "labels are shifted": type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
         "tied": model.lm_head.weight is model.transformer.wte.weight,
         "text": texts[0]["generated_text"],
         "infilled": infilled(model, tokenizer),

@@ -74,6 +74,15 @@ def test_padding_changes_nothing(pair: tuple[Any, Any, Path], kind: str) -> None
 
 
 @torch.no_grad()
+def test_a_derived_class_has_the_same_loss(pair: tuple[Any, Any, Path], kind: str) -> None:
+    ours, _, folder = pair
+    derived = type("Derived", (type(ours),), {}).from_pretrained(folder)
+    given = batch("right")
+    labels = torch.tensor([0, 2, 1]) if kind == "texts" else given["input_ids"] % 3
+    assert far(derived(**given, labels=labels).loss, ours(**given, labels=labels).loss) == 0
+
+
+@torch.no_grad()
 def test_a_classifier_comes_back_with_its_own_code_and_numbers(pair: tuple[Any, Any, Path], kind: str) -> None:
     ours, _, folder = pair
     loaded = KINDS[kind][0].from_pretrained(folder, trust_remote_code=True)

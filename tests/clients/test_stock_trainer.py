@@ -1,5 +1,7 @@
 """transformers' own Trainer reads our outputs as it reads GPT-2's: predict, compute_metrics, compute_loss."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, EvalPrediction, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from arbprob_hf import ArbProbForCausalLM
 from tests.clients.micro import SIZES, tokens
 
+SMOOTH = {"label_smoothing_factor": 0.1, "max_grad_norm": 0.0}
 ROWS = [{"input_ids": row, "labels": row} for row in tokens(5).tolist()]
 
 
@@ -97,6 +101,56 @@ def test_prediction_loss_only_gives_the_loss(downloaded: Any, gpt2: GPT2LMHeadMo
 def test_a_loss_of_ones_own_reads_the_logits(downloaded: Any, gpt2: GPT2LMHeadModel, tmp_path: Path) -> None:
     own, reference = (losses(trainer_of(model, tmp_path, kind=OwnLoss)) for model in (downloaded, gpt2))
     assert own == pytest.approx(reference, rel=1e-4)
+
+
+class Derived(ArbProbForCausalLM):
+    """What somebody makes of our class; tools that wrap a network derive one like it."""
+
+
+@pytest.mark.parametrize("kind", [ArbProbForCausalLM, Derived], ids=["package", "derived"])
+def test_smoothed_labels_are_those_of_the_next_token(
+    kind: type[ArbProbForCausalLM], folders: dict[str, Path], gpt2: GPT2LMHeadModel, tmp_path: Path
+) -> None:
+    model = kind.from_pretrained(folders["ours"])
+    own, reference = (losses(trainer_of(m, tmp_path, **SMOOTH)) for m in (model, gpt2))
+    assert own == pytest.approx(reference, rel=1e-5)
+    assert trainer_of(model, tmp_path, **SMOOTH).evaluate()["eval_loss"] < own[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
+def test_smoothed_labels_of_an_adapted_network_too(downloaded: Any, gpt2: GPT2LMHeadModel, tmp_path: Path) -> None:
+    lora = {"target_modules": ["c_attn"], "fan_in_fan_out": True, "init_lora_weights": True, "task_type": "CAUSAL_LM"}
+    own, reference = (
+        trainer_of(get_peft_model(m, LoraConfig(**lora)), tmp_path, **SMOOTH).evaluate() for m in (downloaded, gpt2)
+    )
+    assert own["eval_loss"] == pytest.approx(reference["eval_loss"], rel=1e-5)
+
+
+SMOOTHING = """
+import sys
+sys.modules["arbprob_hf"] = None
+folder, output_dir, rows = sys.argv[1], sys.argv[2], eval(sys.argv[3])
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+arguments = TrainingArguments(
+    output_dir, per_device_train_batch_size=5, learning_rate=1e-2, max_steps=3, logging_steps=1, save_strategy="no",
+    report_to="none", disable_tqdm=True, use_cpu=True, label_smoothing_factor=0.1, max_grad_norm=0.0,
+)
+trainer = Trainer(model=model, args=arguments, train_dataset=rows)
+trainer.train()
+print([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+"""
+
+
+@pytest.mark.long
+def test_smoothed_labels_of_a_downloaded_network_without_the_package(
+    folders: dict[str, Path], gpt2: GPT2LMHeadModel, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-I", "-c", SMOOTHING, str(folders["ours"]), str(tmp_path / "out"), repr(ROWS)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [float(number) for number in done.stdout.strip().splitlines()[-1].strip("[]").split(",")]
+    assert found == pytest.approx(losses(trainer_of(gpt2, tmp_path, **SMOOTH)), rel=1e-5)
 
 
 def test_mapping_over_a_data_set_scores_it(downloaded: Any, gpt2: GPT2LMHeadModel) -> None:
