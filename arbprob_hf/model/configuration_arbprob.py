@@ -3,6 +3,7 @@
 import difflib
 import functools
 import importlib.util
+import json
 import math
 import os
 from dataclasses import fields as dataclass_fields
@@ -10,6 +11,9 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # the sizes of DESIGN.md; every other field keeps its default
 PRESETS: dict[str, dict[str, Any]] = {
@@ -41,8 +45,8 @@ _BOOLEANS = (
 _LAYOUTS = ("two_stream", "prefix", "sigma", "masked", "causal")
 _GIVEN_SEES = ("all", "earlier")
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
-# fields of transformers' own past, near ours in spelling and no mistake
-_OF_TRANSFORMERS = ("sep_token_id", "cls_token_id", "decoder_start_token_id", "tie_encoder_decoder")
+# standard names of transformers, today's or earlier ones, near our fields in spelling and no mistake
+_OF_TRANSFORMERS = ("sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id", "tie_encoder_decoder")
 
 
 class ArbProbConfig(PreTrainedConfig):
@@ -111,7 +115,8 @@ class ArbProbConfig(PreTrainedConfig):
     target_positions: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        _refuse_misspelt(kwargs)
+        # what names its model_type was written by a program: a file, or `to_dict` of another configuration
+        _report_misspelt(kwargs, is_typed="model_type" not in kwargs)
         super().__post_init__(**kwargs)
         # `register_for_auto_class` keeps one entry; every Auto class must find its own
         self.auto_map = {
@@ -130,7 +135,12 @@ class ArbProbConfig(PreTrainedConfig):
         return [self.mask] if isinstance(self.mask, str) else list(self.mask)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As transformers', and the code of the network, which loads by it where this package is not installed."""
+        """As transformers', and the code of the network, which loads by it where this package is not installed.
+
+        Raises ValueError or TypeError, before anything is written, where the file could not be loaded again.
+        """
+        _check(self)
+        _check_json(self)
         if is_copy():
             super().save_pretrained(save_directory, push_to_hub, **kwargs)
             return
@@ -156,6 +166,19 @@ class ArbProbConfig(PreTrainedConfig):
         fields = {**PRESETS[name], **overrides}
         dropout = fields.pop("dropout")
         return cls(**{**dict.fromkeys(_PROBABILITIES, dropout), **fields})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers'. What a file holds beside the fields is kept; a name near that of a field is warned of."""
+        made = super().from_dict({"model_type": cls.model_type, **config_dict}, **kwargs)
+        # the options of a call were set after the configuration was checked
+        _check(made[0] if isinstance(made, tuple) else made)
+        return made
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike[str]) -> Any:
+        """As `from_dict` of what the file holds."""
+        return cls.from_dict(cls._dict_from_json_file(json_file))
 
     @classmethod
     def get_config_dict(
@@ -191,13 +214,27 @@ def _from_gpt2(fields: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "model_type": ArbProbConfig.model_type, "architectures": ["ArbProbForCausalLM"]}
 
 
-def _refuse_misspelt(unknown: dict[str, Any]) -> None:
+def _report_misspelt(unknown: dict[str, Any], *, is_typed: bool) -> None:
     # transformers stores whatever it is given; a field one letter off would be silently without effect
     known = [field.name for field in dataclass_fields(ArbProbConfig)]
-    for key in set(unknown).difference(_OF_TRANSFORMERS):
+    for key in sorted(set(unknown).difference(_OF_TRANSFORMERS)):
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.82)
         if near and not hasattr(ArbProbConfig, key):
-            raise ValueError(f"{key}: not a field of ArbProbConfig; did you mean {near[0]}?")
+            said = f"{key}: not a field of ArbProbConfig"
+            if is_typed:
+                raise ValueError(f"{said}; did you mean {near[0]}?")
+            logger.warning_once("%s, kept without effect; the field is called %s", said, near[0])
+
+
+def _check_json(config: ArbProbConfig) -> None:
+    for name, value in config.to_dict().items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{name}: expected a value that JSON can hold, got {_shown(value)} ({type(value).__name__}); "
+                "take it off the configuration before saving"
+            ) from error
 
 
 def _check(config: ArbProbConfig) -> None:
