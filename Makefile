@@ -74,5 +74,5 @@ quality: $(READY)
 	$(BIN)/python -m mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache
 	find . -name __pycache__ -not -path './outputs/*' -prune -exec rm -rf {} +
