@@ -20,30 +20,29 @@ from transformers import TrainingArguments
 from ..data import StreamedBlocks
 from ..model.masks.mask import Mask
 from ..model.saved_patterns import carried_code, definitions
+from .option_table import Resume, identity, with_role
 
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "run.json"
 
 _SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "initializer_range")
-# the checkpoint's own value would be used in silence: it stands in the optimizer's state
-_RESTORED = ("learning_rate", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon")
-# a change of these takes effect; the run goes on, but it is not the run it was
-_FREE = (
-    "lr_scheduler_type",
-    "warmup_steps",
-    "max_steps",
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-)
+_DROPOUTS = ("embd_pdrop", "resid_pdrop", "attn_pdrop")
+_RESTORED, _SCHEDULE, _TOLD = (with_role(role) for role in (Resume.RESTORED, Resume.SCHEDULE, Resume.TOLD))
+_LENGTHS = ("max_steps", "num_train_epochs")
+# of which there is no best before one is asked for
+_BEST = ("metric_for_best_model", "greater_is_better")
+# schedules that keep what they were made with
+_STATEFUL = ("reduce_lr_on_plateau", "greedy")
 # of a run that trains on questions
 _QUESTIONS = ("task", "layout", "given_sees")
 # the text comes last: another seed or block size makes it another text, too
 _BEFORE_TEXT = ("mask", "patterns", *_QUESTIONS, *_SIZES, "position_init", "seed", "data_seed", "block_size")
-_REFUSED = (*_BEFORE_TEXT, "text")
+_REFUSED = (*_BEFORE_TEXT, "text", "dropout", *(name for name in with_role(Resume.REFUSED) if name not in _BEFORE_TEXT))
 _OTHERWISE = "or start from its weights with --init_from in another output_dir"
 _ADVICE = f"give the same to resume it, {_OTHERWISE}"
+# texts of which a refusal shows where they part
+_LONG = ("task", "accelerator_config")
 # what a refusal says of parts of a stream that are no numbers
 _SHOWN = {
     "tokenizer": "one of the tokens and rules {:.8}",
@@ -110,7 +109,7 @@ def describe_stream(
 def describe_run(model: nn.Module, args: TrainingArguments, text: Mapping[str, Any] | None = None) -> Record:
     """The record of a run: sizes and mask of `model`, the options that shape training, and `text` if it is known."""
     config: Any = model.config
-    options = {name: _plain(getattr(args, name)) for name in (*_RESTORED, *_FREE, "seed", "data_seed")}
+    options = identity(args)
     # one of the two decides how long the run is
     del options["num_train_epochs" if args.max_steps > 0 else "max_steps"]
     return {
@@ -118,6 +117,8 @@ def describe_run(model: nn.Module, args: TrainingArguments, text: Mapping[str, A
         "mask": getattr(config, "mask", None),
         "patterns": _patterns(getattr(config, "mask_texts", [])),
         **{name: getattr(config, name, None) for name in _SIZES},
+        "dropout": _dropout(config),
+        "attn_implementation": getattr(config, "_attn_implementation", None),
         **options,
         **(text or {}),
     }
@@ -141,6 +142,7 @@ def compare(checkpoint: Path, record: Record) -> None:
     # no other could be chosen before it was noted
     saved.setdefault("initializer_range", 0.02)
     changed = {name for name in saved.keys() | record.keys() if saved.get(name) != record.get(name)}
+    changed -= _not_comparable(saved, record)
     if "text" not in saved or "text" not in record:
         # a trainer that does not know what its text is cannot compare it, nor the questions about it
         changed -= {"text", "block_size", "position_init", *_QUESTIONS}
@@ -149,19 +151,36 @@ def compare(checkpoint: Path, record: Record) -> None:
         _refuse_stream(checkpoint, saved, record)
     for name in [name for name in _REFUSED if name in changed]:
         before, now = _shown(saved, name), _shown(record, name)
-        if name == "task":
+        if name in _LONG:
             before, now = _from_where_they_part(before, now)
         raise ValueError(f"{name}: {checkpoint.name} was trained with {before}, this run has {now}: {_ADVICE}")
-    for name in [name for name in _RESTORED if name in changed]:
+    restored = [*_RESTORED, *(("lr_scheduler_type", "lr_scheduler_kwargs") if _is_stateful(saved, record) else ())]
+    for name in [name for name in restored if name in changed]:
         before, now = _shown(saved, name), _shown(record, name)
         raise ValueError(f"{name}: {checkpoint.name} holds {before}, which it would go on with, not {now}: {_ADVICE}")
-    free = [f"{name} {saved.get(name)} -> {record.get(name)}" for name in _FREE if name in changed]
-    if free:
-        logger.warning(
-            "%s goes on with %s: the schedule or the order of the text changes from here",
-            checkpoint.name,
-            ", ".join(free),
-        )
+    for names, effect in (
+        (_SCHEDULE, "the schedule or the order of the text changes from here"),
+        ((*_TOLD, "attn_implementation"), "that takes effect from here, and the run is not the one it would have been"),
+    ):
+        told = [f"{name} {saved.get(name)} -> {record.get(name)}" for name in names if name in changed]
+        if told:
+            logger.warning("%s goes on with %s: %s", checkpoint.name, ", ".join(told), effect)
+
+
+def _not_comparable(saved: Record, record: Record) -> set[str]:
+    """The options that a checkpoint of another version does not note, and those of a best model that nobody had."""
+    names = {*with_role(*Resume), "dropout", "attn_implementation"} - {*_LENGTHS}
+    nowhere = {name for name in names if name not in saved or name not in record}
+    return nowhere | {name for name in _BEST if saved.get(name) is None or record.get(name) is None}
+
+
+def _is_stateful(*records: Record) -> bool:
+    return any(record.get("lr_scheduler_type") in _STATEFUL for record in records)
+
+
+def _dropout(config: Any) -> Any:
+    values = {name: getattr(config, name, None) for name in _DROPOUTS}
+    return values["resid_pdrop"] if len(set(values.values())) == 1 else values
 
 
 def _refuse_commit(checkpoint: Path, saved: Record, record: Record) -> None:
@@ -185,11 +204,6 @@ def _digest(values: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    # transformers turns some texts into members of an enumeration
-    return getattr(value, "value", value)
-
-
 def _patterns(texts: Sequence[str]) -> str | None:
     # what the custom functions in the masks say, wherever they were defined; not the form of the file that holds them
     code = carried_code(map(Mask.parse, texts))
@@ -199,8 +213,9 @@ def _patterns(texts: Sequence[str]) -> str | None:
 def _shown(record: Record, name: str) -> str:
     if name == "patterns":
         return f"functions ({record.get(name)!s:.8})"
-    if name == "task":
-        return str(record.get(name))
+    if name in _LONG:
+        value = record.get(name)
+        return json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
     if name != "text":
         return f"{record.get(name)!s:.60}"
     if record["blocks"] is None:

@@ -1,20 +1,31 @@
 """transformers' TrainingArguments with the defaults of this package, and its refusals."""
 
+import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 
 import torch
 import transformers
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 from transformers.utils import is_in_notebook
 
+from ..runs.option_table import idle_options, refuse_values
 from .hub import refuse_hub_options
+from .options.checks import idle_combinations, refuse_combinations, refuse_early
+from .options.command_line import FALSE, TRUE
 from .options.validation import refuse_integrations, refuse_numbers, refuse_options
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
-    """transformers' own training options; only the defaults below differ, and `hub_training_state` is added."""
+    """transformers' own training options; only the defaults below differ, and `hub_training_state` is added.
+
+    What each field does in a run is in `options.table`. Raises ValueError or ImportError for what cannot be done here,
+    and warns of what has no effect.
+    """
 
     output_dir: str | None = "outputs/run"
     # a run that reports nothing for 500 steps looks broken
@@ -34,6 +45,9 @@ class TrainingArguments(transformers.TrainingArguments):
     include_num_input_tokens_seen: str | bool = "all"
     # every parameter takes part in every step; looking for idle ones costs time and warns
     ddp_find_unused_parameters: bool | None = False
+    do_train: bool = True
+    # None: wherever eval_strategy says
+    do_eval: bool | None = None  # type: ignore[assignment]
     hub_training_state: bool = field(
         default=False,
         metadata={"help": "push optimizer, random states and options with checkpoints too, to resume from them"},
@@ -48,7 +62,34 @@ class TrainingArguments(transformers.TrainingArguments):
             self.disable_tqdm = True
         # before transformers replaces eval_steps of 0 by another number
         refuse_numbers(self)
+        if self.do_eval is False and self.do_train:
+            self.eval_strategy = "no"
+        metric = self.metric_for_best_model
+        if self.greater_is_better is None and metric is not None and metric.endswith(("perplexity", "bits_per_byte")):
+            # transformers takes all that is no loss for a score
+            self.greater_is_better = False
+        if isinstance(self.fsdp, str) and self.fsdp.lower() in (*TRUE, *FALSE):
+            self.fsdp = self.fsdp.lower() in TRUE or None  # type: ignore[assignment]
+        given = {name for name, default in _defaults(type(self)).items() if getattr(self, name) != default}
+        refuse_early(self)
         super().__post_init__()
+        if self.do_eval is None:
+            self.do_eval = self.eval_strategy != IntervalStrategy.NO
         refuse_options(self)
+        refuse_values(self, in_run=True)
         refuse_hub_options(self)
         refuse_integrations(self)
+        refuse_combinations(self)
+        if self.process_index == 0:
+            for name, why in (*idle_options(self, _defaults(type(self))), *idle_combinations(self, given)):
+                logger.warning("%s: has no effect: %s", name, why)
+
+
+def _defaults(group: type) -> dict[str, Any]:
+    """The fields that transformers has, with the defaults of this package."""
+    theirs = {one.name for one in fields(transformers.TrainingArguments)}
+    return {
+        one.name: one.default_factory() if one.default_factory is not MISSING else one.default
+        for one in fields(group)
+        if one.name in theirs
+    }

@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.runs.checkpoints import MANIFEST_NAME, verify
 from arbprob_hf.runs.record import RECORD_NAME, compare, describe_run, describe_text
+from tests.micro_runs import micro_model, token_rows
 
 SMALL = dict(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
 
@@ -41,6 +42,19 @@ def names_in(folder: Path) -> set[str]:
         ),
         ({"weight_decay": 0.5}, r"^weight_decay: checkpoint-8 holds 0\.0, which it would go on with, not 0\.5: give"),
         ({"optim": "sgd"}, "^optim: checkpoint-8 holds adamw_torch.*, which it would go on with, not sgd: give"),
+        ({"adam_beta2": 0.9}, r"^adam_beta2: checkpoint-8 holds 0\.999, which it would go on with, not 0\.9: give"),
+        ({"optim_args": "a=1"}, "^optim_args: checkpoint-8 holds None, which it would go on with, not a=1: give"),
+        ({"neftune_noise_alpha": 5.0}, r"^neftune_noise_alpha: .* was trained with None, this run has 5\.0: give"),
+        (
+            {"train_sampling_strategy": "sequential"},
+            "^train_sampling_strategy: .* with random, this run has sequ",
+        ),
+        ({"dataloader_drop_last": True}, "^dataloader_drop_last: .* was trained with False, this run has True: give"),
+        ({"accelerator_config": {"split_batches": True}}, "^accelerator_config: .*: false.*, this run has .*: true"),
+        (
+            {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_dataset": token_rows(2)},
+            "^lr_scheduler_type: checkpoint-8 holds linear, which it would go on with, not reduce_lr_on_plateau: give",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -51,6 +65,57 @@ def test_another_run_is_refused_naming_the_option_and_both_values(cut: Path, mic
     assert "--init_from in another output_dir" in str(refused.value)
     assert len(str(refused.value)) <= 300
     assert names_in(cut) == before
+
+
+def test_a_network_with_another_dropout_is_refused(cut: Path, micro_trainer) -> None:
+    with pytest.raises(ValueError, match=r"^dropout: checkpoint-8 was trained with 0\.1, this run has 0\.2: give the"):
+        micro_trainer(cut, model=micro_model(dropout=0.2)).train(resume_from_checkpoint=True)
+
+
+def test_another_idea_of_the_best_model_is_refused(tmp_path: Path, micro_trainer) -> None:
+    def trainer(metric: str | None, steps: int):
+        best = {"eval_strategy": "steps", "eval_steps": 2, "eval_dataset": token_rows(2)}
+        return micro_trainer(tmp_path, max_steps=steps, metric_for_best_model=metric, **best)
+
+    trainer(None, 2).train()
+    # there was no best one to be compared with
+    trainer("loss", 4).train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="^metric_for_best_model: checkpoint-4 was trained with loss, this run has s"):
+        trainer("scored_tokens", 6).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"max_grad_norm": 0.5}, "checkpoint-8 goes on with max_grad_norm 1.0 -> 0.5: that takes effect from here"),
+        ({"bf16": True}, "checkpoint-8 goes on with bf16 False -> True: that takes effect from here"),
+        ({"torch_compile_backend": "eager"}, "torch_compile False -> True, torch_compile_backend None -> eager: that"),
+        ({"lr_scheduler_kwargs": {}}, "checkpoint-8 goes on with lr_scheduler_kwargs None -> {}: the schedule"),
+        ({"ignore_data_skip": True}, "checkpoint-8 goes on with ignore_data_skip False -> True: that takes"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_takes_effect_from_here_is_told(cut: Path, micro_trainer, caplog, changed, told: str) -> None:
+    trainer = micro_trainer(cut, **changed)
+    compare(cut / "checkpoint-8", describe_run(trainer.model, trainer.args))
+    assert told in caplog.text
+
+
+def test_another_backend_of_attention_is_told(cut: Path, micro_trainer, caplog) -> None:
+    model = micro_model()
+    model.set_attn_implementation("eager")
+    micro_trainer(cut, model=model).train(resume_from_checkpoint=True)
+    assert "checkpoint-8 goes on with attn_implementation sdpa -> eager: that takes effect from here" in caplog.text
+
+
+def test_a_checkpoint_of_a_version_that_noted_less_is_of_the_same_run(cut: Path, micro_trainer, caplog) -> None:
+    trainer = micro_trainer(cut, max_grad_norm=0.5, neftune_noise_alpha=5.0)
+    path = cut / "checkpoint-8" / RECORD_NAME
+    noted = json.loads(path.read_text())
+    later = ("max_grad_norm", "neftune_noise_alpha", "dropout", "attn_implementation")
+    path.write_text(json.dumps({name: value for name, value in noted.items() if name not in later}))
+    compare(cut / "checkpoint-8", describe_run(trainer.model, trainer.args))
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(

@@ -110,9 +110,9 @@ def test_the_fields_read_from_source_are_those_of_the_class() -> None:
 
 
 def test_command_line_wins_over_file(tmp_path: Path) -> None:
-    argv = [*options_in(tmp_path, "learning_rate: 1e-4\nseed: 3"), "--learning-rate=2e-4", "--bf16_full_eval"]
+    argv = [*options_in(tmp_path, "learning_rate: 1e-4\nseed: 3"), "--learning-rate=2e-4", "--save_only_model"]
     found = parse([*argv, "--device", "cpu"]).training
-    assert (found.learning_rate, found.seed, found.bf16_full_eval, found.use_cpu) == (2e-4, 3, True, True)
+    assert (found.learning_rate, found.seed, found.save_only_model, found.use_cpu) == (2e-4, 3, True, True)
 
 
 def test_a_mask_may_be_text_or_one_per_layer(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
+from ...runs.option_table import refuse_values
+
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
@@ -16,6 +18,10 @@ _LEAST: dict[str, float] = {
     "dataloader_num_workers": 0,
     "learning_rate": 0,
     "weight_decay": 0,
+    "max_grad_norm": 0,
+    "eval_delay": 0,
+    # transformers would keep all of them for 0
+    "save_total_limit": 1,
 }
 # the option that sets how often, and the strategy that says whether
 _INTERVALS = {"logging_steps": "logging_strategy", "eval_steps": "eval_strategy", "save_steps": "save_strategy"}
@@ -27,7 +33,7 @@ def refuse_numbers(args: Any) -> None:
     `args` has the fields of TrainingArguments, which is not imported here: the command line asks first.
     """
     for name, least in _LEAST.items():
-        if getattr(args, name) < least:
+        if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"{name}: expected at least {least}, got {getattr(args, name)}")
     # transformers would take the first for "no limit" and end a run of the second without a step
     if args.max_steps == 0 or args.max_steps < -1:
@@ -48,10 +54,7 @@ def refuse_options(args: TrainingArguments) -> None:
             f"label_smoothing_factor must be 0, got {args.label_smoothing_factor}: the smoothing would be computed "
             "from logits, which training does not make"
         )
-    if args.save_on_each_node:
-        raise ValueError("save_on_each_node must be false: one main process seals a checkpoint on a shared disk")
-    if getattr(args, "enable_jit_checkpoint", False):
-        raise ValueError("enable_jit_checkpoint must be false: SIGTERM already saves at the end of the step")
+    refuse_values(args, in_run=False)
     if args.n_gpu > 1:
         raise ValueError(
             f"this one process has {args.n_gpu} GPUs, which it cannot share out: start it with "

@@ -1,0 +1,259 @@
+"""Refuses options that depend on what is installed, on the device or on one another, before any text is read."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+from transformers.optimization import get_scheduler
+
+from ...errors import one_line
+from ...runs.option_table import plain
+from .command_line import resume_choice
+
+# optimizers of low-rank projections, which know nn.Linear alone
+_LOW_RANK = ("galore", "apollo")
+# schedules without a warm-up
+_NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+_STEPS_TRIED = 1000
+_FIGURES = ("loss", "perplexity", "bits_per_byte")
+
+
+def refuse_combinations(args: TrainingArguments) -> None:
+    """Raise ValueError, in one line that names the option, for what `args` cannot do here and now."""
+    for check in (_precision, _compiler, _loader, _processes, _log, _best, _optimizer, _schedule, _work):
+        check(args)
+
+
+def refuse_early(args: TrainingArguments) -> None:
+    """Raise ValueError for what transformers would only meet, in other words, as it sets up devices and processes."""
+    if args.deepspeed and find_spec("deepspeed") is None:
+        raise ValueError("deepspeed: the package is not installed; install it with pip install deepspeed")
+    known = ("nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl")
+    if args.ddp_backend is not None and args.ddp_backend not in known:
+        raise ValueError(f"ddp_backend: expected one of {', '.join(known)}, got {args.ddp_backend!r:.60}")
+    for name in ("accelerator_config", "fsdp_config"):
+        path = getattr(args, name)
+        if isinstance(path, str) and not path.startswith("{") and not Path(path).is_file():
+            raise ValueError(f"{name}: expected a JSON file or names with values in braces, got {path!r:.60}")
+
+
+def refuse_metric(args: TrainingArguments, modes: Iterator[str] | tuple[str, ...] = ()) -> None:
+    """Raise ValueError where `metric_for_best_model` is no figure of a run, with `modes` of evaluation if any."""
+    known = [*_FIGURES, *(f"{mode}_{figure}" for mode in modes for figure in _FIGURES)]
+    metric = args.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in known:
+        raise ValueError(f"metric_for_best_model: expected one of {', '.join(known)}, got {metric!r:.60}")
+
+
+def idle_combinations(args: TrainingArguments, given: set[str]) -> Iterator[tuple[str, str]]:
+    """Each option among `given` that the others leave without effect, with the reason."""
+    on_cpu, reports = args.device.type == "cpu", args.report_to or []
+    no_hub = "" if args.push_to_hub else "nothing is pushed without push_to_hub"
+    trackio = "" if "trackio" in reports else "report_to does not name trackio"
+    schedule = plain(args.lr_scheduler_type)
+    reasons = {
+        "warmup_steps": f"the schedule {schedule} has no warm-up" if schedule in _NO_WARMUP else "",
+        "run_name": "" if reports else "report_to names no integration",
+        "project": trackio,
+        "trackio_space_id": trackio,
+        "trackio_bucket_id": trackio,
+        "trackio_static_space_id": trackio,
+        "hub_model_id": no_hub,
+        "hub_strategy": no_hub,
+        "hub_private_repo": no_hub,
+        "hub_always_push": no_hub,
+        "hub_revision": no_hub,
+        "fsdp_config": "" if args.fsdp else "fsdp is off",
+        "ddp_timeout": "processes on a CPU wait for one another as long as it takes" if on_cpu else "",
+        "torch_empty_cache_steps": "a CPU has no such cache" if on_cpu else "",
+        "debug": "tpu_metrics_debug is of TPUs" if "tpu_metrics_debug" in map(plain, args.debug) else "",
+        "eval_delay": "" if args.do_eval else "nothing is evaluated while training",
+        "activation_checkpointing_kwargs": "" if args.gradient_checkpointing else "activation_checkpointing is off",
+        "optim_target_modules": "" if _is_low_rank(args) else f"the optimizer {plain(args.optim)} takes all weights",
+    }
+    used = _tiny_optimizer(args)
+    for name, word in (("adam_beta1", "betas"), ("adam_beta2", "betas"), ("adam_epsilon", "eps")):
+        reasons[name] = "" if word in used else f"the optimizer {plain(args.optim)} has no such number"
+    yield from ((name, reason) for name, reason in reasons.items() if reason and name in given)
+
+
+def _precision(args: TrainingArguments) -> None:
+    if args.fp16 and args.device.type == "cpu":
+        raise ValueError("fp16: float16 is trained on a GPU, and this run is on the CPU; give bf16 true, or neither")
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(args, name) and args.do_train:
+            raise ValueError(
+                f"{name}: has no effect on the evaluations of a run that trains, which are as precise as its steps; "
+                f"give {name[:4]} true, or --do_train false --do_eval true"
+            )
+
+
+def _compiler(args: TrainingArguments) -> None:
+    if not args.torch_compile:
+        return
+    import torch._dynamo
+    import torch._inductor
+    from accelerate.utils import DynamoBackend
+
+    backend, mode = args.torch_compile_backend, args.torch_compile_mode
+    # the ones for debugging too
+    known = {name for name in torch._dynamo.list_backends(None) if name.upper() in DynamoBackend.list()}
+    if backend not in known:
+        raise ValueError(f"torch_compile_backend: expected one of {', '.join(sorted(known))}, got {backend!r:.60}")
+    modes = list(torch._inductor.list_mode_options())
+    if mode is not None and mode not in modes:
+        raise ValueError(f"torch_compile_mode: expected one of {', '.join(modes)}, got {mode!r:.60}")
+    if backend == "inductor" and args.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        raise ValueError("torch_compile: the backend inductor needs a C++ compiler, and g++ is not installed")
+
+
+def _loader(args: TrainingArguments) -> None:
+    context = args.dataloader_multiprocessing_context
+    if context not in (None, "fork", "spawn", "forkserver"):
+        raise ValueError(f"dataloader_multiprocessing_context: expected fork, spawn or forkserver, got {context!r:.60}")
+    if args.dataloader_num_workers == 0:
+        for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
+            if getattr(args, name):
+                raise ValueError(f"{name}: there are no workers; add --dataloader_num_workers 1, or leave it out")
+    if args.dataloader_prefetch_factor is not None and args.dataloader_prefetch_factor < 1:
+        raise ValueError(
+            f"dataloader_prefetch_factor: expected at least 1 batch a worker, got {args.dataloader_prefetch_factor}"
+        )
+
+
+def _processes(args: TrainingArguments) -> None:
+    if args.fsdp and args.world_size == 1:
+        raise ValueError(
+            "fsdp: shards the weights among several processes, and this is one; start it with torchrun "
+            "--nproc_per_node 2, or leave fsdp out"
+        )
+
+
+def _log(args: TrainingArguments) -> None:
+    from transformers.training_args import trainer_log_levels
+
+    for name in ("log_level", "log_level_replica"):
+        if getattr(args, name) not in trainer_log_levels:
+            raise ValueError(
+                f"{name}: expected one of {', '.join(trainer_log_levels)}, got {getattr(args, name)!r:.60}"
+            )
+
+
+def _best(args: TrainingArguments) -> None:
+    if plain(args.save_strategy) == "best" and args.metric_for_best_model is None:
+        raise ValueError("save_strategy: best needs metric_for_best_model; give loss, or save_strategy steps")
+    if args.metric_for_best_model is not None and plain(args.eval_strategy) == "no":
+        wanting = [name for name in ("load_best_model_at_end", "metric_for_best_model") if getattr(args, name)]
+        raise ValueError(f"{wanting[0]}: a run that is never evaluated has no best model; give eval_strategy steps")
+
+
+def _optimizer(args: TrainingArguments) -> None:
+    if _is_low_rank(args):
+        # nothing of the network but its head is an nn.Linear
+        raise ValueError(
+            f"optim: {plain(args.optim)} projects gradients of nn.Linear layers, and the blocks of this network have "
+            "none; give another, such as adamw_torch"
+        )
+    try:
+        _tiny_optimizer(args)
+    except Exception as error:
+        raise ValueError(
+            f"optim: {plain(args.optim)}: {one_line(error):.300}; give another, such as adamw_torch"
+        ) from error
+    unread = _unread_optim_args(args)
+    if unread:
+        raise ValueError(f"optim_args: the optimizer {plain(args.optim)} does not take {', '.join(unread)}")
+
+
+def _schedule(args: TrainingArguments) -> None:
+    """Make the schedule once."""
+    name, given = plain(args.lr_scheduler_type), args.lr_scheduler_kwargs
+    if isinstance(given, str):
+        raise ValueError(f"lr_scheduler_kwargs: expected names with values in braces, got {given!r:.60}")
+    if given and name in ("constant", "constant_with_warmup"):
+        raise ValueError(f"lr_scheduler_kwargs: the schedule {name} takes none, got {', '.join(given)}")
+    steps = args.max_steps if args.max_steps > 0 else _STEPS_TRIED
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=args.learning_rate)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            schedule = get_scheduler(
+                name,
+                optimizer=optimizer,
+                num_warmup_steps=args.get_warmup_steps(steps),
+                num_training_steps=steps,
+                scheduler_specific_kwargs=dict(given or {}),
+            )
+            if name not in ("reduce_lr_on_plateau", "greedy"):
+                schedule.step()
+    except Exception as error:
+        option = "lr_scheduler_kwargs" if given else "lr_scheduler_type"
+        raise ValueError(f"{option}: {name}: {one_line(error):.300}") from error
+
+
+def _work(args: TrainingArguments) -> None:
+    if not args.do_train and not args.do_eval:
+        raise ValueError("do_train: neither do_train nor do_eval is true, so there is nothing to do")
+    if not args.do_train and resume_choice(args.resume_from_checkpoint) is not False:
+        raise ValueError(
+            "resume_from_checkpoint: without training nothing is resumed; name the checkpoint to evaluate as init_from"
+        )
+
+
+def _is_low_rank(args: TrainingArguments) -> bool:
+    return bool(plain(args.optim).startswith(_LOW_RANK))
+
+
+def _tiny_optimizer(args: TrainingArguments) -> dict[str, Any]:
+    """Make the optimizer of a network of two weights; what it was made with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network: Any = nn.Linear(1, 1).to(args.device)
+        make, options = Trainer.get_optimizer_cls_and_kwargs(args, network)
+        # lomo takes the network itself
+        options = {"params": options.pop("model", None) or network.parameters(), **options}
+        if isinstance(make, type):
+            make(**options)
+        return options
+
+
+class _Noting(dict[str, str]):
+    """Notes which of its names are looked for."""
+
+    def __init__(self, items: dict[str, str]) -> None:
+        super().__init__(items)
+        self.read: set[str] = set()
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+    def pop(self, name: Any, *default: Any) -> Any:
+        self.read.add(name)
+        return super().pop(name, *default)
+
+    def __contains__(self, name: object) -> bool:
+        self.read.add(str(name))
+        return super().__contains__(name)
+
+
+def _unread_optim_args(args: TrainingArguments) -> list[str]:
+    """The names in `optim_args` that the optimizer does not look at."""
+    if not args.optim_args:
+        return []
+    from transformers import trainer_optimizer
+
+    given = trainer_optimizer._parse_optim_args(args.optim_args)
+    noted, network = _Noting(given), cast(Any, nn.Linear(1, 1))
+    context = trainer_optimizer.OptimizerContext(args, network, {"lr": args.learning_rate}, {}, noted)
+    handler: Callable[[Any], Any] = trainer_optimizer._OPTIMIZER_HANDLERS[args.optim]
+    handler(context)
+    return [name for name in given if name not in noted.read]
