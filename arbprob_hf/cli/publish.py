@@ -21,12 +21,28 @@ def run(
     also: Annotated[
         list[str] | None, typer.Option(help="Further files, such as 'evaluation/*'; may be repeated.")
     ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the weights, such as mit; written into the card of FOLDER, which names none unless one is given."
+        ),
+    ] = None,
 ) -> None:
     """Upload a run's model, card and curves to the Hub, once they were seen to load without this package."""
     # what stops an upload lies in the folder or at the Hub, rarely on the command line
     with refuse_in_one_line("publish", status=1):
         check_folder(folder, "name the output folder of a finished run")
         from ..publishing import publish
+        from ..publishing.card import set_license
 
-        done = publish(folder, repository, private=private, revision=revision, message=message, also=tuple(also or ()))
+        if license is not None:
+            set_license(folder, license)
+        done = publish(
+            folder,
+            repository,
+            private=private,
+            revision=revision,
+            message=message,
+            also=tuple(also or ()),
+        )
     typer.echo(str(done))

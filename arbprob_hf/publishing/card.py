@@ -16,6 +16,8 @@ from ..model.checkpoint_code import describe_bundle
 # the line of the card's code that says where the model is
 _SOURCE = re.compile(r'^source, revision = "[^"\n]*", "(?P<revision>[^"\n]*)".*$', flags=re.MULTILINE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# how the line of the template begins that says so
+_NO_LICENSE = "- No licence was given for its weights"
 _TAGS = ("arbprob", "gpt2", "attention-mask", "custom_code")
 
 
@@ -40,6 +42,8 @@ class CardFacts:
     `task`, `layout` and `given_sees` are those of a model trained on questions, with `modes`, the rows of its
     evaluation, `gains`, the look-ahead gains, and `mode_results`, the numbers of each mode by metric type.
     `picture` is that of the mask, a path from the card's folder; `footprint` a sentence on hardware and energy.
+    `license` is None where none was given. `patterns`: the functions of custom patterns in the mask. `shows_answers`:
+    whether the mask let tokens see what they had to predict; then no figure is a result of the model-index.
     """
 
     title: str
@@ -50,7 +54,7 @@ class CardFacts:
     source: str
     start: str
     prompt: str
-    license: str
+    license: str | None = None
     figures: Mapping[str, str] = field(default_factory=dict)
     results: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +74,8 @@ class CardFacts:
     mode_results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     picture: str | None = None
     footprint: str = ""
+    patterns: str = ""
+    shows_answers: bool = False
 
     @property
     def prompt_literal(self) -> str:
@@ -109,6 +115,23 @@ def addressed(card: str, *, repository: str, revision: str) -> str:
     return _SOURCE.sub(f'source, revision = "{repository}", "{revision}"', card)
 
 
+def set_license(folder: Path, license: str) -> None:
+    """Give the card in `folder` this license, as the Hub spells it; that none was given is no longer said.
+
+    Raises ValueError where there is no card whose metadata can be read.
+    """
+    path = folder / "README.md"
+    if not path.is_file():
+        raise ValueError(
+            f"license: {folder} holds no {path.name} to name it in; name the output folder of a finished run"
+        )
+    card = ModelCard(path.read_text(encoding="utf-8"))
+    card.data["license"] = license
+    lines = str(card).splitlines(keepends=True)
+    with replacing(path) as beside:
+        beside.write_text("".join(line for line in lines if not line.startswith(_NO_LICENSE)), encoding="utf-8")
+
+
 def pinned(card: str) -> str | None:
     """The commit, 40 hexadecimal digits, at which the code of `card` loads its model; None where it names none."""
     found = _SOURCE.search(card)
@@ -118,7 +141,8 @@ def pinned(card: str) -> str | None:
 def _metadata(facts: CardFacts) -> ModelCardData:
     # `results` are those of one of the modes, where there are some
     named = facts.mode_results
-    results = [] if named else [_result(facts, metric, value) for metric, value in facts.results.items()]
+    own = {} if facts.shows_answers else facts.results
+    results = [] if named else [_result(facts, metric, value) for metric, value in own.items()]
     for mode, values in named.items():
         results += [_result(facts, metric, value, name=f"{metric}, {mode}") for metric, value in values.items()]
     return ModelCardData(
@@ -129,7 +153,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         tags=list(_TAGS),
         datasets=[facts.dataset] if facts.dataset else None,
         base_model=facts.base_model,
-        metrics=list(facts.results) or None,
+        metrics=list(own) or None,
         model_name=facts.title,
         eval_results=results or None,
     )

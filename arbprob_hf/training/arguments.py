@@ -121,7 +121,9 @@ class RunArguments:
     model_name: str | None = field(
         default=None, metadata={"help": "title of the model card (default: the output folder's name)"}
     )
-    license: str = field(default="mit", metadata={"help": "license of the weights, as the Hub spells it"})
+    license: str | None = field(
+        default=None, metadata={"help": "license of the weights, as the Hub spells it (default: the card names none)"}
+    )
     language: str | None = field(
         default=None, metadata={"help": "language of the text, such as en, for the model card"}
     )

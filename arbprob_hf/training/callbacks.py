@@ -166,6 +166,33 @@ class SaveEvalSetsCallback(TrainerCallback):
             modes.save_eval_modes(self.questions, self.folder, is_resumed=state.global_step > 0)
 
 
+class RisingRateCallback(TrainerCallback):
+    """Says that the learning rate jumps up where a run is resumed with a longer schedule than it had.
+
+    A schedule that falls to zero over 1,000 steps is in the middle of its fall at that step once there are 2,000.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        scheduler: Any = kwargs.get("lr_scheduler")
+        # other schedulers than transformers' own go by what they see, or by nothing that can be asked
+        rules = getattr(scheduler, "lr_lambdas", None)
+        if not (rules and 0 < state.global_step < state.max_steps and state.is_world_process_zero):
+            return
+        before, after = scheduler.get_last_lr()[0], scheduler.base_lrs[0] * rules[0](state.global_step)
+        if after > 1.01 * before:
+            logger.warning(
+                "the learning rate rises again at step %d, from %.3g to %.3g: its schedule (%s) is now one of %d "
+                "steps, and a run of so many from the start would not have fallen so low here",
+                state.global_step,
+                before,
+                after,
+                getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
+                state.max_steps,
+            )
+
+
 class StepBoundaryCallback(TrainerCallback):
     """Saves and ends the run when a signal was agreed on; seeds the loader's workers for each epoch."""
 

@@ -1,23 +1,26 @@
 """What a run's model card and its pictures say about it, gathered from the run."""
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import transformers
-from torch import Tensor
 from transformers import TrainerState
 
 from ..data import Blocks
 from ..data.eval_sets import GAINS, MODES
+from ..model.configuration_arbprob import ArbProbConfig
 from ..model.masks.mask import Mask
-from ..model.masks.tensors import documents, order
 from ..model.modeling_arbprob import ArbProbForCausalLM
-from ..plotting import plot_mask
+from ..model.saved_patterns import RULES_LINE, carried_code
 from ..publishing import CardFacts, ModeRow
 from .arguments import Arguments, TrainingArguments
 from .eval_modes import FIGURES
+from .model_setup import hub_name, masks_showing_answers
+from .options.command_line import resume_choice
+from .progress import duration
 
 # from the run's folder
 MASK_PICTURE = "logs/mask.png"
@@ -29,25 +32,23 @@ _UNITS = {
 
 
 def short_title(arguments: Arguments, model: ArbProbForCausalLM) -> str:
-    """Name, size, and mask or task in one line."""
+    """Name, size, and mask or task in one line; sizes that are not those of the preset are named."""
     name = Path(arguments.model.init_from).name if arguments.model.init_from else arguments.model.preset or "nano"
+    parts = [name, *([] if arguments.model.init_from else _other_sizes(model.config, name))]
     task = arguments.model.task
     trained = f"mask: {_mask(model)}" if task is None else f"layout {arguments.model.layout}, task: {task}"
-    return f"{name}, {_count(model.num_parameters())} parameters, {trained}"
+    return ", ".join([*parts, f"{_count(model.num_parameters())} parameters", trained])
 
 
-def draw_mask(path: Path, model: ArbProbForCausalLM, batch: Mapping[str, Tensor], *, layout: str | None) -> None:
-    """Draw to `path` who sees whom in the first row of `batch`, as long as it is: a mask may be made for that length.
-
-    A question, which a `layout` has put there, says so itself, by ranks and limits; otherwise the model's mask does.
-    """
-    if layout is None:
-        plot_mask(model.config.mask, batch["input_ids"].shape[1], path=path)
-        return
-    mask: Mask = order(batch["ranks"][:1], batch["limits"][:1])
-    if "document_ids" in batch:
-        mask &= documents(batch["document_ids"][:1])
-    plot_mask(mask, batch["ranks"].shape[1], title=f"one question in the layout {layout}", path=path)
+def _other_sizes(config: ArbProbConfig, preset: str) -> list[str]:
+    usual = ArbProbConfig.preset(preset)
+    words = {
+        "n_layer": _plural(config.n_layer, "layer"),
+        "n_head": _plural(config.n_head, "head"),
+        "n_embd": f"width {config.n_embd}",
+        "n_positions": f"{config.n_positions} positions",
+    }
+    return [said for size, said in words.items() if getattr(config, size) != getattr(usual, size)]
 
 
 def saved_step(args: TrainingArguments, state: TrainerState) -> int:
@@ -64,8 +65,12 @@ def describe(
     *,
     evaluation: Mapping[str, float | None],
     samples: Sequence[str],
+    start: Mapping[str, str],
 ) -> CardFacts:
-    """The facts of the model card; `evaluation` is the line of the training log with its figures, empty without one."""
+    """The facts of the model card.
+
+    `evaluation` is the line of the training log with its figures, empty without one; `start` is `starting_weights`.
+    """
     config, run, task = model.config, arguments.run, arguments.model.task
     figures = {name: value for name in _UNITS if (value := evaluation.get(name)) is not None}
     rows = {_UNITS[name][0]: _UNITS[name][1].format(value) for name, value in figures.items()}
@@ -75,13 +80,14 @@ def describe(
         parameters=_count(model.num_parameters()),
         shape=f"{_plural(config.n_layer, 'layer')}, {_plural(config.n_head, 'head')}, width {config.n_embd}",
         n_positions=config.n_positions,
-        source=blocks.source,
+        # what was held out of it stands above its figures
+        source=_source(blocks),
         start="<|endoftext|>",
         prompt=run.sample_prompt,
         license=run.license,
         figures=rows or {"nothing": "this run made no evaluation"},
         results={_UNITS[name][0].replace(" ", "_"): value for name, value in figures.items()},
-        training=_training_rows(arguments, blocks, state),
+        training=_training_rows(arguments, blocks, state, start),
         samples="\n\n".join(samples),
         task=task,
         layout=arguments.model.layout,
@@ -94,9 +100,11 @@ def describe(
         split=blocks.origin.split,
         held_out=blocks.origin.held_out,
         repository=arguments.training.hub_model_id,
-        base_model=_hub_name(arguments.model.init_from),
+        base_model=hub_name(arguments.model.init_from),
         language=run.language or blocks.origin.language,
         picture=MASK_PICTURE,
+        patterns=_patterns(model),
+        shows_answers=task is None and bool(masks_showing_answers(model, blocks.block_size)),
         footprint=_footprint(arguments.training, state),
     )
 
@@ -111,15 +119,9 @@ def _footprint(args: TrainingArguments, state: TrainerState) -> str:
     seconds = next((row["train_runtime"] for row in reversed(state.log_history) if "train_runtime" in row), None)
     if seconds is None:
         return f"Trained on {hardware}; neither the time nor the energy that it took was measured."
-    since = " since it was last started" if args.resume_from_checkpoint else ""
-    took = f"{_duration(seconds)}{since}, evaluations included"
+    since = " since it was last started" if resume_choice(args.resume_from_checkpoint) is not False else ""
+    took = f"{duration(seconds)}{since}, evaluations included"
     return f"Trained on {hardware} for {took}; the energy that it took was not measured."
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _mode_rows(evaluation: Mapping[str, float | None]) -> tuple[ModeRow, ...]:
@@ -148,10 +150,11 @@ def _mode_results(evaluation: Mapping[str, float | None]) -> dict[str, dict[str,
     return {mode: values for mode, values in known.items() if values}
 
 
-def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) -> dict[str, str]:
+def _training_rows(
+    arguments: Arguments, blocks: Blocks, state: TrainerState, start: Mapping[str, str]
+) -> dict[str, str]:
     args = arguments.training
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    origin = _hub_name(arguments.model.init_from)
     step = saved_step(args, state)
     # a question has slots beside the tokens it is about
     seen = "slots seen" if arguments.model.task else "tokens seen"
@@ -160,9 +163,9 @@ def _training_rows(arguments: Arguments, blocks: Blocks, state: TrainerState) ->
     epochs = "" if arguments.data.streaming else f" ({state.epoch:.2f} epochs)"
     best = f"; these weights are of step {step:,}, the best evaluation" if step != state.global_step else ""
     return {
-        "text": blocks.source,
+        "text": _source(blocks),
         **({"commit of the text": blocks.origin.commit} if blocks.origin.commit else {}),
-        **({"weights at the start": origin} if origin else {}),
+        **({"weights at the start": "{init_from}, {init_revision}".format(**start)} if start else {}),
         **({"positions at the start": "sinusoids"} if arguments.model.position_init == "sinusoidal" else {}),
         "blocks": f"{blocks.amount} of {blocks.block_size} tokens",
         "steps": f"{state.global_step:,}{epochs}{best}",
@@ -187,9 +190,17 @@ def _warmup(args: TrainingArguments) -> str:
     return f"warm-up over {args.warmup_steps:.0%} of the steps" if share else f"{args.warmup_steps:g} warm-up steps"
 
 
-def _hub_name(source: str | None) -> str | None:
-    """`source`, unless it is a path here: a card names no folder of the machine it was made on."""
-    return None if source is None or Path(source).exists() else source
+def _source(blocks: Blocks) -> str:
+    return blocks.source.partition("; validation on ")[0]
+
+
+def _patterns(model: ArbProbForCausalLM) -> str:
+    """The functions of the custom patterns in the mask, as they stand in the file that goes with the model."""
+    code = carried_code(map(Mask.parse, model.config.mask_texts))
+    if code is None:
+        return ""
+    lines = code.partition(RULES_LINE)[2].splitlines()
+    return re.sub(r"\n{4,}", "\n\n\n", "\n".join(line for line in lines if not line.startswith("RULES["))).strip()
 
 
 def _mask(model: ArbProbForCausalLM) -> str:
@@ -198,6 +209,8 @@ def _mask(model: ArbProbForCausalLM) -> str:
 
 
 def _count(parameters: int) -> str:
+    if parameters < 1e6:
+        return f"{parameters:,}"
     return f"{parameters / 1e6:.1f}M" if parameters < 1e9 else f"{parameters / 1e9:.2f}B"
 
 

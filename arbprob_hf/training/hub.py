@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, run_as_future
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, run_as_future
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
@@ -67,9 +67,19 @@ class PublishingTrainer(Trainer):
             ) from error
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write transformers' draft of a card, unless a card is there: it is asked for with every push."""
-        if not (Path(str(self.args.output_dir)) / CARD).exists():
-            super().create_model_card(*args, **kwargs)
+        """Write transformers' draft of a card, unless a card is there: it is asked for with every push.
+
+        A license stands in it where one is given: transformers takes that of the weights a run started from.
+        """
+        path = Path(str(self.args.output_dir)) / CARD
+        if path.exists() or not self.is_world_process_zero():
+            return
+        super().create_model_card(*args, **kwargs)
+        # the second argument, if not by its name
+        if kwargs.get("license") is None and not args[1:]:
+            card = ModelCard.load(path)
+            card.data.license = None
+            card.save(path)
 
     def push_to_hub(
         self,

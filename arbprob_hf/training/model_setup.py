@@ -1,7 +1,10 @@
 """The network of a run: a preset with random weights, or GPT-2 weights to go on from."""
 
+import hashlib
 import logging
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # weights that GPT-2 lacks
 _ADDED_BY_A_TASK = ("transformer.wme.weight", "transformer.wtpe.weight")
+_WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 
@@ -66,9 +70,40 @@ def warn_of_visible_answers(model: ArbProbForCausalLM, length: int) -> None:
 
     Slot t predicts token t + 1, so what matters is whether any query sees a later key, in blocks of `length` tokens.
     """
-    for text in dict.fromkeys(model.config.mask_texts):
-        if shows_later(Mask.parse(text), length):
-            logger.warning("mask %s lets tokens see later ones, so the losses count answers that were shown", text)
+    for text in masks_showing_answers(model, length):
+        logger.warning("mask %s lets tokens see later ones, so the losses count answers that were shown", text)
+
+
+def masks_showing_answers(model: ArbProbForCausalLM, length: int) -> list[str]:
+    """Those masks of the model that let a token of blocks of `length` see a later one, each once."""
+    return [text for text in dict.fromkeys(model.config.mask_texts) if shows_later(Mask.parse(text), length)]
+
+
+def hub_name(source: str | None) -> str | None:
+    """`source`, unless it is a path here: a card names no folder of the machine it was made on."""
+    return None if source is None or Path(source).expanduser().exists() else source
+
+
+def starting_weights(model_args: ModelArguments, model: ArbProbForCausalLM) -> dict[str, str]:
+    """What the record and the card say of the weights a run started from; empty where these were random.
+
+    `init_from` is a name on the Hub or, of a folder, its last name alone, as the rest is this machine's;
+    `init_revision` the commit, or the SHA-256 of the folder's weights, which finds them again wherever they lie.
+    """
+    source = model_args.init_from
+    if source is None:
+        return {}
+    if hub_name(source) is not None:
+        commit = getattr(model.config, "_commit_hash", None)
+        return {"init_from": source, "init_revision": f"commit {commit or model_args.init_revision or 'main'}"}
+    folder = Path(source).expanduser().resolve()
+    digest = hashlib.sha256()
+    # pickles of other things lie there, too
+    for path in sorted(one for one in folder.iterdir() if _WEIGHTS.fullmatch(one.name)):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return {"init_from": folder.name, "init_revision": f"weights of SHA-256 {digest.hexdigest()}"}
 
 
 def refuse_flex(model: ArbProbForCausalLM, device: torch.device) -> None:

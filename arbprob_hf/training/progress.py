@@ -172,7 +172,8 @@ def progress_line(
 ) -> str:
     """What `logs`, a line of transformers' log, says, for people; `speed` in tokens a second."""
     if "train_runtime" in logs and "loss" not in logs:
-        return f"{state.global_step:,} steps done, this time in {duration(logs['train_runtime'])}"
+        plural = "s" * (state.global_step != 1)
+        return f"{state.global_step:,} step{plural} done, this time in {duration(logs['train_runtime'])}"
     parts = [f"step {state.global_step:,}/{state.max_steps:,}"] if state.max_steps > 0 else []
     # a stream has no end that an epoch could be counted by
     if state.epoch is not None and 0 < state.num_train_epochs < 1e6 and state.max_steps > 0:

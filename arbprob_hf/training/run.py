@@ -18,10 +18,11 @@ from ..runs.lock import lock_run_folder
 from ..runs.log import Row, read_log
 from .arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
 from .callbacks import CsvLogCallback
-from .card_facts import MASK_PICTURE, describe, draw_mask, saved_step, short_title
+from .card_facts import MASK_PICTURE, describe, saved_step, short_title
 from .data_setup import build_run_data, describe_data
 from .hub import refuse_destination
-from .model_setup import build_model, refuse_flex, warn_of_visible_answers
+from .mask_picture import draw_mask
+from .model_setup import build_model, refuse_flex, starting_weights, warn_of_visible_answers
 from .options.command_line import refuse_missing, resume_choice
 from .progress import is_quiet, loudness, say
 from .question_options import continues_text
@@ -132,6 +133,7 @@ def _trainer(
         print_main(
             arguments, f"not evaluated, as the layout {arguments.model.layout} cannot: {', '.join(data.left_out)}"
         )
+    text = {**describe_data(arguments, blocks, data), **starting_weights(arguments.model, model)} if is_main else None
     trainer = ArbProbTrainer(
         model=model,
         args=arguments.training,
@@ -141,7 +143,7 @@ def _trainer(
         processing_class=tokenizer,
         callbacks=list(data.callbacks),
         # the main process compares and writes it; reading all of a large text takes a while
-        text=describe_data(arguments, blocks, data) if is_main else None,
+        text=text,
         summary=data.summary,
     )
     # after the trainer's own, which decide on a save that the log accompanies with a line
@@ -173,11 +175,12 @@ def _finish(
     if samples:
         (folder / "logs" / "samples.txt").write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
     evaluation = _evaluation(folder / "logs" / "training_log.csv", saved)
-    # of validation: what is streamed need not be read again; a question is drawn by the number of a block
-    first = trainer.data_collator([{**blocks.validation[0], "index": 0}])
-    draw_mask(folder / MASK_PICTURE, model, first, layout=arguments.model.layout)
-    write_card(folder, describe(arguments, model, blocks, trainer.state, evaluation=evaluation, samples=samples))
-    print_main(arguments, "\n" + _SEPARATOR.join(samples))
+    draw_mask(folder / MASK_PICTURE, arguments, model, blocks.block_size)
+    start = {name: value for name, value in (trainer.text or {}).items() if name.startswith("init_")}
+    facts = describe(arguments, model, blocks, trainer.state, evaluation=evaluation, samples=samples, start=start)
+    write_card(folder, facts)
+    if samples:
+        print_main(arguments, "\n" + _SEPARATOR.join(samples))
     return Outcome(folder, steps, saved, samples=tuple(samples), **{name: evaluation.get(name) for name in _FIGURES})
 
 

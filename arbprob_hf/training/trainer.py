@@ -18,7 +18,7 @@ from ..runs.checkpoint_writer import CheckpointWriter, installed
 from ..runs.checkpoints import choose_checkpoint, is_staged, quarantine_later, sealed_names, verify
 from ..runs.lock import lock_run_folder
 from ..runs.record import compare, describe_run
-from .callbacks import StepBoundaryCallback
+from .callbacks import RisingRateCallback, StepBoundaryCallback
 from .dataloaders import isolate, stream_loader, whole_sets
 from .finite import NonFiniteError, is_bad, refuse_bad_weights, step_error
 from .hub import PublishingTrainer, refuse_hub_options
@@ -82,6 +82,7 @@ class ArbProbTrainer(PublishingTrainer):
         self._train_random = torch.Generator()
         use_progress_lines(self)
         self._counter = BlockCounter()
+        self.add_callback(RisingRateCallback())
         self.add_callback(StepBoundaryCallback(self._stop, self._train_random))
 
     def train(

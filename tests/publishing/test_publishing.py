@@ -176,12 +176,12 @@ def test_no_content_holds_the_token_or_a_path_of_this_machine(hub: HubHere, fini
 
 def test_the_card_has_metadata_and_a_result_for_each_mode(hub: HubHere, published: str) -> None:
     info = hub.api.model_info(REPOSITORY)
-    assert (info.library_name, info.pipeline_tag, info.card_data.license) == ("transformers", "text-generation", "mit")
+    assert (info.library_name, info.pipeline_tag, info.card_data.license) == ("transformers", "text-generation", None)
     assert {"arbprob", "custom_code", "attention-mask", "safetensors"} <= set(info.tags)
     losses = [one.metric_name for one in info.card_data.eval_results if one.metric_type == "loss"]
     assert losses == [f"loss, {mode}" for mode in MODES]
     card = ModelCard.load(REPOSITORY)
-    assert "(logs/mask.png)\n\nOne of its questions, slot by slot" in card.text
+    assert "(logs/mask.png)\n\nA question of each part of the task" in card.text
     for said in ("## Environmental impact", "energy that it took was not measured", "## Citation", "## Limits"):
         assert said in card.text
 
@@ -269,7 +269,7 @@ def _foreign(folder: Path) -> None:
 
 def _license(folder: Path) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
-    (folder / "README.md").write_text(card.replace("license: mit", "license: mine"), encoding="utf-8")
+    (folder / "README.md").write_text(card.replace("---\n", "---\nlicense: mine\n", 1), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -301,6 +301,13 @@ def test_what_must_not_be_published_is_refused_in_one_line_before_anything_is_se
     assert "\n" not in str(refused.value)
     assert TOKEN not in str(refused.value)
     assert not hub.api.repo_exists("tester/no")
+
+
+@pytest.mark.long
+def test_a_license_given_to_publish_is_in_both_cards(hub: HubHere, copied: Path) -> None:
+    app(["publish", str(copied), "tester/licensed", "--license", "apache-2.0"], standalone_mode=False)
+    assert hub.api.model_info("tester/licensed").card_data.license == "apache-2.0"
+    assert ModelCard.load(copied / "README.md").data.license == "apache-2.0"
 
 
 def test_without_a_token_nothing_is_published(hub: HubHere, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

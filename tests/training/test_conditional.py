@@ -19,8 +19,9 @@ from arbprob_hf.data.eval_sets import GAINS, MODES, load_modes
 from arbprob_hf.errors import UsageError
 from arbprob_hf.model.questions.conditional import Conditional
 from arbprob_hf.runs.log import COLUMNS, read_log
-from arbprob_hf.training.arguments import parse
+from arbprob_hf.training.arguments import ModelArguments, parse
 from arbprob_hf.training.eval_modes import COLUMNS as MODE_COLUMNS
+from arbprob_hf.training.mask_picture import question_sheets
 from arbprob_hf.training.model_setup import build_model
 from arbprob_hf.training.run import Outcome, train
 
@@ -241,6 +242,23 @@ def test_the_card_has_the_task_and_the_table_of_modes(done: Outcome) -> None:
     assert f"mode 5 - mode 3 = {last['task_gain']:+.3f} nats per token" in card.text
     for unsaid in ("{{", "{%", "None"):
         assert unsaid not in card.content
+
+
+@pytest.mark.parametrize("layout", ["two_stream", "prefix", "sigma"])
+def test_the_picture_of_a_task_has_a_question_of_each_part(layout: str) -> None:
+    asked = ModelArguments(task="0.4 * uniform(given=0.5) + 0.3 * fixed([20, 21]) + 0.3 * causal", layout=layout)
+    drawn, count = question_sheets(asked, 32, seed=3)
+    assert [sheet.caption for sheet in drawn] == ["uniform(given=0.5)", "fixed(given=[20, 21])", "causal"]
+    assert count == 3
+    # a triangle for the last alone, whatever the seed
+    assert [bool(sheet.later.any()) for sheet in drawn] == [True, True, False]
+    # as short as the positions of each part allow
+    assert len(drawn[2].depth) < len(drawn[1].depth)
+
+
+def test_of_many_parts_the_first_nine_are_drawn() -> None:
+    drawn, count = question_sheets(ModelArguments(task=" + ".join(f"spans({n})" for n in range(1, 12))), 32, seed=3)
+    assert (len(drawn), count) == (9, 11)
 
 
 @pytest.mark.long

@@ -61,6 +61,10 @@ def test_a_run_under_a_pattern_of_ones_own_loads_where_neither_is(tmp_path: Path
     folder = run(tmp_path, rules)
     for saved in (folder, folder / "checkpoint-2"):
         assert "# what a comment says goes along" in (saved / "custom_arbprob.py").read_text()
+    shown = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    assert shown.startswith("def skipping(")
+    assert "# what a comment says goes along" in shown
+    assert "RULES" not in shown
     loading = [sys.executable, "-P", "-c", LOADING] if sys.version_info >= (3, 11) else [sys.executable, "-c", LOADING]
     loaded = subprocess.run([*loading, str(folder)], cwd=folder, capture_output=True, text=True, check=False)
     assert (loaded.returncode, loaded.stdout) == (0, "causal & skipping(2)\n"), loaded.stderr

@@ -1,5 +1,7 @@
 """A whole run, small: what it leaves, and that an interruption leaves the same."""
 
+import hashlib
+import json
 import math
 import re
 import shutil
@@ -18,8 +20,10 @@ from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import load_tokenizer
 from arbprob_hf.errors import UsageError
 from arbprob_hf.publishing import CardFacts, template, write_card
+from arbprob_hf.publishing.card import set_license
 from arbprob_hf.runs.log import COLUMNS, read_log
 from arbprob_hf.training.arguments import parse
+from arbprob_hf.training.card_facts import short_title
 from arbprob_hf.training.model_setup import build_model, fill_with_sinusoids, refuse_flex, warn_of_visible_answers
 from arbprob_hf.training.run import Outcome, train
 
@@ -291,8 +295,14 @@ def test_a_run_may_go_on_from_weights_of_another(text: Path, done: Outcome, tmp_
     first = read_log(tuned.folder / "logs" / "training_log.csv")[0]["loss"]
     assert first is not None
     assert first < 9
-    # a folder of this machine is no base model that others could find
-    assert ModelCard.load(tuned.folder / "README.md").data.base_model is None
+    # a folder of this machine is no base model that others could find, but its weights have a hash
+    card = ModelCard.load(tuned.folder / "README.md")
+    digest = hashlib.sha256((done.folder / "model.safetensors").read_bytes()).hexdigest()
+    assert card.data.base_model is None
+    assert f"| weights at the start | done, weights of SHA-256 {digest} |" in card.text
+    assert str(done.folder.parent) not in card.content
+    record = json.loads((tuned.folder / "checkpoint-1" / "run.json").read_text(encoding="utf-8"))
+    assert (record["init_from"], record["init_revision"]) == ("done", f"weights of SHA-256 {digest}")
 
 
 def test_weights_that_know_fewer_tokens_than_the_tokenizer_are_refused(text: Path, tmp_path: Path) -> None:
@@ -348,7 +358,8 @@ def test_weights_of_another_kind_of_model_are_refused(text: Path, tmp_path: Path
 
 def test_the_card_is_valid_and_complete(done: Outcome) -> None:
     card = ModelCard.load(done.folder / "README.md")
-    assert card.data.license == "mit"
+    assert card.data.license is None
+    assert "No licence was given for its weights" in card.text
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-generation")
     # text from elsewhere is no data set of the Hub
     assert card.data.datasets is None
@@ -362,6 +373,9 @@ def test_the_card_is_valid_and_complete(done: Outcome) -> None:
     pictures = ("(logs/training_curves.png)", "(logs/mask.png)")
     for said in ("causal & window(8)", "trust_remote_code=True", "revision", *pictures):
         assert said in card.text
+    # once: the size, the text and what was held out of it
+    for once in ("32 positions", "1 layer", "local text", "documents held out"):
+        assert card.text.count(once) <= 1
     for unsaid in ("More Information Needed", "{{", "{%", "None", str(done.folder.parent)):
         assert unsaid not in card.content
 
@@ -383,6 +397,49 @@ def test_a_split_of_its_own_is_named_in_the_card(tmp_path: Path) -> None:
     assert "| measured on the split dev | |" in card.text
     (result,) = card.data.eval_results
     assert (result.dataset_split, result.dataset_revision) == ("dev", "a" * 40)
+
+
+def test_figures_that_count_shown_answers_are_no_result_and_marked_in_the_table(text: Path, tmp_path: Path) -> None:
+    shown = run(text, tmp_path / "shown", mask="causal | window(2) & full | prefix(9)", max_steps=1, sample_count=0)
+    card = ModelCard.load(shown.folder / "README.md")
+    assert "(20% of them) | **answers were shown** |" in card.text
+    assert "these figures do not say how well it predicts" in card.text
+    assert (card.data.eval_results, card.data.metrics) == (None, None)
+
+
+def test_a_license_given_later_takes_the_place_of_none(done: Outcome, tmp_path: Path) -> None:
+    before = (done.folder / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(before, encoding="utf-8")
+    for license in ("apache-2.0", "mit"):
+        set_license(tmp_path, license)
+        card = ModelCard.load(tmp_path / "README.md")
+        assert card.data.license == license
+        assert "No licence" not in card.text
+    assert len(before.splitlines()) == len(card.content.splitlines())
+    with pytest.raises(ValueError, match="license: .* holds no README.md to name it in; name the output folder of a"):
+        set_license(tmp_path / "nowhere", "mit")
+
+
+def test_the_title_of_curves_names_the_sizes_that_are_not_the_presets(text: Path, tmp_path: Path) -> None:
+    arguments = parse(options(text, tmp_path / "x", n_layer=2, n_embd=64))
+    config = ArbProbConfig.preset("nano", vocab_size=300, n_layer=2, n_positions=32)
+    title = short_title(arguments, ArbProbForCausalLM(config))
+    assert title.startswith("nano, 2 layers, 32 positions, 121,")
+    assert title.endswith(" parameters, mask: causal")
+
+
+def test_a_finished_run_that_is_extended_says_that_its_rate_rises_again(
+    text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = dict(max_steps=4, save_steps=4, eval_strategy="no", sample_count=0, lr_scheduler_type="cosine")
+    run(text, tmp_path / "run", **short)
+    assert "rises again" not in caplog.text
+    run(text, tmp_path / "run", **{**short, "max_steps": 8}, resume="true")
+    said = [record.getMessage() for record in caplog.records if "rises again" in record.getMessage()]
+    assert said == [
+        "the learning rate rises again at step 4, from 0 to 0.015: its schedule (cosine) is now one of 8 steps, and a "
+        "run of so many from the start would not have fallen so low here"
+    ]
 
 
 def test_the_cards_code_runs_without_the_package(done: Outcome, tmp_path: Path) -> None:
