@@ -19,11 +19,17 @@ def brief(value: object, width: int = 90) -> str:
     return text if len(text) <= width else f"{text[: width // 2 - 2]}...{text[-(width // 2 - 1) :]}"
 
 
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and what it was raised from, one after the other."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The innermost exception that `error` was raised from; `error` itself where there is none."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    *_, innermost = chain_of(error)
+    return innermost
 
 
 def reason(error: BaseException, width: int = 110) -> str:

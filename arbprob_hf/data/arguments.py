@@ -1,5 +1,7 @@
 """The fields of a run that say which text is trained on and how it is cut into blocks."""
 
+import glob
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,16 +9,53 @@ from ..errors import brief, check_integer
 
 # documents
 SHUFFLE_BUFFER = 10_000
-# extension -> reader of the datasets package
-READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+# ending of a file's name -> how its text is read
+READERS = {
+    ".txt": "text",
+    ".md": "text",
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+# behind one of these; a .parquet file is compressed by itself
+COMPRESSED = (".gz", ".zst")
+KNOWN = f"{', '.join(READERS)}, or one of them (not .parquet) with {' or '.join(COMPRESSED)}"
+
+
+def reader_of(name: str) -> str | None:
+    """How the file `name` is read: as text, json, csv, parquet, or arrow; None where its ending tells of no text."""
+    stem, ending = os.path.splitext(name.lower())
+    if ending == ".arrow":
+        return "arrow"
+    if ending not in COMPRESSED:
+        return READERS.get(ending)
+    inner = READERS.get(os.path.splitext(stem)[1])
+    return None if inner == "parquet" else inner
+
+
+def matches(source: str) -> list[Path]:
+    """The files that `source` matches as a pattern, in order; none where it is the path of something, or no pattern."""
+    path = os.path.expanduser(source)
+    if os.path.lexists(path) or not glob.has_magic(path):
+        return []
+    return [Path(found) for found in sorted(glob.glob(path, recursive=True)) if os.path.isfile(found)]
+
+
+def is_local(source: str) -> bool:
+    """Whether there is something at the path `source`, or it is a pattern that some file matches."""
+    return Path(source).expanduser().exists() or bool(matches(source))
 
 
 def refuse_missing_source(source: str) -> None:
-    """Raise ValueError where `source` can only be a path, and nothing is there."""
+    """Raise ValueError where `source` can only be a path or a pattern, and nothing is there."""
     path = Path(source).expanduser()
-    is_path = path.is_absolute() or source.startswith((".", "~")) or path.suffix.lower() in READERS
-    if is_path and not path.exists():
-        raise ValueError(f"source {brief(source)} does not exist; give 'embedded', a path or a data set's name")
+    is_pattern = glob.has_magic(source)
+    is_path = path.is_absolute() or source.startswith((".", "~")) or reader_of(path.name) is not None or is_pattern
+    if is_path and not is_local(source):
+        also = ", and as a pattern it matches no file" if is_pattern else ""
+        raise ValueError(f"source {brief(source)} does not exist{also}; give 'embedded', a path or a data set's name")
 
 
 @dataclass
@@ -29,8 +68,9 @@ class DataArguments:
     source: str = field(
         default="embedded",
         metadata={
-            "help": "'embedded' (documentation that comes with Python), a file or folder of "
-            ".txt, .jsonl, .json or .parquet, 'wikipedia', 'wikitext', or the name of a data set for `datasets`."
+            "help": "'embedded' (documentation that comes with Python), a file, a folder or a pattern (texts/*.txt) of "
+            f"{', '.join(READERS)}, also with {' or '.join(COMPRESSED)}, a folder of save_to_disk, 'wikipedia', "
+            "'wikitext', or the name of a data set for `datasets`."
         },
     )
     source_config: str | None = field(
@@ -44,6 +84,10 @@ class DataArguments:
         metadata={"help": "Where Wikipedia is unavailable, take WikiText-2, then the embedded text; false: an error."},
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text of a document."})
+    json_field: str | None = field(
+        default=None,
+        metadata={"help": "Where the rows of a .json file are: a key, or several with dots between; none: at the top."},
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     validation_split: str | None = field(
         default=None,
@@ -88,6 +132,8 @@ class DataArguments:
                 "source_revision must be a branch, a tag or a commit of a data set, or none for the newest, got "
                 f"{brief(self.source_revision)}"
             )
+        if self.json_field is not None and (not isinstance(self.json_field, str) or not self.json_field):
+            raise ValueError(f"json_field must be a key of a .json file, or none, got {brief(self.json_field)}")
         share = self.validation_share
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
             raise ValueError(f"validation_share must lie between 0 and 1, both excluded, got {brief(share)}")

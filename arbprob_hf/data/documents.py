@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 
 import numpy as np
@@ -20,6 +20,30 @@ SEPARATOR = "<|endoftext|>"
 PASSAGE = 4096
 
 TEXT_TYPES = ("string", "large_string", "string_view")
+# columns of turns, which only a template makes a text of
+CHATS = ("messages", "conversations", "conversation")
+
+
+class WrongColumnError(ValueError):
+    """A text column that is not there, or without text."""
+
+
+def missing_column(column: str, where: str, columns: Iterable[str], advice: str = "") -> WrongColumnError:
+    """The error for a source without the text column, which says what it has, and what to do with that."""
+    columns = list(columns)
+    advice = next((_write_chats(name) for name in columns if name in CHATS), advice)
+    said = f"text_column {brief(column, 40)} is not in source {where}, which has {brief(columns, 70)}"
+    return WrongColumnError(f"{said}; {advice}" if advice else said)
+
+
+def wrong_kind(column: str, where: str, found: object) -> TypeError:
+    """The error for a text column in which something else was found."""
+    advice = f"; {_write_chats(column)}" if column in CHATS else ""
+    return TypeError(f"text_column {brief(column, 40)} of source {where} must hold text, got {found}{advice}")
+
+
+def _write_chats(column: str) -> str:
+    return f"write each of its {column} as one text first, as tokenizer.apply_chat_template(..., tokenize=False) does"
 
 
 def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
@@ -28,13 +52,9 @@ def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
     Raises `ValueError` when the column is missing, `TypeError` when it holds something else than text.
     """
     if column not in rows.column_names:
-        raise ValueError(
-            f"text_column {brief(column, 40)} is not in source {where}, which has {brief(rows.column_names)}"
-        )
+        raise missing_column(column, where, rows.column_names)
     if getattr(rows.features[column], "dtype", None) not in TEXT_TYPES:
-        raise TypeError(
-            f"text_column {brief(column, 40)} of source {where} must hold text, got {brief(rows.features[column])}"
-        )
+        raise wrong_kind(column, where, brief(rows.features[column]))
     _refuse_broken_text(rows, column, where)
     rows = rows.select_columns([column])
     if column != "text":
@@ -57,13 +77,11 @@ def streamed_texts(rows: IterableDataset, columns: Mapping[str, object], column:
     Raises `ValueError` when the column is missing, `TypeError` when it holds something else than text.
     """
     if column not in columns:
-        raise ValueError(
-            f"text_column {brief(column, 40)} is not in source {where}, which has {brief(sorted(columns))}"
-        )
+        raise missing_column(column, where, sorted(columns))
     held = columns[column]
     if not isinstance(held, str | None) and getattr(held, "dtype", None) not in TEXT_TYPES:
         kind = brief(held) if rows.features is not None else type(held).__name__
-        raise TypeError(f"text_column {brief(column, 40)} of source {where} must hold text, got {kind}")
+        raise wrong_kind(column, where, kind)
     rows = rows.select_columns([column])
     rows = rows if column == "text" else rows.rename_column(column, "text")
     # files that are read together must agree on one type
@@ -83,15 +101,6 @@ def _refuse_broken_text(rows: Dataset, column: str, where: str) -> None:
         raise ValueError(
             f"text_column {brief(column, 40)} of source {where} is not UTF-8 text: {reason(error, 80)}"
         ) from error
-
-
-def cut_at_separators(documents: Dataset) -> Dataset:
-    """`documents` cut wherever the text says <|endoftext|>."""
-    return documents.map(_cut_batch, batched=True, batch_size=16, desc="cutting at separators")
-
-
-def _cut_batch(batch: dict[str, list[str]]) -> dict[str, list[str]]:
-    return {"text": [piece for text in batch["text"] for piece in pieces(text)]}
 
 
 def pieces(text: str | None, least: int = 1) -> list[str]:

@@ -2,15 +2,15 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 
-from .arguments import DataArguments
+from ..errors import chain_of
+from .arguments import DataArguments, is_local
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def known_language(arguments: DataArguments) -> str | None:
 
 def _candidates(arguments: DataArguments) -> list[DataArguments]:
     first = _completed(arguments)
-    if not arguments.fallback or Path(arguments.source).expanduser().exists():
+    if not arguments.fallback or is_local(arguments.source):
         return [first]
     plain: dict[str, Any] = dict(
         source_config=None, source_revision=None, text_column="text", train_split="train", validation_split=None
@@ -88,7 +88,7 @@ def _candidates(arguments: DataArguments) -> list[DataArguments]:
 
 def _completed(arguments: DataArguments) -> DataArguments:
     """With short names written out, and the configuration and validation split that well-known data sets have."""
-    if Path(arguments.source).expanduser().exists():
+    if is_local(arguments.source):
         return arguments
     name = SHORT_NAMES.get(arguments.source, arguments.source)
     config = arguments.source_config or CONFIGS.get(name)
@@ -120,22 +120,16 @@ _CONNECTION = {"ConnectionError", "TimeoutError", "TransportError", "HfHubHTTPEr
 
 def is_connection_lost(error: BaseException) -> bool:
     """Whether an error comes down to a server that did not answer, or does not have the file."""
-    return any(not _CONNECTION.isdisjoint(kind.__name__ for kind in type(one).__mro__) for one in _causes(error))
+    return any(not _CONNECTION.isdisjoint(kind.__name__ for kind in type(one).__mro__) for one in chain_of(error))
 
 
 def is_about_content(error: BaseException) -> bool:
     """Whether an error comes down to what was read: to neither the connection nor the machine."""
     # pyarrow raises OSError, too, but without the number that the system gives
-    is_of_the_machine = any(isinstance(one, OSError) and one.errno is not None for one in _causes(error))
+    is_of_the_machine = any(isinstance(one, OSError) and one.errno is not None for one in chain_of(error))
     return not is_connection_lost(error) and not is_of_the_machine
 
 
 def is_revision_unknown(error: BaseException) -> bool:
     """Whether an error means that a repository has no such branch, tag or commit."""
-    return any(kind.__name__ == "RevisionNotFoundError" for one in _causes(error) for kind in type(one).__mro__)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
+    return any(kind.__name__ == "RevisionNotFoundError" for one in chain_of(error) for kind in type(one).__mro__)

@@ -1,19 +1,30 @@
-"""Reads local .txt, .jsonl, .json and .parquet files, one or a folder of them, as a data set."""
+"""Finds local files of text, one, a folder or a pattern of them, by split, and reads them as a data set."""
 
+import glob
+import itertools
+import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset
+from datasets import Dataset, Features, IterableDataset, Value
+from datasets.exceptions import DatasetGenerationError
 
-from ..errors import brief, reason
-from .arguments import READERS
-from .documents import SEPARATOR, columns_of, cut_at_separators, streamed_texts, texts_of
+from ..errors import brief, chain_of, one_line
+from .arguments import KNOWN, READERS, matches, reader_of
+from .documents import WrongColumnError
+from .readers import UnreadableError, gone, texts_in
 
 logger = logging.getLogger(__name__)
 
-_ORDER = tuple(dict.fromkeys(READERS.values()))
+Splits = dict[str, list[Path]]
+
+# the kinds of files in the order in which they are read
+_ORDER = (*dict.fromkeys(READERS.values()), "arrow")
+# what `datasets` writes beside the files of a data set, and into the folder of several splits
+_STATE, _SPLITS = "state.json", "dataset_dict.json"
 # word in a file's path -> its split, as the datasets package names them
 SPLIT_WORDS = {
     "train": "train",
@@ -25,35 +36,79 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
+_FEATURES = Features({"text": Value("string")})
+# what is in memory while it is prepared: bytes, and documents where these are short
+_MEMORY, _TOGETHER = 1 << 28, 1000
 
 
-def local_splits(source: Path) -> dict[str, list[Path]]:
-    """The text files of a file or folder by split, in name order.
+def local_splits(source: str) -> Splits:
+    """The text files of a file, a folder or a pattern by split, in the order in which they are read.
 
-    A folder in which some file is named after the training split (train-00000.parquet, train/a.txt) is read
-    by such names; otherwise every file belongs to "train".
-    Raises `ValueError` for an unknown extension or a folder without text files.
+    What is at the path `source` comes before what it matches as a pattern. Where some file is named after the training
+    split (train-00000.parquet, train/a.txt), files belong to such splits; otherwise each belongs to "train". A folder
+    that `save_to_disk` wrote has the splits that it says. One line is logged on what is read and what is not.
+
+    Raises:
+        ValueError: an unknown ending, a folder without text files, or one that lacks a file it should have.
     """
-    known = ", ".join(READERS)
-    if source.is_file():
-        if source.suffix.lower() not in READERS:
-            raise ValueError(f"source {brief(str(source))} has an unknown extension; expected one of {known}")
-        return {"train": [source]}
-    paths = [path.relative_to(source) for path in source.rglob("*") if path.suffix.lower() in READERS]
+    path = Path(source).expanduser()
+    if path.is_file():
+        if reader_of(path.name) is None:
+            raise ValueError(f"source {brief(source)} has an unknown extension; expected one of {KNOWN}")
+        return {"train": [path]}
+    if path.is_dir():
+        return _saved(path) or _in_folder(path)
+    found = matches(source)
+    logger.warning("source %s is no file or folder; as a pattern it matches %s files", brief(source), f"{len(found):,}")
+    # names of folders above the first part that is a pattern say nothing about splits
+    above = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+    return _by_split(above, [one.relative_to(above) for one in found], source)
+
+
+def _in_folder(folder: Path) -> Splits:
+    every = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     # hidden files and folders are a tool's, not text
-    paths = sorted(path for path in paths if not any(part.startswith(".") for part in path.parts))
-    if not paths:
-        raise ValueError(f"source folder {brief(str(source))} holds no text files; expected some of {known}")
-    named = {path: _split_in_name(path) for path in paths}
+    return _by_split(folder, [path for path in every if not any(part.startswith(".") for part in path.parts)], folder)
+
+
+def _by_split(folder: Path, paths: Sequence[Path], source: str | Path) -> Splits:
+    kinds = {path: reader_of(path.name) for path in sorted(paths)}
+    has_tables = not {"text", "arrow", None}.issuperset(kinds.values())
+    # beside a table, notes are about it; .arrow files of no save_to_disk may be anybody's cache
+    texts = [
+        path
+        for path, kind in kinds.items()
+        if kind not in (None, "arrow") and not (has_tables and ".md" in path.name.lower())
+    ]
+    lost = next((path for path in texts if not (folder / path).exists()), None)
+    if lost is not None:
+        raise ValueError(f"source {brief(str(folder / lost))} is a link to a file that is not there; put it back")
+    if not texts:
+        raise ValueError(f"source folder {brief(str(source))} holds no text files; expected some of {KNOWN}")
+    empty = [path for path in texts if kinds[path] == "text" and not (folder / path).stat().st_size]
+    named = {path: _split_in_name(path) for path in texts if path not in empty}
+    if not named:
+        raise ValueError(f"source {brief(str(source))} is empty; expected text")
     if "train" not in named.values():
-        return {"train": [source / path for path in paths]}
-    splits: dict[str, list[Path]] = {}
-    for path, split in named.items():
-        splits.setdefault(split or "", []).append(source / path)
-    nameless = splits.pop("", [])
-    if nameless:
-        logger.warning("source: %s are left out, no split in their names", _where(nameless))
+        named = dict.fromkeys(named, "train")
+    nameless = [path for path, split in named.items() if split is None]
+    others = [path for path in kinds if path not in set(texts)]
+    left_out = {"no split in their names": nameless, "empty": empty, "of other kinds": others}
+    _report(source, len(named) - len(nameless), left_out)
+    splits: Splits = {}
+    for path, split in sorted(named.items(), key=lambda item: _ORDER.index(kinds[item[0]] or "")):
+        if split is not None:
+            splits.setdefault(split, []).append(folder / path)
     return splits
+
+
+def _report(source: str | Path, read: int, left_out: Mapping[str, Sequence[Path]]) -> None:
+    parts = [f"{read:,} file{'s are' if read != 1 else ' is'} read"]
+    for why, paths in left_out.items():
+        if paths:
+            names = ", ".join(brief(str(path), 40) for path in paths[:3]) + ", ..." * (len(paths) > 3)
+            parts.append(f"{len(paths):,} are left out, {why} ({names})")
+    logger.warning("source %s: %s", brief(str(source)), "; ".join(parts))
 
 
 def _split_in_name(path: Path) -> str | None:
@@ -65,78 +120,78 @@ def _split_in_name(path: Path) -> str | None:
     return None
 
 
-def read_files(files: Sequence[Path], column: str) -> Dataset:
-    """The documents of some files, column "text" alone: a row of a table, or a text file (see below), is one.
-
-    A text file that holds <|endoftext|> is cut there. Kept in the cache of `datasets`, by path and time of
-    change. Raises `ValueError` for what cannot be read, `TypeError` for a column that holds no text.
-    """
-    chosen = _by_reader(files)
-    return concatenate_datasets(
-        [texts_of(_read(reader, own), column, where=_where(own)) for reader, own in chosen.items()]
-    )
-
-
-def stream_files(files: Sequence[Path], column: str) -> tuple[IterableDataset, list[Path]]:
-    """The same rows as `read_files` reads, as they are needed, and the files in the order in which they come.
-
-    A text file is read whole, and cut by whoever takes it. Raises `ValueError` for a file that cannot be read,
-    `TypeError` for a column that holds no text.
-    """
-    chosen = _by_reader(files)
-    parts = []
-    for reader, own in chosen.items():
-        names, where = [str(file) for file in own], _where(own)
-        try:
-            rows = load_dataset(reader, data_files=names, split="train", streaming=True, **_options(reader))
-            columns = columns_of(rows)
-        except Exception as error:
-            raise ValueError(f"source {where} cannot be read as {reader}: {reason(error)}") from error
-        parts.append(streamed_texts(rows, columns, column, where=where))
-    order = [file for own in chosen.values() for file in own]
-    return (concatenate_datasets(parts) if len(parts) > 1 else parts[0]), order
-
-
-def _by_reader(files: Sequence[Path]) -> dict[str, list[Path]]:
-    # a file without a byte has no columns either
-    named = {
-        reader: [f for f in files if READERS[f.suffix.lower()] == reader and f.stat().st_size] for reader in _ORDER
+def _saved(folder: Path) -> Splits | None:
+    """The files of a folder that `save_to_disk` wrote; None where it is no such folder."""
+    if (folder / _SPLITS).is_file():
+        splits = {str(name): folder / str(name) for name in _written(folder / _SPLITS, "splits")}
+    elif (folder / _STATE).is_file() and (folder / "dataset_info.json").is_file():
+        splits = {"train": folder}
+    else:
+        return None
+    found = {
+        split: [own / str(one["filename"]) for one in _written(own / _STATE, "_data_files")]
+        for split, own in splits.items()
     }
-    chosen = {reader: own for reader, own in named.items() if own}
-    if not chosen:
-        raise ValueError(f"source {_where(files)} is empty; expected text")
-    return chosen
+    _report(folder, sum(map(len, found.values())), {})
+    return found
 
 
-def _options(reader: str) -> dict[str, str]:
-    # utf-8-sig drops the byte order mark that some editors write
-    return {"sample_by": "document", "encoding": "utf-8-sig"} if reader == "text" else {}
-
-
-def _where(files: Sequence[Path]) -> str:
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"{brief(str(files[0]))}{more}"
-
-
-def _read(reader: str, files: Sequence[Path]) -> Dataset:
-    names = [str(file) for file in files]
+def _written(path: Path, key: str) -> list[Any]:
     try:
-        rows = load_dataset(reader, data_files=names, split="train", **_options(reader))
-    except Exception as error:
-        if reader != "parquet":
-            _refuse_other_encodings(files)
-        raise ValueError(f"source {_where(files)} cannot be read as {reader}: {reason(error)}") from error
-    if reader == "text" and any(SEPARATOR in text for text in rows["text"]):
-        rows = cut_at_separators(rows)
-    return rows
+        return list(json.loads(path.read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"source {brief(str(path))} is not as save_to_disk writes it ({one_line(error):.60}); save it again"
+        ) from error
 
 
-def _refuse_other_encodings(files: Sequence[Path]) -> None:
-    for file in files:
-        try:
-            file.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{brief(str(file))} is not UTF-8 text (byte {error.object[error.start]:#04x} at offset "
-                f"{error.start}); convert it, as with iconv -t utf-8"
-            ) from error
+def read_files(files: Sequence[Path], column: str, json_field: str | None = None) -> Dataset:
+    """The documents of some files, column "text" alone, as `readers.texts_in` reads each; a row without a text is None.
+
+    Kept in the cache of `datasets`, by the paths, sizes and times of change of the files.
+    Raises what `texts_in` raises, which names the file.
+    """
+    longest = max((file.stat().st_size for file in files if reader_of(file.name) == "text"), default=0)
+    try:
+        return Dataset.from_generator(
+            _rows,
+            features=_FEATURES,
+            gen_kwargs=_described(files, column, json_field),
+            # a file may be one document
+            writer_batch_size=min(_TOGETHER, max(1, _MEMORY // max(1, longest))),
+        )
+    except DatasetGenerationError as error:
+        # what names the file is the first of ours
+        causes = (
+            cause for cause in chain_of(error) if isinstance(cause, (UnreadableError, WrongColumnError, TypeError))
+        )
+        raise next(causes, error) from None
+
+
+def stream_files(files: Sequence[Path], column: str, json_field: str | None = None) -> IterableDataset:
+    """The same rows as `read_files` reads, as they are needed; a part of it, as `shard` gives them, is a file."""
+    return IterableDataset.from_generator(_rows, features=_FEATURES, gen_kwargs=_described(files, column, json_field))
+
+
+def _described(files: Sequence[Path], column: str, json_field: str | None) -> dict[str, Any]:
+    # lists are shared out, file by file; that a file has changed makes it another one for the cache
+    try:
+        states = [file.stat() for file in files]
+    except FileNotFoundError as error:
+        raise gone(str(error.filename)) from error
+    return {
+        "paths": [str(file) for file in files],
+        "states": [
+            (str(file.absolute()), state.st_size, state.st_mtime_ns) for file, state in zip(files, states, strict=True)
+        ],
+        "column": column,
+        "json_field": json_field,
+    }
+
+
+def _rows(
+    paths: Sequence[str], states: Sequence[tuple[str, int, int]], column: str, json_field: str | None
+) -> Iterator[dict[str, str | None]]:
+    for path in paths:
+        for text in texts_in(path, column, json_field=json_field):
+            yield {"text": text}

@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.naming import camelcase_to_snakecase
 
 from ..errors import brief, reason
-from .arguments import DataArguments, refuse_missing_source
+from .arguments import DataArguments, is_local, refuse_missing_source
 from .documents import columns_of, hold_out, streamed_texts, texts_of
 from .fallback import (
     UnavailableError,
@@ -136,7 +136,8 @@ class Embedded:
     title = f"documentation topics and standard-library docstrings of Python {platform.python_version()}"
 
     def __init__(self, arguments: DataArguments) -> None:
-        for name, default in (("text_column", "text"), ("train_split", "train"), ("validation_split", None)):
+        only = {"text_column": "text", "json_field": None, "train_split": "train", "validation_split": None}
+        for name, default in only.items():
             if getattr(arguments, name) != default:
                 raise ValueError(
                     f"{name} is {brief(getattr(arguments, name))}, but the embedded source has only the "
@@ -155,15 +156,14 @@ class Embedded:
 
 
 class LocalFiles:
-    """A file or a folder of files."""
+    """A file, a folder of files, or a pattern that some match."""
 
     def __init__(self, arguments: DataArguments) -> None:
-        path = Path(arguments.source).expanduser()
         self._where = brief(arguments.source)
-        self._column = arguments.text_column
-        self._splits = local_splits(path)
+        self._column, self._json_field = arguments.text_column, arguments.json_field
+        self._splits = local_splits(arguments.source)
         # the last part alone: a card must not reveal where somebody keeps files
-        self.title = f"local text {path.resolve().name}"
+        self.title = f"local text {Path(arguments.source).expanduser().resolve().name}"
 
     @property
     def revision(self) -> str:
@@ -173,12 +173,13 @@ class LocalFiles:
         return hashlib.sha256(repr(states).encode()).hexdigest()
 
     def split(self, name: str) -> Dataset:
-        return read_files(self._files(name), self._column)
+        rows = read_files(self._files(name), self._column, self._json_field)
+        return texts_of(rows, "text", where=self._where)
 
     def stream(self, name: str) -> Streamed:
         """The documents, read as they are needed."""
-        documents, files = stream_files(self._files(name), self._column)
-        return Streamed(documents, self._where, [str(file) for file in files])
+        files = self._files(name)
+        return Streamed(stream_files(files, self._column, self._json_field), self._where, [str(file) for file in files])
 
     def _files(self, split: str) -> Sequence[Path]:
         if split not in self._splits:
@@ -291,8 +292,8 @@ class Named:
 
 def find_source(arguments: DataArguments) -> Embedded | LocalFiles | Named:
     """The kind of source that `arguments` name. Raises ValueError where there is none, or it is unavailable."""
-    name, path = arguments.source, Path(arguments.source).expanduser()
-    local = name == "embedded" or path.exists()
+    name = arguments.source
+    local = name == "embedded" or is_local(name)
     for option in ("source_config", "source_revision"):
         value = getattr(arguments, option)
         if local and value is not None:
@@ -301,7 +302,9 @@ def find_source(arguments: DataArguments) -> Embedded | LocalFiles | Named:
             )
     if name == "embedded":
         return Embedded(arguments)
-    if path.exists():
+    if local:
         return LocalFiles(arguments)
     refuse_missing_source(name)
+    if arguments.json_field is not None:
+        raise ValueError(f"json_field {brief(arguments.json_field, 40)} is for local .json files; leave it out")
     return Named(arguments)

@@ -16,8 +16,9 @@ from datasets import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import brief, reason
-from .documents import is_held_out, pieces
+from .documents import WrongColumnError, is_held_out, pieces
 from .packing import LENGTH, Integers
+from .readers import UnreadableError
 
 # documents tokenised at a time
 _TOGETHER = 64
@@ -57,6 +58,9 @@ class Streamed:
                     for text in (piece for row in batch["text"] for piece in pieces(row, self.least)):
                         if is_held_out(text, self.held_out) == validation:
                             yield text
+            except (UnreadableError, WrongColumnError, TypeError):
+                # says which file it is, and where
+                raise
             except Exception as error:
                 what = f"its file {brief(self.files[number])}" if len(self.files) == files else "it"
                 raise ValueError(f"source {self.where}: {what} could not be read: {reason(error)}") from error

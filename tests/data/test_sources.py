@@ -133,15 +133,15 @@ def bad(tmp_path: Path, name: str, content: bytes) -> Path:
     ("name", "content", "message"),
     [
         (
-            "corpus.csv",
+            "corpus.doc",
             b"text\none\n",
-            r"unknown extension; expected one of \.txt, \.jsonl, \.json, \.parquet",
+            r"unknown extension; expected one of \.txt, \.md, \.jsonl, .*, \.parquet, or one",
         ),
         ("latin.txt", b"caf\xe9 noir", r"latin\.txt' is not UTF-8 text \(byte 0xe9 at offset 3\)"),
-        ("latin.jsonl", b'{"text": "caf\xe9"}\n', "text_column 'text' of source .* is not UTF-8 text"),
-        ("broken.jsonl", b'{"text": "one"}\n{"text":\n', "cannot be read as json: JSON parse error"),
+        ("latin.jsonl", b'{"text": "caf\xe9"}\n', r"latin\.jsonl' is not UTF-8 text \(byte 0xe9 at offset 13\)"),
+        ("broken.jsonl", b'{"text": "one"}\n{"text":\n', "line 2: is not JSON: Expecting value at column 9"),
         ("broken.parquet", b"PAR", "cannot be read as parquet: Parquet file size is 3 bytes"),
-        ("empty.txt", b"", r"source .*empty\.txt' is empty; expected text"),
+        ("empty.txt", b"", r"source .*empty\.txt' is empty: 0 bytes; write it again, or remove it"),
         ("blank.txt", b" \n \n", "the source holds no document with text"),
         ("column.jsonl", b'{"body": "one", "id": 1}\n', r"which has \['body', 'id'\]"),
     ],
@@ -166,7 +166,7 @@ def test_a_missing_path_is_refused(source: str) -> None:
 
 
 def test_a_folder_without_text_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no text files; expected some of \.txt, \.jsonl"):
+    with pytest.raises(ValueError, match=r"holds no text files; expected some of \.txt, \.md, "):
         load(tmp_path)
 
 

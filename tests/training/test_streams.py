@@ -219,7 +219,7 @@ def test_what_fails_in_a_worker_is_reported_in_one_line(
         run(tmp_path, tmp_path / "run", num_val_samples=1)
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("train: error: source ")
-    assert "part-1.parquet' could not be read: " in line
+    assert "part-1.parquet' cannot be read as parquet: " in line
     assert "Traceback" not in line
     assert len(line) < 400
 
