@@ -14,6 +14,7 @@ from .documents import pieces
 from .packing import LENGTH, PackedBlocks, TokenDocuments, pack, pad_to_blocks
 from .sources import Origin, load_streams, load_texts
 from .streaming import StreamedBlocks
+from .tokenizer import tokenise
 
 logger = logging.getLogger(__name__)
 
@@ -198,9 +199,8 @@ def _tokenised_batch(
     documents = [piece for text in batch["text"] for piece in pieces(text, least)]
     if not documents:
         return {"input_ids": [], "n_bytes": []}
-    # verbose=False: that a document is longer than the context is no mistake here
-    encoded = tokenizer(documents, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return {"input_ids": encoded["input_ids"], "n_bytes": [len(document.encode()) for document in documents]}
+    encoded = tokenise(tokenizer, documents)
+    return {"input_ids": encoded, "n_bytes": [len(document.encode()) for document in documents]}
 
 
 def _flat(rows: Dataset, token_type: npt.DTypeLike) -> TokenDocuments:

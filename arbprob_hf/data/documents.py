@@ -19,6 +19,9 @@ SEPARATOR = "<|endoftext|>"
 # characters, about GPT-2's context of 1,024 tokens
 PASSAGE = 4096
 
+# passages of so many times their least length are cut where no line ends
+_TOO_LONG, _SPACE = 16, re.compile(r"\s")
+
 TEXT_TYPES = ("string", "large_string", "string_view")
 # columns of turns, which only a template makes a text of
 CHATS = ("messages", "conversations", "conversation")
@@ -150,7 +153,7 @@ def _passage_batch(batch: dict[str, list[str | None]]) -> dict[str, list[str]]:
 
 
 def passages(text: str, least: int = PASSAGE) -> Iterator[str]:
-    """`text` in order and in full, cut behind blank lines (or, without any, behind lines).
+    """`text` in order and in full, cut behind blank lines or, without any, lines; before spaces where both are far.
 
     Each passage but the last has at least `least` characters.
     """
@@ -158,7 +161,18 @@ def passages(text: str, least: int = PASSAGE) -> Iterator[str]:
     begin = 0
     for match in re.finditer(pattern, text):
         if match.end() - begin >= least:
-            yield text[begin : match.end()]
+            yield from _cut_at_spaces(text[begin : match.end()], least)
             begin = match.end()
     if text[begin:].strip():
-        yield text[begin:]
+        yield from _cut_at_spaces(text[begin:], least)
+
+
+def _cut_at_spaces(text: str, least: int) -> Iterator[str]:
+    """`text`, cut before spaces where it is many times `least` characters; where no space is near, anywhere."""
+    begin = 0
+    while len(text) > _TOO_LONG * least and len(text) - begin > 3 * least:
+        space = _SPACE.search(text, begin + least, begin + 2 * least)
+        end = begin + 2 * least if space is None else space.start()
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]

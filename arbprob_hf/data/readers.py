@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,10 +20,14 @@ import pyarrow.parquet as pq
 
 from ..errors import brief, reason
 from .arguments import reader_of
-from .documents import SEPARATOR, TEXT_TYPES, WrongColumnError, missing_column, wrong_kind
+from .documents import SEPARATOR, TEXT_TYPES, WrongColumnError, missing_column, passages, wrong_kind
+
+logger = logging.getLogger(__name__)
 
 # characters of a text file, and rows of a table, read at a time
 CHUNK, ROWS = 1 << 22, 1000
+# characters of a line above which a text is none that somebody wrote in paragraphs, such as text8
+LONG_LINE = 1_000_000
 # rows without the column after which a file is not searched for it any further
 _PATIENCE = 100_000
 # cells that must not all be numbers
@@ -53,7 +58,8 @@ def texts_in(path: str, column: str, *, name: str | None = None, json_field: str
     try:
         with _opened(path, name) as file:
             if kind == "text":
-                yield from _documents(file)
+                for document in _documents(file):
+                    yield from _without_long_lines(document, name)
             else:
                 rows = _READERS[kind or ""](file, name, column, json_field)
                 yield from _checked(rows, column, name)
@@ -139,6 +145,17 @@ def _documents(file: BinaryIO) -> Iterator[str]:
     last = "".join(held)
     if is_first or last.strip():
         yield last
+
+
+def _without_long_lines(document: str, name: str) -> Iterator[str]:
+    longest = max(map(len, document.splitlines())) if len(document) > LONG_LINE else 0
+    if longest <= LONG_LINE:
+        yield document
+        return
+    logger.warning(
+        "source %s has a line of %s characters: it is cut at spaces into documents", brief(name), f"{longest:,}"
+    )
+    yield from passages(document)
 
 
 def _json(file: BinaryIO, name: str, column: str, json_field: str | None) -> Rows:

@@ -19,6 +19,7 @@ from ..errors import brief, reason
 from .documents import WrongColumnError, is_held_out, pieces
 from .packing import LENGTH, Integers
 from .readers import UnreadableError
+from .tokenizer import tokenise
 
 # documents tokenised at a time
 _TOGETHER = 64
@@ -131,8 +132,7 @@ class StreamedBlocks(torch.utils.data.IterableDataset[Block]):
     def _tokenised(self, reading: int, reader: int, readers: int) -> Iterator[list[int]]:
         texts = self._texts(reading, reader, readers)
         while some := list(itertools.islice(texts, _TOGETHER)):
-            encoded = self.tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)
-            yield from filter(None, encoded["input_ids"])
+            yield from filter(None, tokenise(self.tokenizer, some))
 
     def _texts(self, reading: int, reader: int, readers: int) -> Iterator[str]:
         if self.buffer == 1:
@@ -174,27 +174,29 @@ class Packer:
     def add(self, tokens: list[int]) -> Iterator[Block]:
         """Take a document, and give the blocks that it fills."""
         self.documents += 1
-        rest = tokens
+        # behind those that blocks have
+        done = 0
         self._begin()
         while True:
             free = self.block_size - len(self._tokens)
             if free == 0:
                 yield self._next_block()
-                if not rest:
+                if done == len(tokens):
                     return
                 # what a block cuts goes on behind a separator
                 self._begin()
                 continue
-            if not rest:
+            if done == len(tokens):
                 if not self.joins:
                     # its end is part of it
                     self._tokens.append(self.separator)
                     self._ids.append(self._ids[-1])
                     yield self._next_block()
                 return
-            self._tokens += rest[:free]
-            self._ids += [self._ids[-1]] * len(rest[:free])
-            rest = rest[free:]
+            some = tokens[done : done + free]
+            self._tokens += some
+            self._ids += [self._ids[-1]] * len(some)
+            done += len(some)
 
     def _begin(self) -> None:
         self._tokens.append(self.separator)

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -136,6 +137,43 @@ def _byte_level_bpe(vocabulary: Path, merges: Path) -> PreTrainedTokenizerFast:
 
 
 Integers = npt.NDArray[np.int64]
+# characters tokenised at a time, and those of a part of a long text: a tokenizer holds some hundred bytes for each
+_TOGETHER, _PART = 1 << 22, 1 << 18
+# as far as the last place where a word ends and one whitespace stands before the next
+_TO_LAST_SPACE = re.compile(r".*\S(?=\s\S)", re.DOTALL)
+
+
+def tokenise(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> list[list[int]]:
+    """The tokens of each document, in bounded memory: without special ones, and however long it is.
+
+    Long ones are tokenised in parts that are cut before a single whitespace, where a byte-level tokenizer cuts as well.
+    """
+    found: list[list[int]] = [[] for _ in documents]
+    parts = [(number, part) for number, document in enumerate(documents) for part in _parts(document)]
+    begin = 0
+    while begin < len(parts):
+        end, size = begin, 0
+        while end < len(parts) and (end == begin or size + len(parts[end][1]) <= _TOGETHER):
+            size += len(parts[end][1])
+            end += 1
+        texts = [part for _, part in parts[begin:end]]
+        # verbose=False: that a document is longer than the context is no mistake here
+        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        for (number, _), ids in zip(parts[begin:end], encoded["input_ids"], strict=True):
+            found[number] += ids
+        begin = end
+    return found
+
+
+def _parts(text: str) -> Iterator[str]:
+    begin = 0
+    while len(text) - begin > _PART:
+        last = _TO_LAST_SPACE.match(text, begin, begin + _PART)
+        # without a space, as in DNA, some other token may stand at the cut
+        end = begin + _PART if last is None else last.end()
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]
 
 
 def token_bytes(tokenizer: Tokenizer, size: int) -> Integers | None:

@@ -81,6 +81,15 @@ def test_without_blank_lines_passages_are_cut_behind_lines() -> None:
     assert list(passages("one\ntwo\nthree\n", 5)) == ["one\ntwo\n", "three\n"]
 
 
+def test_without_lines_passages_are_cut_before_spaces_and_without_spaces_anywhere() -> None:
+    assert list(passages("ab cde fg hij klm nop qr " * 2, 3)) == [
+        *("ab cde", " fg", " hij", " klm", " nop", " qr", " ab", " cde", " fg", " hij", " klm", " nop qr "),
+    ]
+    assert list(passages("x" * 50, 3)) == [*["xxxxxx"] * 7, "x" * 8]
+    # a line that is long alone
+    assert list(passages("short\n" + "ab " * 20 + "\nshort", 3))[:4] == ["short\n", "ab ab", " ab", " ab"]
+
+
 def test_pieces_are_what_separators_part() -> None:
     assert pieces("one<|endoftext|>\n<|endoftext|> two<|endoftext|>") == ["one", " two"]
     assert pieces(None) == []

