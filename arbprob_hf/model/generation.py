@@ -84,7 +84,7 @@ class ArbProbGenerationMixin(GenerationMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """As transformers'; a cached step of one token needs none of what it looks into."""
-        cache = kwargs.get("past_key_values")
+        cache: Any = kwargs.get("past_key_values")
         is_step = next_sequence_length == 1 and cache is not None and not kwargs.get("is_first_iteration")
         if not is_step or input_ids.device != self.lm_head.weight.device:
             given = {"next_sequence_length": next_sequence_length, "inputs_embeds": inputs_embeds, **kwargs}
@@ -95,11 +95,15 @@ class ArbProbGenerationMixin(GenerationMixin):
         step["input_ids"] = input_ids[:, -1:].clone(memory_format=torch.contiguous_format)
         if "position_ids" in step:
             step["position_ids"] = step["position_ids"][:, -1:].clone(memory_format=torch.contiguous_format)
+        if cache.is_compileable and "attention_mask" in step:
+            step["attention_mask"] = _widened(step["attention_mask"], cache)
         return step
 
-    def create_masks_for_generate(self, *, attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
-        """Leave the mask as it is: transformers would replace it by a causal one for static caches."""
-        return attention_mask
+    def create_masks_for_generate(
+        self, *, attention_mask: Tensor | None, past_key_values: Any, **kwargs: Any
+    ) -> Tensor | None:
+        """Say which columns of a static cache hold tokens; transformers would say that in a causal mask."""
+        return None if attention_mask is None else _widened(attention_mask, past_key_values)
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, *args: Any, **kwargs: Any
@@ -237,6 +241,12 @@ class LastPosition(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         is_full = input_ids.shape[1] >= self.n_positions
         return torch.full((input_ids.shape[0],), is_full, dtype=torch.bool, device=input_ids.device)
+
+
+def _widened(keep: Tensor, cache: Any) -> Tensor:
+    # (B, T) -> (B, columns of the static cache): of one shape at every step, so that a compiled step is compiled once
+    columns = cache.get_mask_sizes(1, 0)[0]
+    return torch.nn.functional.pad(keep, (0, columns - keep.shape[1]))
 
 
 def _cached(kwargs: dict[str, Any]) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import StaticCache
+from transformers import CompileConfig, StaticCache
 
 from arbprob_hf import Mask, documents, padding
 from tests.model.twins import left_padded, ours_alone, tokens
@@ -108,6 +108,34 @@ def test_one_graph_serves_every_step_of_a_static_cache() -> None:
             step = dict(past_key_values=cache, use_cache=True, position_ids=torch.tensor([[t]]))
             made.append(compiled(ids[:, t : t + 1], **step).logits)
         assert far(torch.cat(made, dim=1), model(ids).logits) <= 1e-10
+
+
+@pytest.mark.parametrize("mask", ["causal", "causal & window(3)"])
+def test_generate_compiles_one_step_whatever_is_padded(mask: str) -> None:
+    model, graphs = ours_alone(n_layer=1), []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Any], **options: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    once = CompileConfig(fullgraph=True, dynamic=False, backend=count)
+    once._compile_all_devices = True
+    options = dict(attention_mask=KEEP, mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    compiled = model.generate(IDS, cache_implementation="static", compile_config=once, **options)
+    assert compiled.equal(model.generate(IDS, **options))
+    assert len(graphs) == 1
+
+
+def test_a_padding_mask_may_be_as_wide_as_a_static_cache() -> None:
+    model = ours_alone(n_layer=1)
+    cache = StaticCache(config=model.config, max_cache_len=LENGTH + 4)
+    # what stands behind the tokens so far does not count
+    wide = torch.nn.functional.pad(KEEP, (0, 4), value=1)
+    own = model(IDS, attention_mask=wide, past_key_values=cache).logits
+    assert far(own, model(IDS, attention_mask=KEEP).logits) <= 1e-10
+    again = StaticCache(config=model.config, max_cache_len=LENGTH + 4)
+    with pytest.raises(ValueError, match=rf"= \(2, {LENGTH}\), got \(2, {LENGTH + 3}\)"):
+        model(IDS, attention_mask=wide[:, 1:], past_key_values=again)
 
 
 def test_text_is_refused_with_the_way_out() -> None:

@@ -80,6 +80,9 @@ def _split_attention_mask(given: MaskArguments, sizes: Sizes) -> tuple[Tensor | 
 
 
 def _keep(value: Tensor, sizes: Sizes) -> Tensor | None:
+    if tuple(value.shape) == (sizes.batch, sizes.kv_len):
+        # every column of a static cache: what stands behind the tokens so far is not looked at
+        value = value[:, : sizes.filled]
     shape, expected = tuple(value.shape), (sizes.batch, sizes.filled)
     # inside a compiled static cache the number of filled columns is not known
     fits = shape == expected if isinstance(sizes.offset, int) else shape[0] == sizes.batch
