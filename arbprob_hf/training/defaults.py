@@ -48,6 +48,10 @@ class TrainingArguments(transformers.TrainingArguments):
     do_train: bool = True
     # None: wherever eval_strategy says
     do_eval: bool | None = None  # type: ignore[assignment]
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "evaluations without a better figure after which the run ends"}
+    )
+    early_stopping_threshold: float = field(default=0.0, metadata={"help": "by how much a better figure must differ"})
     hub_training_state: bool = field(
         default=False,
         metadata={"help": "push optimizer, random states and options with checkpoints too, to resume from them"},
@@ -64,6 +68,8 @@ class TrainingArguments(transformers.TrainingArguments):
         refuse_numbers(self)
         if self.do_eval is False and self.do_train:
             self.eval_strategy = "no"
+        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"
         metric = self.metric_for_best_model
         if self.greater_is_better is None and metric is not None and metric.endswith(("perplexity", "bits_per_byte")):
             # transformers takes all that is no loss for a score

@@ -64,10 +64,20 @@ def save_eval_modes(modes: Mapping[str, Dataset], folder: Path, *, is_resumed: b
 
 
 def summary(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
-    """What the metrics of all modes come to: `<prefix>_loss`, that of the run's own mode, and the look-ahead gains."""
+    """What the metrics of all modes come to: loss and figures of the run's own mode, and the look-ahead gains."""
     losses = {mode: metrics[f"{prefix}_{mode}_loss"] for mode in MODES if f"{prefix}_{mode}_loss" in metrics}
     gains = {f"{prefix}_{name}": gain for name, gain in _gains(losses).items()}
-    return {f"{prefix}_loss": losses[main_mode(losses)], **gains}
+    main = main_mode(losses)
+    own = {f"{prefix}_{name}": metrics.get(f"{prefix}_{main}_{name}") for name in FIGURES}
+    return {**{name: value for name, value in own.items() if value is not None}, **gains}
+
+
+def loss_figures(loss: float, prefix: str, *, bytes_per_token: float | None) -> dict[str, float]:
+    """`<prefix>_loss`, in nats per token, its perplexity, and bits per byte where the bytes of a token are known."""
+    figures = {f"{prefix}_loss": loss, f"{prefix}_perplexity": perplexity(loss)}
+    if bytes_per_token is not None:
+        figures[f"{prefix}_bits_per_byte"] = bits_per_byte(loss, bytes_per_token)
+    return figures
 
 
 def mode_figures(metrics: Mapping[str, float], *, bytes_per_token: Mapping[str, float]) -> dict[str, float]:

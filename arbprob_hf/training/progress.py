@@ -208,7 +208,7 @@ def _evaluated(logs: Mapping[str, Any]) -> list[str]:
             parts.append(f"{value:,} tokens scored")
             continue
         parts.append(f"{plain} {_number(value)}")
-        if name.startswith("eval_") and name.endswith("loss") and "eval_perplexity" not in logs:
+        if name.startswith("eval_") and name.endswith("loss") and f"{name.removesuffix('loss')}perplexity" not in logs:
             parts.append(f"perplexity {_number(perplexity(value))}")
     return parts
 

@@ -20,9 +20,11 @@ from .arguments import Arguments, ModelArguments, RunArguments, TrainingArgument
 from .callbacks import CsvLogCallback
 from .card_facts import MASK_PICTURE, describe, saved_step, short_title
 from .data_setup import build_run_data, describe_data
+from .eval_modes import modes_of_layout
 from .hub import refuse_destination
 from .mask_picture import draw_mask
 from .model_setup import build_model, refuse_flex, starting_weights, warn_of_visible_answers
+from .options.checks import refuse_metric
 from .options.command_line import refuse_missing, resume_choice
 from .progress import is_quiet, loudness, say
 from .question_options import continues_text
@@ -68,6 +70,7 @@ def train(
     resume = resume_choice(training_args.resume_from_checkpoint)
     refuse_missing(resume)
     refuse_destination(training_args)
+    _refuse_metric(arguments)
     with contextlib.ExitStack() as held:
         held.enter_context(loudness(training_args))
         # to the end: the model, the card and the logs are written after training
@@ -91,6 +94,14 @@ def train(
         if pushed is not None:
             print_main(arguments, f"\non the Hub: {pushed.commit_url}")
     return outcome
+
+
+def _refuse_metric(arguments: Arguments) -> None:
+    layout = arguments.model.layout
+    try:
+        refuse_metric(arguments.training, modes=() if layout is None else modes_of_layout(layout))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _model(arguments: Arguments, tokenizer: PreTrainedTokenizerFast) -> ArbProbForCausalLM:
@@ -145,6 +156,7 @@ def _trainer(
         # the main process compares and writes it; reading all of a large text takes a while
         text=text,
         summary=data.summary,
+        bytes_per_token=data.bytes_per_token,
     )
     # after the trainer's own, which decide on a save that the log accompanies with a line
     log = CsvLogCallback(arguments.folder / "logs", bytes_per_token=data.bytes_per_token, title=title)

@@ -20,6 +20,8 @@ from ..runs.lock import lock_run_folder
 from ..runs.record import compare, describe_run
 from .callbacks import RisingRateCallback, StepBoundaryCallback
 from .dataloaders import isolate, stream_loader, whole_sets
+from .early_stopping import EarlyStopping
+from .eval_modes import loss_figures
 from .finite import NonFiniteError, is_bad, refuse_bad_weights, step_error
 from .hub import PublishingTrainer, refuse_hub_options
 from .options.command_line import resume_choice
@@ -54,6 +56,8 @@ class ArbProbTrainer(PublishingTrainer):
       `logging_nan_inf_filter`, which would hide it, is turned off;
     - `eval_loss` is the mean over all scored tokens of the set, each once, on any number of processes;
     - a resumed run gives bit for bit the weights of the uninterrupted one (same torch, CPU type, thread count);
+    - perplexity is among the metrics, and with `bytes_per_token` (bytes of text per scored token of the set, or of each
+      named set) bits per byte;
     - several named sets of evaluation may be summed up: `summary` makes `eval_loss` and the like of their metrics;
     - a checkpoint is only resumed as the run it is of: the same network, seed, optimizer and, where `text` says
       what it is (see `runs.record.describe_text`), text;
@@ -66,10 +70,15 @@ class ArbProbTrainer(PublishingTrainer):
     _last_sealed: tuple[CheckpointWriter, str] | None = None
 
     def __init__(
-        self, *args: Any, text: Mapping[str, Any] | None = None, summary: Summary | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        text: Mapping[str, Any] | None = None,
+        summary: Summary | None = None,
+        bytes_per_token: float | Mapping[str, float] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.text, self.summary = text, summary
+        self.text, self.summary, self.bytes_per_token = text, summary, bytes_per_token
         refuse_numbers(self.args)
         refuse_options(self.args)
         refuse_hub_options(self.args)
@@ -84,6 +93,9 @@ class ArbProbTrainer(PublishingTrainer):
         self._counter = BlockCounter()
         self.add_callback(RisingRateCallback())
         self.add_callback(StepBoundaryCallback(self._stop, self._train_random))
+        patience = getattr(self.args, "early_stopping_patience", None)
+        if patience is not None:
+            self.add_callback(EarlyStopping(patience, getattr(self.args, "early_stopping_threshold", 0.0)))
 
     def train(
         self,
@@ -180,6 +192,8 @@ class ArbProbTrainer(PublishingTrainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # transformers looks whether the run is complete only after a step: it would train one more
+        if self.control.should_training_stop:
+            return
         if self.state.global_step < self.state.max_steps:
             self._run_rest_of_epoch(*args, **kwargs)
             return
@@ -257,7 +271,15 @@ class ArbProbTrainer(PublishingTrainer):
             metrics.update(further)
             self.log(further)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.is_in_train and eval_dataset is None:
+            self._refuse_unknown_metric(metrics, metric_key_prefix)
         return metrics
+
+    def _refuse_unknown_metric(self, metrics: Mapping[str, float], prefix: str) -> None:
+        name = self.args.metric_for_best_model
+        if name is not None and f"eval_{name.removeprefix('eval_')}" not in metrics:
+            known = ", ".join(one.removeprefix(f"{prefix}_") for one in metrics if one.startswith(prefix))
+            raise ValueError(f"metric_for_best_model: expected a figure of the evaluations ({known}), got {name!r:.60}")
 
     def prediction_step(
         self,
@@ -289,14 +311,20 @@ class ArbProbTrainer(PublishingTrainer):
     ) -> EvalLoopOutput:
         """Evaluate; the loss is the sum over all scored tokens divided by their number, which is reported too.
 
-        Gives `<prefix>_loss` (nats per token) and `<prefix>_scored_tokens` where the rows have labels.
+        Gives `<prefix>_loss` (nats per token), `<prefix>_perplexity` and `<prefix>_scored_tokens` where the rows have
+        labels, and `<prefix>_bits_per_byte` where `bytes_per_token` is known.
         """
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
         self._token_loss = TokenLoss()
         output = super().evaluation_loop(dataloader, description, loss_only, ignore_keys, metric_key_prefix)
         if not loss_only and f"{metric_key_prefix}_loss" not in (output.metrics or {}):
             return output
-        return output._replace(metrics={**(output.metrics or {}), **self._token_loss.metrics(metric_key_prefix)})
+        scored, size = self._token_loss.metrics(metric_key_prefix), self.bytes_per_token
+        if isinstance(size, Mapping):
+            size = size.get(metric_key_prefix.partition("_")[2])
+        loss = scored[f"{metric_key_prefix}_loss"]
+        figures = loss_figures(loss, metric_key_prefix, bytes_per_token=size)
+        return output._replace(metrics={**(output.metrics or {}), **figures, **scored})
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # save_strategy "best" saves only where this is true; a run that stops must save whatever the metric

@@ -150,8 +150,15 @@ def _log(args: TrainingArguments) -> None:
 def _best(args: TrainingArguments) -> None:
     if plain(args.save_strategy) == "best" and args.metric_for_best_model is None:
         raise ValueError("save_strategy: best needs metric_for_best_model; give loss, or save_strategy steps")
+    patience, threshold = getattr(args, "early_stopping_patience", None), getattr(args, "early_stopping_threshold", 0)
+    if patience is not None and patience < 1:
+        raise ValueError(f"early_stopping_patience: expected at least 1 evaluation, got {patience}")
+    if threshold < 0 or (threshold and patience is None):
+        advice = "it needs early_stopping_patience, how many evaluations to wait; give it, or leave the threshold out"
+        raise ValueError(f"early_stopping_threshold: expected at least 0, got {threshold}; {advice}")
     if args.metric_for_best_model is not None and plain(args.eval_strategy) == "no":
-        wanting = [name for name in ("load_best_model_at_end", "metric_for_best_model") if getattr(args, name)]
+        names = ("early_stopping_patience", "load_best_model_at_end", "metric_for_best_model")
+        wanting = [name for name in names if getattr(args, name, None)]
         raise ValueError(f"{wanting[0]}: a run that is never evaluated has no best model; give eval_strategy steps")
 
 

@@ -27,6 +27,7 @@ _COMMON = {
     "warmup_steps": "steps of rising learning rate; below 1, a share of all steps",
     "weight_decay": "AdamW's weight decay",
     "max_grad_norm": "gradients are scaled down to this norm",
+    "early_stopping_patience": "evaluations without a better figure after which the run ends",
     "bf16": "compute in bfloat16",
     "use_cpu": "stay on the CPU even where there is a GPU",
     "logging_steps": "steps between two lines of the log",
