@@ -1,12 +1,14 @@
 """Blocks made while their text is read: for a text too large to prepare, and for one that is far away.
 
 What a process and its data loader's workers get depends on the text, the seed, and the number of processes and workers
-alone. So a resumed run, which reads again what it has had, goes on with the very blocks that would have come.
+alone. With each block comes the state of its reader, from which a resumed run goes on with the very blocks that would
+have come.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from ..errors import brief, reason
 from .documents import WrongColumnError, is_held_out, pieces
 from .packing import LENGTH, Integers
 from .readers import UnreadableError
+from .shares import ReaderState, Share, Start, buffered, deal, first_states
 from .tokenizer import tokenise
 
 # documents tokenised at a time
@@ -46,19 +49,33 @@ class Streamed:
     least: int = 1
     revision: str = ""
 
-    def texts(self, order: Iterable[int] | None = None, *, validation: bool = False) -> Iterator[str]:
-        """The texts for training, or those for validation, of some files by number, all of them when None.
+    def texts(self, *, validation: bool = False) -> Iterator[str]:
+        """The texts for training, or those for validation.
 
         Raises ValueError, which names the file, for what cannot be read.
         """
+        for _, _, texts in self.batches(validation=validation):
+            yield from texts
+
+    def batches(
+        self, order: Sequence[int] | None = None, *, file: int = 0, row: int = 0, validation: bool = False
+    ) -> Iterator[tuple[int, int, list[str]]]:
+        """The texts of some files by number, all of them when None, from row `row` of the one at place `file` on.
+
+        Each with the place of its file in the order and the row at which it begins. Raises as `texts`.
+        """
         files = self.documents.num_shards
-        for number in range(files) if order is None else order:
+        numbers = list(range(files) if order is None else order)
+        for place in range(file, len(numbers)):
+            begin = row if place == file else 0
+            number = numbers[place]
             try:
                 # unlike an iteration over rows, this does not share the files out to the workers of a loader
-                for batch in self.documents.shard(files, int(number)).iter(_TOGETHER):
-                    for text in (piece for row in batch["text"] for piece in pieces(row, self.least)):
-                        if is_held_out(text, self.held_out) == validation:
-                            yield text
+                rows = self.documents.shard(files, number)
+                for batch in (rows.skip(begin) if begin else rows).iter(_TOGETHER):
+                    texts = [piece for text in batch["text"] for piece in pieces(text, self.least)]
+                    yield place, begin, [text for text in texts if is_held_out(text, self.held_out) == validation]
+                    begin += len(batch["text"])
             except (UnreadableError, WrongColumnError, TypeError):
                 # says which file it is, and where
                 raise
@@ -66,17 +83,25 @@ class Streamed:
                 what = f"its file {brief(self.files[number])}" if len(self.files) == files else "it"
                 raise ValueError(f"source {self.where}: {what} could not be read: {reason(error)}") from error
 
-    def share(self, reader: int, readers: int, order: npt.NDArray[np.int64] | None = None) -> Iterator[str]:
-        """What one of several readers has of the texts for training: together they have each of them once.
+    def numbered(self, share: Share, order: Sequence[int] | None = None) -> Iterator[tuple[int, str, Start]]:
+        """What a reader has of the texts for training, with their numbers, from `share.start` on.
 
-        `order`: of the files, a permutation; as they are when None. Each reader has its own files where there are
-        enough, otherwise every so many-th text.
+        Together, readers have each text once. `order`: of the files, a permutation; as they are when None. Each reader
+        has its own files where there are enough, otherwise every so many-th text. With each text comes a start at which
+        it, and all after it, may be read again.
         """
         files = self.documents.num_shards
-        numbers = np.arange(files) if order is None else order
+        numbers = list(range(files) if order is None else order)
+        reader, readers = share.reader, share.readers
         if files >= readers:
-            return self.texts(numbers[reader::readers])
-        return itertools.islice(self.texts(numbers), reader, None, readers)
+            numbers, reader, readers = numbers[share.reader :: share.readers], 0, 1
+        count, file, row = share.start
+        for place, begin, texts in self.batches(numbers, file=file, row=row):
+            start = count, place, begin
+            for text in texts:
+                if count % readers == reader:
+                    yield count // readers, text, start
+                count += 1
 
 
 class StreamedBlocks(torch.utils.data.IterableDataset[Block]):
@@ -107,53 +132,115 @@ class StreamedBlocks(torch.utils.data.IterableDataset[Block]):
         self.text, self.tokenizer, self.block_size = text, tokenizer, block_size
         self.seed, self.buffer, self.packing, self.process = seed, buffer, packing, process
 
+        self._states: list[ReaderState] | None = None
+        self._turn = 0
+
+    def resume(self, states: Sequence[ReaderState] | None, turn: int = 0) -> None:
+        """Let what iterates next go on where readers were at `states`, of all processes; None: from the beginning.
+
+        `turn`: the worker that makes the first batch, of as many workers as before. Other numbers of processes and
+        workers share out what is left of the text.
+        """
+        self._states, self._turn = None if states is None else list(states), turn
+
     def __iter__(self) -> Iterator[Block]:
+        return (block for block, _, _ in self.with_states())
+
+    def with_states(self) -> Iterator[tuple[Block, int, ReaderState]]:
+        """The blocks of this process or worker, each with the number of its reader and the reader's state behind it."""
         worker = torch.utils.data.get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         rank, processes = self.process
-        reader, readers = rank * workers + number, processes * workers
+        # a loader asks its first worker first
+        reader, readers = rank * workers + (number + self._turn) % workers, processes * workers
+        state = (first_states(readers) if self._states is None else deal(self._states, readers))[reader]
         packer = Packer(self.block_size, self.tokenizer.eos_token_id, self.packing)
-        index = itertools.count(reader, readers)
-        fruitless = 0
+        index = itertools.count(state.index, readers)
+        for place, share in enumerate(state.shares):
+            for block, reached in self._blocks(share, packer):
+                number = next(index)
+                shares = (reached, *state.shares[place + 1 :])
+                yield {**block, "index": number}, reader, ReaderState(shares, number + readers)
+
+    def _blocks(self, share: Share, packer: "Packer") -> Iterator[tuple[Block, Share]]:
+        """What one share gives, with what is left of it behind each block."""
         # shuffled files are shared out anew each time; otherwise another reading is like the last
-        patience = _PATIENCE if self.buffer > 1 and self.text.documents.num_shards >= readers > 1 else 1
-        for reading in itertools.count():
+        patience = _PATIENCE if self.buffer > 1 and self.text.documents.num_shards >= share.readers > 1 else 1
+        fruitless = 0
+        while not share.is_over:
             before = packer.documents
-            for tokens in self._tokenised(reading, reader, readers):
-                for block in packer.add(tokens):
-                    yield {**block, "index": next(index)}
-            fruitless = fruitless + 1 if packer.documents == before else 0
+            for reached, tokens in self._tokenised(share):
+                for block in packer.add(tokens[reached.tokens :]):
+                    used = len(tokens) - packer.left
+                    is_done = used == len(tokens)
+                    behind = replace(reached, texts=reached.texts + is_done, tokens=0 if is_done else used)
+                    yield block, behind
+            # one that was begun earlier may be at its end
+            is_fruitless = packer.documents == before and not share.texts and share.step == 1
+            fruitless = fruitless + 1 if is_fruitless else 0
             if fruitless == patience:
                 raise ValueError(
-                    f"source {self.text.where}: reader {reader + 1} of {readers} found no text; use fewer workers, a "
-                    "smaller validation_share or min_document_length"
+                    f"source {self.text.where}: reader {share.reader + 1} of {share.readers} found no text; use fewer "
+                    "workers, a smaller validation_share or min_document_length"
                 )
+            share = share.next_reading()
 
-    def _tokenised(self, reading: int, reader: int, readers: int) -> Iterator[list[int]]:
-        texts = self._texts(reading, reader, readers)
+    def _tokenised(self, share: Share) -> Iterator[tuple[Share, list[int]]]:
+        """The texts of one reading as tokens, each with the share from that text on."""
+        texts = ((one, text) for one, text in self._texts(share) if one.texts % share.step == share.first)
         while some := list(itertools.islice(texts, _TOGETHER)):
-            yield from filter(None, tokenise(self.tokenizer, some))
+            encoded = tokenise(self.tokenizer, [text for _, text in some])
+            for (one, _), tokens in zip(some, encoded, strict=True):
+                if tokens:
+                    yield one if one.texts == share.texts else replace(one, tokens=0), tokens
 
-    def _texts(self, reading: int, reader: int, readers: int) -> Iterator[str]:
+    def _texts(self, share: Share) -> Iterator[tuple[Share, str]]:
         if self.buffer == 1:
-            return self.text.share(reader, readers)
+            for number, text, start in self.text.numbered(share):
+                if number >= share.texts:
+                    yield replace(share, texts=number, start=start), text
+            return
         # all readers share the files out alike
-        order = np.random.default_rng([self.seed, reading]).permutation(self.text.documents.num_shards)
-        random = np.random.default_rng([self.seed, reading, reader])
-        return shuffled(self.text.share(reader, readers, order), self.buffer, random)
+        order = np.random.default_rng([self.seed, share.reading]).permutation(self.text.documents.num_shards).tolist()
+        random = np.random.default_rng([self.seed, share.reading, share.reader])
+        yield from _shuffled(self.text.numbered(share, order), self.buffer, share, random)
 
 
-def shuffled(texts: Iterable[str], size: int, random: np.random.Generator) -> Iterator[str]:
-    """`texts` in random order, as far as a buffer of `size` of them allows."""
-    buffer: list[str] = []
-    for text in texts:
-        if len(buffer) < size:
-            buffer.append(text)
-            continue
-        place = int(random.integers(size))
-        yield buffer[place]
-        buffer[place] = text
-    yield from (buffer[place] for place in random.permutation(len(buffer)))
+def _shuffled(
+    texts: Iterator[tuple[int, str, Start]], size: int, share: Share, random: np.random.Generator
+) -> Iterator[tuple[Share, str]]:
+    """`texts` in random order, as far as a buffer of `size` of them allows, from `share.texts` on.
+
+    Each with the share from it on.
+    """
+    held, last = buffered(size, share, random)
+    places = {int(number): place for place, number in enumerate(held)}
+    buffer: list[str] = [""] * len(held)
+    starts: deque[tuple[int, Start]] = deque()
+    left, filled = share.texts, 0
+    for number, text, start in texts:
+        if not starts or starts[-1][1] != start:
+            starts.append((number, start))
+        if number in places:
+            buffer[places[number]], filled = text, filled + 1
+        elif number >= size + left and last is None:
+            if left % _TOGETHER == 0 or left == share.texts:
+                _forget(starts, int(held.min()))
+            place = int(random.integers(size))
+            yield replace(share, texts=left, start=starts[0][1]), buffer[place]
+            buffer[place], held[place], left = text, number, left + 1
+    if not starts:
+        return
+    total = left + filled if last is None else share.total
+    order = random.permutation(filled) if last is None else np.arange(len(held))
+    for count, place in enumerate(order):
+        yield replace(share, texts=left + count, total=total, start=starts[0][1]), buffer[place]
+
+
+def _forget(starts: "deque[tuple[int, Start]]", oldest: int) -> None:
+    """Drop all starts but one that lie before text number `oldest`."""
+    while len(starts) > 1 and starts[1][0] <= oldest:
+        starts.popleft()
 
 
 @dataclass
@@ -162,12 +249,14 @@ class Packer:
 
     Attributes:
         joins: whether a block may hold several; otherwise as `packing.pad_to_blocks`. documents: how many were added.
+        left: how many tokens of the last document are in no block yet.
     """
 
     block_size: int
     separator: int
     joins: bool = True
     documents: int = 0
+    left: int = 0
     _tokens: list[int] = field(default_factory=list)
     _ids: list[int] = field(default_factory=list)
 
@@ -180,6 +269,7 @@ class Packer:
         while True:
             free = self.block_size - len(self._tokens)
             if free == 0:
+                self.left = len(tokens) - done
                 yield self._next_block()
                 if done == len(tokens):
                     return
@@ -191,6 +281,7 @@ class Packer:
                     # its end is part of it
                     self._tokens.append(self.separator)
                     self._ids.append(self._ids[-1])
+                    self.left = 0
                     yield self._next_block()
                 return
             some = tokens[done : done + free]

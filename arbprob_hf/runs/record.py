@@ -18,6 +18,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from ..data import StreamedBlocks
+from ..data.shares import READERS_NAME
 from ..model.masks.mask import Mask
 from ..model.saved_patterns import carried_code, definitions
 from .option_table import Resume, identity, with_role
@@ -43,6 +44,8 @@ _OTHERWISE = "or start from its weights with --init_from in another output_dir"
 _ADVICE = f"give the same to resume it, {_OTHERWISE}"
 # texts of which a refusal shows where they part
 _LONG = ("task", "accelerator_config")
+# what of a stream says who reads it
+_READERS = {"processes", "dataloader_num_workers"}
 # what a refusal says of parts of a stream that are no numbers
 _SHOWN = {
     "tokenizer": "one of the tokens and rules {:.8}",
@@ -146,6 +149,8 @@ def compare(checkpoint: Path, record: Record) -> None:
     if "text" not in saved or "text" not in record:
         # a trainer that does not know what its text is cannot compare it, nor the questions about it
         changed -= {"text", "block_size", "position_init", *_QUESTIONS}
+    if (checkpoint / READERS_NAME).is_file() and _differs_by_readers_alone(saved, record):
+        changed.discard("text")
     if "text" in changed and changed.isdisjoint(_BEFORE_TEXT):
         _refuse_commit(checkpoint, saved, record)
         _refuse_stream(checkpoint, saved, record)
@@ -191,6 +196,13 @@ def _refuse_commit(checkpoint: Path, saved: Record, record: Record) -> None:
             f"source_revision: {checkpoint.name} was trained with commit {before} of the data set, this run would read "
             f"{now:.8}, a new commit: add --source_revision {before} to resume it, {_OTHERWISE}"
         )
+
+
+def _differs_by_readers_alone(saved: Record, record: Record) -> bool:
+    # others go on where these were, each in the text that it shares with them
+    before, now = saved.get("stream") or {}, record.get("stream") or {}
+    changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    return bool(changed) and changed <= _READERS
 
 
 def _refuse_stream(checkpoint: Path, saved: Record, record: Record) -> None:

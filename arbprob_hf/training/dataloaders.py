@@ -11,7 +11,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -21,8 +21,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ..data import StreamedBlocks
+from ..data.shares import ReaderState
 from .signals import IDLE, STOPPING, StopSignal
 
+# of a batch of a stream: the number and the state of its reader
+READER = "reader"
 # how long a worker waits for the main process to notice the signal that both may have got
 _PATIENCE_SECONDS = 60.0
 
@@ -43,17 +46,20 @@ def isolate(loader: DataLoader[Any], generator: torch.Generator, stop: StopSigna
     return loader
 
 
-def stream_loader(trainer: Trainer) -> DataLoader[Any]:
+def stream_loader(trainer: Trainer, *, with_states: bool) -> DataLoader[Any]:
     """The training loader over a stream that is shared out already: every process makes batches of what it reads.
 
     accelerate would have the main process read everything, or every process read everything and keep a part.
+    `with_states`: a batch also has `READER`, who read it and the state of that reader behind it. Workers are ahead of
+    the training, but what comes with a batch is of that batch.
     """
     args, blocks = trainer.args, trainer.train_dataset
     assert isinstance(blocks, StreamedBlocks), "other data sets are loaded by transformers"
+    collate = trainer.data_collator
     loader = DataLoader(
-        blocks,
+        _WithStates(blocks) if with_states else blocks,
         batch_size=args.train_batch_size,
-        collate_fn=trainer.data_collator,
+        collate_fn=functools.partial(_collate_with_state, collate=collate) if with_states else collate,
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
         persistent_workers=args.dataloader_persistent_workers,
@@ -83,6 +89,20 @@ def whole_sets(trainer: Trainer, *, keeps_logits: bool) -> Iterator[None]:
                 held.callback(setattr, owner, name, getattr(owner, name))
                 setattr(owner, name, value)
         yield
+
+
+class _WithStates(torch.utils.data.IterableDataset[tuple[Any, int, ReaderState]]):
+    def __init__(self, blocks: StreamedBlocks) -> None:
+        self.blocks = blocks
+
+    def __iter__(self) -> Iterator[tuple[Any, int, ReaderState]]:
+        return self.blocks.with_states()
+
+
+def _collate_with_state(
+    rows: Sequence[tuple[Any, int, ReaderState]], collate: Callable[[list[Any]], Any]
+) -> dict[str, Any]:
+    return {**collate([block for block, _, _ in rows]), READER: rows[-1][1:]}
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

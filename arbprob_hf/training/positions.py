@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 import transformers.trainer
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Sampler
+
+from ..data import StreamedBlocks
+from ..data.shares import ReaderState, StreamPosition, deal, first_states
+from .dataloaders import READER
 
 POSITION_NAME = "position.json"
 
@@ -136,6 +141,44 @@ class BlockCounter:
     def _batches_left(self, blocks: int) -> int:
         left = (self.rows - blocks) / self.batch
         return math.floor(left) if self.drops_last else math.ceil(left)
+
+
+class ReaderTracker:
+    """Keeps the states of this process's readers of a stream, as its batches bring them."""
+
+    def __init__(self, blocks: StreamedBlocks, workers: int, begin: StreamPosition | None, *, skips: bool) -> None:
+        """`begin`: where `blocks` go on; None from the first, or, where it `skips`, behind what is read again."""
+        self._blocks, self.workers = blocks, max(1, workers)
+        rank, self.processes = blocks.process
+        self._turn, self._states = 0, dict[int, ReaderState]()
+        self.is_resumed, self.is_changed = begin is not None, False
+        readers = self.processes * self.workers
+        if begin is not None:
+            self.is_changed = (begin.processes, begin.workers) != (self.processes, self.workers)
+            self._turn = 0 if self.is_changed else begin.turns[rank]
+        if not skips:
+            states = first_states(readers) if begin is None else deal(begin.states, readers)
+            own = range(rank * self.workers, (rank + 1) * self.workers)
+            self._states = {reader: states[reader] for reader in own}
+        blocks.resume(None if begin is None else begin.states, self._turn)
+
+    def skip(self, batches: int) -> None:
+        """Note that so many batches of this process were read and left out."""
+        self._turn = (self._turn + batches) % self.workers
+
+    def take(self, batch: dict[str, Any]) -> None:
+        """Take from a batch, which is about to be trained on, what it says of its reader."""
+        reader, self._states[reader] = batch.pop(READER)
+        self._turn = (self._turn + 1) % self.workers
+
+    def position(self) -> StreamPosition | None:
+        """Where the readers of all processes are, which all ask; None where that of one is not known yet."""
+        found = gather_object([(self._turn, self._states)])
+        states = {reader: state for _, own in found for reader, state in own.items()}
+        if len(states) < self.processes * self.workers:
+            return None
+        turns = tuple(turn for turn, _ in found)
+        return StreamPosition(self.processes, self.workers, turns, tuple(states[reader] for reader in sorted(states)))
 
 
 class EpochOrder(Sampler[int]):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data import StreamedBlocks
+from ..data.shares import StreamPosition
 from ..runs.checkpoint_writer import CheckpointWriter, installed
 from ..runs.checkpoints import choose_checkpoint, is_staged, quarantine_later, sealed_names, verify
 from ..runs.lock import lock_run_folder
@@ -26,7 +27,7 @@ from .finite import NonFiniteError, is_bad, refuse_bad_weights, step_error
 from .hub import PublishingTrainer, refuse_hub_options
 from .options.command_line import resume_choice
 from .options.validation import refuse_numbers, refuse_options, refuse_parts
-from .positions import BlockCounter, EpochOrder, Lengths, Position, epoch_order, skipping_nothing
+from .positions import BlockCounter, EpochOrder, Lengths, Position, ReaderTracker, epoch_order, skipping_nothing
 from .processes import cpu_without_index, from_main, largest
 from .progress import use_progress_lines
 from .signals import StopSignal
@@ -92,6 +93,7 @@ class ArbProbTrainer(PublishingTrainer):
         use_progress_lines(self)
         self._counter = BlockCounter()
         self.add_callback(RisingRateCallback())
+        self._tracker: ReaderTracker | None = None
         self.add_callback(StepBoundaryCallback(self._stop, self._train_random))
         patience = getattr(self.args, "early_stopping_patience", None)
         if patience is not None:
@@ -112,22 +114,28 @@ class ArbProbTrainer(PublishingTrainer):
         output_dir = Path(str(self.args.output_dir))
         with contextlib.ExitStack() as held:
 
-            def begin() -> tuple[Path | None, Position | None]:
+            def begin() -> tuple[Path | None, Position | None, StreamPosition | None]:
                 held.enter_context(lock_run_folder(output_dir, resume=choice is not False))
                 found = choose_checkpoint(choice, output_dir)
                 if found is not None:
                     compare(found, describe_run(self._own_model(), self.args, self.text))
                     quarantine_later(found, output_dir)
-                return found, None if found is None or self.args.ignore_data_skip else Position.load(found)
+                if found is None or self.args.ignore_data_skip:
+                    return found, None, None
+                return found, Position.load(found), StreamPosition.load(found)
 
-            source, position = self._from_main(begin)
-            self._counter = BlockCounter(position)
+            source, position, readers = self._from_main(begin)
+            self._counter, self._tracker = BlockCounter(position), None
+            if isinstance(self.train_dataset, StreamedBlocks):
+                skips = source is not None and readers is None
+                workers = self.args.dataloader_num_workers
+                self._tracker = ReaderTracker(self.train_dataset, workers, readers, skips=skips)
             # however the run ends: what is on its way to the Hub is still in the folder
             held.callback(self._finish_current_push)
             held.enter_context(self._stop)
             self._step_loss = None
             if source is not None:
-                self._warn_of_other_world(source, counted=position is not None)
+                self._warn_of_other_world(source, counted=position is not None or readers is not None)
             output = super().train(
                 resume_from_checkpoint=None if source is None else str(source),
                 trial=trial,
@@ -142,7 +150,8 @@ class ArbProbTrainer(PublishingTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The training loader; it leaves the global random stream alone."""
         streams = isinstance(self.train_dataset, StreamedBlocks)
-        loader = stream_loader(self) if streams else super().get_train_dataloader()
+        tracks = self._tracker is not None
+        loader = stream_loader(self, with_states=tracks) if streams else super().get_train_dataloader()
         order, args = epoch_order(loader), self.args
         if order is not None:
             self._counter.measure(
@@ -185,6 +194,8 @@ class ArbProbTrainer(PublishingTrainer):
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         epoch, batches = super()._init_training_state(*args, **kwargs)
+        if self._tracker is not None and not self._tracker.is_resumed:
+            self._tracker.skip(batches)
         if not self.state.global_step or not self._counter.counts:
             return epoch, batches
         self._counter.start_in_batches(epoch, batches, self.state.global_step)
@@ -203,10 +214,11 @@ class ArbProbTrainer(PublishingTrainer):
     def _run_rest_of_epoch(self, *args: Any, **kwargs: Any) -> None:
         counter, epoch = self._counter, kwargs["epoch"]
         counter.start_epoch(epoch)
-        if not (counter.counts and counter.is_resumed):
+        is_counted = counter.counts and counter.is_resumed
+        if not is_counted and (self._tracker is None or not self._tracker.is_resumed):
             super()._run_epoch(*args, **kwargs)
             return
-        if epoch == counter.begun()[0]:
+        if is_counted and epoch == counter.begun()[0]:
             kwargs["steps_in_epoch"], kwargs["num_update_steps_per_epoch"] = counter.epoch_lengths()
         with skipping_nothing():
             super()._run_epoch(*args, **kwargs)
@@ -215,6 +227,9 @@ class ArbProbTrainer(PublishingTrainer):
         """The micro-batches of the next step, which are counted, and how many tokens they score."""
         batches, scored = super().get_batch_samples(*args, **kwargs)
         self._counter.add(len(batches))
+        if self._tracker is not None:
+            for batch in batches:
+                self._tracker.take(batch)
         return batches, scored
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -339,7 +354,8 @@ class ArbProbTrainer(PublishingTrainer):
             super()._save_checkpoint(model, trial)
             self._name_best(writer.output_dir)
             self.accelerator.wait_for_everyone()
-            sealed = self._from_main(lambda: self._seal(writer, name))
+            readers = None if self._tracker is None else self._tracker.position()
+            sealed = self._from_main(lambda: self._seal(writer, name, readers))
         except Exception as error:
             if self.is_world_process_zero():
                 writer.clear()
@@ -360,10 +376,12 @@ class ArbProbTrainer(PublishingTrainer):
         if best and (best == self.state.global_step or (output_dir / f"checkpoint-{best}").is_dir()):
             self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{best}")
 
-    def _seal(self, writer: CheckpointWriter, name: str) -> Path:
+    def _seal(self, writer: CheckpointWriter, name: str, readers: StreamPosition | None) -> Path:
         self.state.save_to_json(str(writer.stage / name / "trainer_state.json"))
         if self._counter.counts:
             self._counter.position(self.state.global_step).save(writer.stage / name)
+        if readers is not None:
+            readers.save(writer.stage / name)
         sealed = writer.seal(name, describe_run(self._own_model(), self.args, self.text))
         self._last_sealed = writer, name
         self._rotate()
@@ -434,13 +452,18 @@ class ArbProbTrainer(PublishingTrainer):
         size, index = self.args.world_size, self.args.process_index
         wanted = "rng_state.pth" if size <= 1 else f"rng_state_{index}.pth"
         if wanted not in sealed_names(source):
-            blocks = "each block of this epoch still comes once" if counted else _UNCOUNTED
             logger.warning(
                 "%s was saved by another number of processes: the run goes on, but not bit for bit: %s; the global "
                 "batch is now %s",
                 source.name,
-                blocks,
+                "each block of this epoch still comes once" if counted else _UNCOUNTED,
                 self.args.train_batch_size * self.args.gradient_accumulation_steps * size,
+            )
+        if self._tracker is not None and self._tracker.is_changed and self.is_world_process_zero():
+            logger.warning(
+                "%s goes on with other readers of the stream: they share what is left of this reading of the text, and "
+                "none comes twice",
+                source.name,
             )
 
     def _from_main(self, work: Callable[[], T]) -> T:

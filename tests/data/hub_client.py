@@ -36,7 +36,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
     arguments = DataArguments(**order, streaming=is_stream)
     if is_stream:
         streams = load_streams(arguments)
-        train, validation = streams.train.share(0, 1), itertools.islice(streams.validation(), 50)
+        train, validation = streams.train.texts(), itertools.islice(streams.validation(), 50)
         return {"train": list(train), "validation": list(validation), **_named(streams)}
     texts = load_texts(arguments)
     return {"train": texts.train["text"][:], "validation": texts.validation["text"][:], **_named(texts)}

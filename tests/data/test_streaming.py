@@ -192,7 +192,7 @@ def test_a_reader_that_never_finds_text_says_so(tokenizer: PreTrainedTokenizerFa
 def test_documents_of_a_text_file_are_held_out_one_by_one(load: Callable[..., Blocks], tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("<|endoftext|>".join(f" word{number}" * 9 for number in range(50)))
     streams = load_streams(DataArguments(source=str(tmp_path / "a.txt"), streaming=True, validation_share=0.3))
-    trained, held = set(streams.train.share(0, 1)), set(streams.validation())
+    trained, held = set(streams.train.texts()), set(streams.validation())
     assert not trained & held
     assert len(trained | held) == 50
     assert 5 <= len(held) <= 25
@@ -208,7 +208,7 @@ def test_a_broken_file_is_named_in_a_folder_of_several_formats(
     (tmp_path / "z.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     arguments = DataArguments(source=str(tmp_path), streaming=True)
     with pytest.raises(ValueError, match=r"^source .*b\.parquet") as refused:
-        list(load_streams(arguments).train.share(0, 1))
+        list(load_streams(arguments).train.texts())
     assert "\n" not in str(refused.value)
 
 
@@ -217,7 +217,7 @@ def test_formats_with_texts_of_several_types_stream_together(tmp_path: Path) -> 
     large.to_parquet(tmp_path / "a.parquet")
     (tmp_path / "b.jsonl").write_text('{"text": "small"}\n')
     streams = load_streams(DataArguments(source=str(tmp_path), streaming=True, validation_share=0.01))
-    assert sorted([*streams.train.share(0, 1), *streams.validation()]) == ["large", "small"]
+    assert sorted([*streams.train.texts(), *streams.validation()]) == ["large", "small"]
 
 
 def test_what_a_stream_cannot_do_is_refused(load: Callable[..., Blocks]) -> None:

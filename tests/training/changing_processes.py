@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
+from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf.data import BlockCollator, StreamedBlocks
 from arbprob_hf.data.collators import QuestionCollator
+from arbprob_hf.data.streaming import Streamed
 from arbprob_hf.data.tasks import Task
 from arbprob_hf.training.callbacks import SetEpochCallback
 from arbprob_hf.training.trainer import ArbProbTrainer
-from tests.micro_runs import OPTIONS
+from tests.micro_runs import OPTIONS, Numbers
 
 ROWS, LENGTH = 47, 12
 
@@ -37,7 +40,7 @@ class Noting(ArbProbTrainer):
     """Notes epoch, block and targets of every question that this process trains on."""
 
     def training_step(self, model, inputs, *rest):
-        # the first token of a block is its number
+        # the largest token of a block is its number
         for ids, labels in zip(inputs["input_ids"], inputs["labels"], strict=True):
             self.seen.append([self.epoch, int(ids.max()), labels.tolist()])
         return super().training_step(model, inputs, *rest)
@@ -60,21 +63,30 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--until", type=int, required=True)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--streams", action="store_true")
     given = parser.parse_args()
     options = {**OPTIONS, "max_steps": -1, "num_train_epochs": 2, "save_steps": 1, "save_total_limit": 2}
     options["remove_unused_columns"] = False
-    if "RANK" in os.environ:
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if size > 1:
         options["ddp_backend"] = "gloo"
+    if given.streams:
+        options["max_steps"] = 40
     arguments = TrainingArguments(output_dir=str(given.folder), dataloader_num_workers=given.workers, **options)
-    config = ArbProbConfig.preset("nano", vocab_size=80, n_positions=2 * LENGTH, n_embd=8, n_layer=1, mask_token=True)
     collator = QuestionCollator("two_stream", given_sees="all", task=Task.parse("uniform"), seed=5)
-    trainer = Noting(
-        model=ArbProbForCausalLM(config),
-        args=arguments,
-        train_dataset=[block(number) for number in range(ROWS)],
-        data_collator=collator,
-        callbacks=[SetEpochCallback(collator), StopAt(given.until)],
-    )
+    parts: dict[str, Any] = {
+        "train_dataset": [block(number) for number in range(ROWS)],
+        "data_collator": collator,
+        "callbacks": [SetEpochCallback(collator)],
+    }
+    if given.streams:
+        texts = [str(10 + number) for number in range(ROWS)]
+        text = Streamed(Dataset.from_dict({"text": texts}).to_iterable_dataset(num_shards=4), "here")
+        stream = StreamedBlocks(text, Numbers(), block_size=6, seed=0, buffer=3, process=(rank, size))
+        parts = {"train_dataset": stream, "data_collator": BlockCollator()}
+    config = ArbProbConfig.preset("nano", vocab_size=80, n_positions=2 * LENGTH, n_embd=8, n_layer=1, mask_token=True)
+    trainer = Noting(model=ArbProbForCausalLM(config), args=arguments, **parts)
+    trainer.add_callback(StopAt(given.until))
     trainer.seen = []
     trainer.train(resume_from_checkpoint=True)
     seen = gather_object(trainer.seen)

@@ -21,10 +21,10 @@ HERE = Path(__file__).parent
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 
-def part(folder: Path, processes: int, until: int, workers: int = 0) -> tuple[dict[str, Any], str]:
+def part(folder: Path, processes: int, until: int, workers: int = 0, *more: str) -> tuple[dict[str, Any], str]:
     """What so many processes note from the last checkpoint to step `until`, and what they say."""
     path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    program = [str(HERE / "changing_processes.py"), str(folder), f"--until={until}", f"--workers={workers}"]
+    program = [str(HERE / "changing_processes.py"), str(folder), f"--until={until}", f"--workers={workers}", *more]
     done = subprocess.run(
         [*LAUNCH, str(processes), *program] if processes > 1 else [sys.executable, *program],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
@@ -61,3 +61,20 @@ def test_every_block_of_an_epoch_comes_once_with_the_question_it_would_have_had(
         assert sum(count for (of, _), count in had.items() if of == epoch) - ROWS < (2 * last if last > 1 else 1)
     assert all(questions[epoch, number] == targets for epoch, number, targets in seen)
     assert "each block of this epoch still comes once; the global batch is now" in said[1]
+
+
+# a step has 4 blocks a process; four files for up to six readers
+@pytest.mark.parametrize(
+    "parts", [[(1, 2, 2), (3, 3, 2), (2, 9, 1)], [(2, 3, 2), (1, 16, 0)]], ids=["2, 6, 2 readers", "4, 1"]
+)
+def test_every_document_of_a_stream_comes_once_in_a_reading(tmp_path: Path, parts: list[tuple[int, int, int]]) -> None:
+    had = Counter[int]()
+    for number, (processes, until, workers) in enumerate(parts):
+        found, errors = part(tmp_path, processes, until, workers, "--streams")
+        had.update(document for _, document, _ in found["seen"])
+        assert ("goes on with other readers of the stream" in errors) == (number > 0)
+        if number < len(parts) - 1:
+            assert set(had.values()) == {1}
+    # the last part goes into the next reading
+    assert set(had) == set(range(10, 10 + ROWS))
+    assert set(had.values()) == {1, 2}

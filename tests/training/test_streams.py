@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf.data import StreamedBlocks, load_tokenizer
+from arbprob_hf.data.shares import StreamPosition
 from arbprob_hf.data.streaming import Streamed
 from arbprob_hf.errors import UsageError, exit_on_user_error
 from arbprob_hf.runs.record import compare, describe_stream, write_record
@@ -89,10 +90,60 @@ def test_a_resumed_run_has_the_blocks_and_questions_that_would_have_come(
     assert again.eval_loss == done.eval_loss
 
 
+def test_what_was_read_is_not_read_again(
+    text: Path, done: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arbprob_hf.data.streaming._TOGETHER", 4)
+    # a loader without workers reads in this process
+    whole = run(text, tmp_path / "run", dataloader_num_workers=0, shuffle_buffer=2, batch_size=8)
+    shutil.rmtree(whole.folder / "checkpoint-12")
+    read: list[int] = []
+    batches = Streamed.batches
+
+    def noted(self: Streamed, order: Any = None, **options: Any) -> Any:
+        for place, row, texts in batches(self, order, **options):
+            read.append(place if not options.get("validation") else -1)
+            yield place, row, texts
+
+    monkeypatch.setattr(Streamed, "batches", noted)
+    again = run(text, whole.folder, dataloader_num_workers=0, shuffle_buffer=2, batch_size=8, resume="true")
+    trained = [place for place in read if place >= 0]
+    state = json.loads((whole.folder / "checkpoint-6" / "readers.json").read_text())["states"][0]
+    assert trained[0] == state["shares"][0]["start"][1] > 0
+    assert again.eval_loss == whole.eval_loss
+
+
+def test_a_stream_goes_on_with_other_workers_and_says_so(
+    text: Path, done: Outcome, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = interrupted(done, tmp_path / "run")
+    run(text, folder, task="uniform", layout="two_stream", resume="true", dataloader_num_workers=1)
+    assert "checkpoint-6 goes on with other readers of the stream: they share what is left of this" in caplog.text
+    saved = json.loads((folder / "checkpoint-12" / "readers.json").read_text())
+    assert (saved["processes"], saved["workers"], len(saved["states"])) == (1, 1, 1)
+
+
+def test_a_checkpoint_without_readers_is_read_up_to_and_refuses_other_workers(
+    text: Path, done: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        # as an earlier version saved it
+        patch.setattr(StreamPosition, "save", lambda self, checkpoint: None)
+        run(text, folder, task="uniform", layout="two_stream")
+    shutil.rmtree(folder / "checkpoint-12")
+    same = dict(task="uniform", layout="two_stream", resume="true")
+    message = "^dataloader_num_workers: checkpoint-6 was trained with 2, this run has 1: give the same to resume it"
+    with pytest.raises(ValueError, match=message):
+        run(text, folder, **same, dataloader_num_workers=1)
+    assert run(text, folder, **same).eval_loss == done.eval_loss
+    # both workers have made a batch since
+    assert (folder / "checkpoint-12" / "readers.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("changes", "values"),
     [
-        ({"dataloader_num_workers": 1}, "2, this run has 1"),
         ({"shuffle_buffer": 9}, "8, this run has 9"),
         ({"min_document_length": 3}, "1, this run has 3"),
         ({"validation_share": 0.3}, "0.2, this run has 0.3"),

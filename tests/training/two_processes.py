@@ -21,7 +21,7 @@ from arbprob_hf.data import StreamedBlocks
 from arbprob_hf.data.streaming import Streamed
 from arbprob_hf.training.signals import Stopped
 from arbprob_hf.training.trainer import ArbProbTrainer, NonFiniteError
-from tests.micro_runs import OPTIONS, micro_model, token_rows
+from tests.micro_runs import OPTIONS, Numbers, micro_model, token_rows
 from tests.training import test_eval_rows
 
 RANK = int(os.environ["RANK"])
@@ -48,15 +48,6 @@ def terminate_one(model):
 def poison_one(model):
     if RANK == 1:
         model.lm_head.register_forward_hook(lambda module, inputs, output: output * math.nan)
-
-
-class Numbers:
-    """A tokenizer of texts that are numbers; five times over, with a separator, each fills a block of six."""
-
-    eos_token_id = 0
-
-    def __call__(self, texts: list[str], **options: bool) -> dict[str, list[list[int]]]:
-        return {"input_ids": [5 * [int(text)] for text in texts]}
 
 
 class Noting(ArbProbTrainer):
