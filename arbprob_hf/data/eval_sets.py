@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
+from datasets.table import InMemoryTable
 
 from .block_questions import QUESTION_COLUMNS, BlockQuestion, draw_question, left_to_right, question_rng
 from .packing import LENGTH
@@ -63,7 +65,9 @@ def save_modes(modes: Mapping[str, Dataset], folder: Path) -> None:
     """Write each set as `<name>.parquet` into `folder`, which need not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, questions in modes.items():
-        questions.to_parquet(folder / f"{name}.parquet")
+        # by a path, datasets and fsspec would read an address or a pattern where that looks like one
+        with (folder / f"{name}.parquet").open("wb") as file:
+            questions.to_parquet(file)
 
 
 def load_modes(folder: Path) -> dict[str, Dataset]:
@@ -74,7 +78,8 @@ def load_modes(folder: Path) -> dict[str, Dataset]:
         if not path.is_file():
             raise ValueError(f"{folder}: no questions of {name}; expected {path.name}, which a run with a task writes")
         try:
-            loaded = Dataset.from_parquet(str(path), keep_in_memory=True)
+            with path.open("rb") as file:
+                loaded = Dataset(InMemoryTable(pq.read_table(file)))
         except Exception as error:
             raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())[:150]}") from error
         missing = {"input_ids", "document_ids", *QUESTION_COLUMNS} - set(loaded.column_names)

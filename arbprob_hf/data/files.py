@@ -37,8 +37,8 @@ SPLIT_WORDS = {
     "testing": "test",
 }
 _FEATURES = Features({"text": Value("string")})
-# what is in memory while it is prepared: bytes, and documents where these are short
-_MEMORY, _TOGETHER = 1 << 28, 1000
+# documents in memory while they are prepared: so many, or as few as that where files of text are large
+_MEMORY, _TOGETHER, _FEWEST = 1 << 28, 1000, 100
 
 
 def local_splits(source: str) -> Splits:
@@ -145,20 +145,26 @@ def _written(path: Path, key: str) -> list[Any]:
         ) from error
 
 
-def read_files(files: Sequence[Path], column: str, json_field: str | None = None) -> Dataset:
+def read_files(
+    files: Sequence[Path | str], column: str, json_field: str | None = None, *, names: Sequence[str] | None = None
+) -> Dataset:
     """The documents of some files, column "text" alone, as `readers.texts_in` reads each; a row without a text is None.
 
-    Kept in the cache of `datasets`, by the paths, sizes and times of change of the files.
-    Raises what `texts_in` raises, which names the file.
+    `names`: of the files, where their paths do not tell. Kept in the cache of `datasets`, by the paths, sizes and times
+    of change of the files. Raises what `texts_in` raises, which names the file.
     """
-    longest = max((file.stat().st_size for file in files if reader_of(file.name) == "text"), default=0)
+    given = _described(files, column, json_field, names)
+    longest = max(
+        (size for name, (_, size, _) in zip(given["names"], given["states"], strict=True) if reader_of(name) == "text"),
+        default=0,
+    )
     try:
         return Dataset.from_generator(
             _rows,
             features=_FEATURES,
-            gen_kwargs=_described(files, column, json_field),
+            gen_kwargs=given,
             # a file may be one document
-            writer_batch_size=min(_TOGETHER, max(1, _MEMORY // max(1, longest))),
+            writer_batch_size=min(_TOGETHER, max(_FEWEST, _MEMORY // max(1, longest))),
         )
     except DatasetGenerationError as error:
         # what names the file is the first of ours
@@ -168,30 +174,43 @@ def read_files(files: Sequence[Path], column: str, json_field: str | None = None
         raise next(causes, error) from None
 
 
-def stream_files(files: Sequence[Path], column: str, json_field: str | None = None) -> IterableDataset:
+def stream_files(files: Sequence[Path | str], column: str, json_field: str | None = None) -> IterableDataset:
     """The same rows as `read_files` reads, as they are needed; a part of it, as `shard` gives them, is a file."""
     return IterableDataset.from_generator(_rows, features=_FEATURES, gen_kwargs=_described(files, column, json_field))
 
 
-def _described(files: Sequence[Path], column: str, json_field: str | None) -> dict[str, Any]:
+def _described(
+    files: Sequence[Path | str], column: str, json_field: str | None, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    paths = list(map(str, files))
     # lists are shared out, file by file; that a file has changed makes it another one for the cache
-    try:
-        states = [file.stat() for file in files]
-    except FileNotFoundError as error:
-        raise gone(str(error.filename)) from error
     return {
-        "paths": [str(file) for file in files],
-        "states": [
-            (str(file.absolute()), state.st_size, state.st_mtime_ns) for file, state in zip(files, states, strict=True)
-        ],
+        "paths": paths,
+        "names": paths if names is None else list(names),
+        "states": list(map(_state, paths)),
         "column": column,
         "json_field": json_field,
     }
 
 
+def _state(path: str) -> tuple[str, int, int]:
+    # an address of the Hub names a commit
+    if "://" in path:
+        return path, 0, 0
+    try:
+        state = Path(path).stat()
+    except FileNotFoundError as error:
+        raise gone(path) from error
+    return str(Path(path).absolute()), state.st_size, state.st_mtime_ns
+
+
 def _rows(
-    paths: Sequence[str], states: Sequence[tuple[str, int, int]], column: str, json_field: str | None
+    paths: Sequence[str],
+    names: Sequence[str],
+    states: Sequence[tuple[str, int, int]],
+    column: str,
+    json_field: str | None,
 ) -> Iterator[dict[str, str | None]]:
-    for path in paths:
-        for text in texts_in(path, column, json_field=json_field):
+    for path, name in zip(paths, names, strict=True):
+        for text in texts_in(path, column, name=name, json_field=json_field):
             yield {"text": text}

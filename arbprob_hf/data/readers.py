@@ -326,6 +326,10 @@ def _checked(rows: Rows, column: str, name: str) -> Iterator[str | None]:
         yield text
     if with_text:
         return
+    if not number and "://" in name:
+        # its author published it so, and nobody else can write it again
+        logger.warning("source %s has no rows", brief(name))
+        return
     if not number:
         raise UnreadableError(f"source {brief(name)} is empty: a table without rows; write it again, or remove it")
     if missing is not None and not with_column:

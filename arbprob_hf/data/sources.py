@@ -1,6 +1,8 @@
 """Finds the text of a run: embedded, local files, or a data set by name, split by document."""
 
 import hashlib
+import itertools
+import logging
 import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -10,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, DatasetBuilder, load_dataset, load_dataset_builder
+from datasets import Dataset, DatasetBuilder, DownloadManager, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.naming import camelcase_to_snakecase
 
 from ..errors import brief, reason
-from .arguments import DataArguments, is_local, refuse_missing_source
+from .arguments import DataArguments, is_local, reader_of, refuse_missing_source
 from .documents import columns_of, hold_out, streamed_texts, texts_of
 from .fallback import (
     UnavailableError,
@@ -30,6 +32,8 @@ from .fallback import (
 from .files import local_splits, read_files, stream_files
 from .python_docs import embedded_documents
 from .streaming import Streamed
+
+logger = logging.getLogger(__name__)
 
 # as git names a commit
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -111,7 +115,7 @@ def load_streams(arguments: DataArguments) -> Streams:
 def _streams(arguments: DataArguments) -> Streams:
     source = find_source(arguments)
     train, split = source.stream(arguments.train_split), arguments.validation_split
-    train = replace(train, least=arguments.min_document_length, revision=source.revision)
+    train = replace(train, least=arguments.min_document_length, revision=_state(source, arguments))
     if split is None:
         train = replace(train, held_out=arguments.validation_share)
         validation, held = partial(train.texts, validation=True), "documents held out of it"
@@ -119,6 +123,13 @@ def _streams(arguments: DataArguments) -> Streams:
         others = replace(source.stream(split), least=arguments.min_document_length)
         validation, held = partial(others.texts), f"its split {split}"
     return Streams(train, validation, f"{source.title}, streamed; validation on {held}", _origin(source, arguments))
+
+
+def _state(source: "Embedded | LocalFiles | Named", arguments: DataArguments) -> str:
+    # another column is another text; that it is the usual one was never noted
+    chosen = {"text_column": "text", "json_field": None}
+    others = [str(getattr(arguments, name)) for name, usual in chosen.items() if getattr(arguments, name) != usual]
+    return " ".join([*others, source.revision])
 
 
 def _origin(source: "Embedded | LocalFiles | Named", arguments: DataArguments) -> Origin:
@@ -211,16 +222,35 @@ class Named:
         return self.revision if _COMMIT.fullmatch(self.revision) else None
 
     def split(self, name: str) -> Dataset:
+        column, files = self._arguments.text_column, self._files(name)
         try:
             rows = load_dataset(**self._named(), split=name)
         except Exception as error:
-            if isinstance(error, DatasetGenerationError) and is_about_content(error):
+            if not is_about_content(error):
+                raise self._refusal(error, name) from error
+            if self._are_plain(files):
+                # another column may be what cannot be read; if it is not, the file is named
+                paths = DownloadManager(self._builder.dataset_name).download(files)
+                return texts_of(read_files(paths, column, self._json_field, names=files), "text", where=self._where)
+            if isinstance(error, DatasetGenerationError):
                 self._name_damaged_file(name)
             raise self._refusal(error, name) from error
-        return texts_of(rows, self._arguments.text_column, where=self._where)
+        self._warn_of_empty_files(name, rows)
+        return texts_of(rows, column, where=self._where)
 
     def stream(self, name: str) -> Streamed:
         """The documents of a split, read as they are needed."""
+        files = self._files(name)
+        if self._are_plain(files):
+            documents = stream_files(files, self._arguments.text_column, self._json_field)
+            try:
+                # files are listed by one server and sent by another
+                next(iter(documents), None)
+            except Exception as error:
+                if is_connection_lost(error):
+                    raise self._refusal(error, name) from error
+                raise
+            return Streamed(documents, self._where, files)
         try:
             rows = load_dataset(**self._named(), split=name, streaming=True)
             columns = columns_of(rows)
@@ -234,8 +264,28 @@ class Named:
             # what is damaged is named when it is read
             if is_connection_lost(error):
                 raise self._refusal(error, name) from error
-        files = (self._builder.config.data_files or {}).get(name, ())
-        return Streamed(documents, self._where, list(map(str, files)))
+        return Streamed(documents, self._where, files)
+
+    def _files(self, split: str) -> list[str]:
+        return list(map(str, (self._builder.config.data_files or {}).get(split, ())))
+
+    def _are_plain(self, files: Sequence[str]) -> bool:
+        """Whether `readers` takes files for what `datasets` takes them, but for the columns that nobody asked for."""
+        kind, tables = self._builder.name, ("json", "csv", "parquet")
+        separator = "\t" if any(".tsv" in file.lower() for file in files) else ","
+        is_usual = getattr(self._builder.config, "sep", separator) == separator
+        return is_usual and kind in tables and {reader_of(file) for file in files} == {kind}
+
+    @property
+    def _json_field(self) -> str | None:
+        return getattr(self._builder.config, "field", None)
+
+    def _warn_of_empty_files(self, name: str, rows: Dataset) -> None:
+        files = self._files(name)
+        lengths = getattr((rows.info.splits or {}).get(name), "original_shard_lengths", None) or ()
+        for file, length in itertools.zip_longest(files, lengths[: len(files)], fillvalue=0) if lengths else ():
+            if not length:
+                logger.warning("source %s has no rows", brief(file))
 
     def _named(self) -> dict[str, Any]:
         given = self._arguments
@@ -281,7 +331,7 @@ class Named:
 
     def _name_damaged_file(self, split: str) -> None:
         # `datasets` does not say which of the files it was: read them one by one
-        if split in (self._builder.config.data_files or {}):
+        if self._files(split):
             for _ in self.stream(split).texts():
                 pass
 

@@ -283,6 +283,15 @@ def test_rows_within_an_object_are_found_by_json_field(read: Read, content: Any,
         read(tmp_path / "a.json", json_field="data")
 
 
+def test_another_column_is_another_stream(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one", "body": "two"}\n')
+    columns = ("text", "body")
+    one, other = (
+        load_streams(DataArguments(source=str(tmp_path), streaming=True, text_column=column)) for column in columns
+    )
+    assert one.train.revision != other.train.revision
+
+
 def test_json_field_is_refused_where_there_is_no_json() -> None:
     for source in ("embedded", "some/name"):
         with pytest.raises(ValueError, match="^json_field (is )?'rows'"):

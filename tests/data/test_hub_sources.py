@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -99,8 +100,15 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     pq.write_table(pq.read_table(file), file, compression="none", use_dictionary=False)
     file.write_bytes(file.read_bytes().replace("\u00e9".encode(), b"\xe9\xe9"))
     broken = repository(root / "broken", "all", {"train": parts})
+    mixed, lines = repository(root / "mixed", "all", {"train": parts}), root / "lines"
+    columns = {"id": ["a number", "elsewhere"], "text": ["one", "two"]}
+    pq.write_table(pa.table(columns), mixed / "all" / "train-00001-of-00004.parquet")
+    pq.write_table(pa.table(columns).slice(0, 0), mixed / "all" / "train-00003-of-00004.parquet")
+    lines.mkdir()
+    for number, own in enumerate((7, "seven", {"a": [7]})):
+        (lines / f"{number}.jsonl").write_text(json.dumps({"id": own, "text": f"text {number}"}) + "\n")
     seeds = {"wikimedia/wikipedia": wikipedia, "Salesforce/wikitext": wikitext}
-    seeds |= {f"some/{folder.name}": folder for folder in (odd, damaged, latin, broken)}
+    seeds |= {f"some/{folder.name}": folder for folder in (odd, damaged, latin, broken, mixed, lines)}
     named = {f"dataset:{name}": folder for name, folder in seeds.items()}
     with serve(root / "server", named, handler=Moody) as address, contextlib.ExitStack() as stack:
         environment = client_environment(address, root / "home")
@@ -182,8 +190,8 @@ def test_wikipedia_and_wikitext_are_had_by_their_short_names(ask: Ask, stream: b
         ),
         ({"source_config": "20990101.en"}, "'20990101.en'): BuilderConfig '20990101.en' not found. Available: ['202"),
         ({"train_split": "test"}, "split 'test': it could not be loaded: "),
-        ({"text_column": "body"}, "text_column 'body' is not in source 'wikimedia/wikipedia' ('20231101.en'), which "),
-        ({"text_column": "id"}, "text_column 'id' of source 'wikimedia/wikipedia' ('20231101.en') must hold text, got"),
+        ({"text_column": "body"}, "text_column 'body' is not in source {where}, which "),
+        ({"text_column": "id"}, "text_column 'id' of source {where} must hold text, got"),
     ],
     ids=["repository", "configuration", "split", "column", "type"],
 )
@@ -192,7 +200,12 @@ def test_what_is_asked_for_wrongly_is_never_replaced(
 ) -> None:
     Moody.absent = set()
     found = ask(**{"source": "wikipedia", "stream": stream, **fields})
-    assert message in found["error"]
+    # a stream names the file that it read
+    where = (
+        r"'hf://.*/20231101\.en/train-00000-of-00004\.parquet'" if stream else "'wikimedia/wikipedia' .'20231101.en'."
+    )
+    before, _, after = message.partition("{where}")
+    assert re.search(f"{re.escape(before)}{where}{re.escape(after)}" if after else re.escape(message), found["error"])
     assert len(found["error"]) < 340
     assert "\n" not in found["error"]
     assert found["log"] == []
@@ -209,15 +222,17 @@ def test_a_connection_that_drops_within_a_file_loses_nothing(ask: Ask, stream: b
 @pytest.mark.parametrize("stream", [False, True], ids=["prepared", "streamed"])
 def test_a_damaged_file_is_named(ask: Ask, stream: bool) -> None:
     found = ask(source="some/damaged", source_config="all", stream=stream)
-    assert found["error"].startswith("ValueError: source ")
-    assert "train-00001-of-00004.parquet' could not be" in found["error"]
+    assert found["error"].startswith("UnreadableError: source ")
+    assert "train-00001-of-00004.parquet' cannot be read as parquet: " in found["error"]
     assert "\n" not in found["error"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["prepared", "streamed"])
 def test_text_that_is_not_utf8_is_refused(ask: Ask, stream: bool) -> None:
     found = ask(source="some/latin", source_config="all", stream=stream)
-    assert found["error"].startswith(("ValueError: text_column 'text' of source 'some/latin'", "ValueError: source "))
+    assert found["error"].startswith(
+        ("ValueError: text_column 'text' of source 'some/latin'", "UnreadableError: source ")
+    )
     assert "UTF" in found["error"].upper() or "utf-8" in found["error"]
     assert "\n" not in found["error"]
 
@@ -226,3 +241,12 @@ def test_text_that_is_not_utf8_is_refused(ask: Ask, stream: bool) -> None:
 def test_empty_documents_and_large_ones_are_taken(ask: Ask, stream: bool) -> None:
     found = ask(source="some/odd", source_config="all", validation_share=0.3, stream=stream)
     assert {text for text in both(found) if text.strip()} == {"one", "two", "three", "four", LARGE}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["prepared", "streamed"])
+def test_columns_nobody_asked_for_refuse_nothing(ask: Ask, stream: bool) -> None:
+    mixed = ask(source="some/mixed", source_config="all", stream=stream)
+    assert both(mixed) == sorted(["one", "two", *ARTICLES[0::4], *ARTICLES[2::4]])
+    # published so: nobody but its author can write it again
+    assert any("train-00003-of-00004.parquet' has no rows" in line for line in mixed["log"])
+    assert both(ask(source="some/lines", stream=stream)) == ["text 0", "text 1", "text 2"]

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import BlockCollator, Blocks, DataArguments, load_blocks
 from arbprob_hf.data.collators import QuestionCollator, number_blocks
-from arbprob_hf.data.eval_sets import MODES, draw_modes
+from arbprob_hf.data.eval_sets import MODES, draw_modes, load_modes, save_modes
 from arbprob_hf.data.packing import TokenDocuments, pad_to_blocks
 from arbprob_hf.data.streaming import Packer
 from arbprob_hf.data.tasks import Task
@@ -144,6 +144,20 @@ def test_the_modes_ask_for_text_alone(blocks: Blocks) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["run [1]", "a?", "*", "{a,b}", "s3::x"])
+def test_questions_are_kept_in_a_folder_of_any_name(blocks: Blocks, name: str, tmp_path: Path) -> None:
+    modes = draw_modes(blocks.validation, Task.parse("uniform"), seed=0)
+    other = {mode: questions.select([0]) for mode, questions in modes.items()}
+    for folder in ("run 1", "ab", "b"):
+        save_modes(other, tmp_path / folder)
+    save_modes(modes, tmp_path / name)
+    found = load_modes(tmp_path / name)
+    assert {mode: rows[:]["input_ids"].tolist() for mode, rows in found.items()} == {
+        mode: rows[:]["input_ids"].tolist() for mode, rows in modes.items()
+    }
+    assert found["task"].features == modes["task"].features
+
+
 @pytest.mark.long
 def test_a_run_learns_from_unpacked_blocks(tmp_path: Path) -> None:
     from arbprob_hf.training.arguments import parse
@@ -153,7 +167,7 @@ def test_a_run_learns_from_unpacked_blocks(tmp_path: Path) -> None:
     losses = {}
     for steps in (1, 30):
         fields = dict(source=tmp_path / "train.parquet", packing="false", n_embd=16, n_positions=SIZE, max_steps=steps)
-        fields |= dict(output_dir=tmp_path / str(steps), learning_rate="3e-2", sample_count=0, use_cpu="true")
+        fields |= dict(output_dir=tmp_path / f"[{steps}] *?", learning_rate="3e-2", sample_count=0, use_cpu="true")
         fields |= dict(
             task="0.5 * uniform + 0.5 * causal", validation_share=0.25, disable_tqdm="true", eval_steps=steps
         )
