@@ -24,7 +24,7 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        device: torch.device = self.model.lm_head.weight.device
+        device: torch.device = self.model.device
         return device
 
     def decode(self, tokens: Iterable[int]) -> str:

@@ -47,6 +47,11 @@ ArbProbForSequenceClassification.register_for_auto_class("AutoModelForSequenceCl
 ArbProbForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
 """,
 }
+# of the two files that transformers asks for
+_IN_PACKAGE = """
+# transformers enters this module into sys.modules alone; dill, which datasets uses, finds classes through their package
+setattr(import_module(__name__.rpartition(".")[0]), __name__.rpartition(".")[2], modules[__name__])
+"""
 _REGISTERED = """
 for _name, _rule in RULES.items():
     pattern(name=_name)(_rule)
@@ -107,7 +112,12 @@ def _bundle(has_custom: bool) -> dict[str, str]:
     texts = {}
     for file, modules in rooms.items():
         endings = [_ENDINGS.get(file, "")]
-        extra = ["from typing import TYPE_CHECKING"] if file == "configuration_arbprob" else []
+        extra = []
+        if file == "configuration_arbprob":
+            extra.append("from typing import TYPE_CHECKING")
+        if file in _ENDINGS:
+            endings.append(_IN_PACKAGE)
+            extra += ["from importlib import import_module", "from sys import modules"]
         if has_custom and file == "modeling_arbprob":
             endings.insert(0, _REGISTERED)
             extra.append(f"from .{CUSTOM_FILE.removesuffix('.py')} import RULES")

@@ -56,7 +56,7 @@ class ArbProbGenerationMixin(GenerationMixin):
     """
 
     config: Any
-    lm_head: Any
+    device: Any
     base_model: Any
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ class ArbProbGenerationMixin(GenerationMixin):
         """As transformers'; a cached step of one token needs none of what it looks into."""
         cache: Any = kwargs.get("past_key_values")
         is_step = next_sequence_length == 1 and cache is not None and not kwargs.get("is_first_iteration")
-        if not is_step or input_ids.device != self.lm_head.weight.device:
+        if not is_step or input_ids.device != self.device:
             given = {"next_sequence_length": next_sequence_length, "inputs_embeds": inputs_embeds, **kwargs}
             return super().prepare_inputs_for_generation(input_ids, **given)  # type: ignore
         left_out = ("is_first_iteration", "labels")
@@ -152,7 +152,7 @@ class ArbProbGenerationMixin(GenerationMixin):
         ids = inputs if inputs is not None else kwargs.get("input_ids")
         embeds, keep, read = kwargs.get("inputs_embeds"), kwargs.get("attention_mask"), _cached(kwargs)
         # without a prompt transformers starts from one token, <bos>
-        bos = torch.zeros(1, 1, dtype=torch.long, device=self.device)  # type: ignore[attr-defined]
+        bos = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         shown = embeds if embeds is not None else ids if ids is not None else bos
         batch, length = shown.shape[:2]
         if keep is not None and not read and (ids is None) != (embeds is None):

@@ -198,6 +198,11 @@ _FEW_ROWS = 128
 _LARGE_TABLE = 2**20
 
 
+def is_plain(head: nn.Module) -> bool:
+    """Whether `head` is a linear layer without a bias whose weight is a tensor of torch's own, not a quantised one."""
+    return type(head) is nn.Linear and head.bias is None and type(head.weight) is nn.Parameter
+
+
 def head_logits(head: nn.Module, hidden: Tensor, logits_to_keep: int | Tensor = 0) -> Tensor:
     """What `head(hidden)` returns, float (B, T, V) for (B, T, D); faster for a few rows in float32 on a CPU.
 
@@ -210,7 +215,7 @@ def head_logits(head: nn.Module, hidden: Tensor, logits_to_keep: int | Tensor = 
     """
     if type(logits_to_keep) is not int or logits_to_keep != 0:
         hidden = hidden[:, _kept(logits_to_keep)]  # (B, slots kept, D)
-    is_quick = type(head) is nn.Linear and _is_plain(head, hidden)
+    is_quick = type(head) is nn.Linear and _is_quick(head, hidden)
     logits: Tensor = _onednn(hidden, head) if is_quick else head(hidden)  # type: ignore[arg-type]
     return logits
 
@@ -230,7 +235,7 @@ def _onednn(hidden: Tensor, head: nn.Linear) -> Tensor:
     return product
 
 
-def _is_plain(head: nn.Linear, hidden: Tensor) -> bool:
+def _is_quick(head: nn.Linear, hidden: Tensor) -> bool:
     # the cheapest questions first; nothing here may be asked of a compiler
     if torch.is_grad_enabled() or not can_read_values(hidden.device):
         return False

@@ -25,7 +25,7 @@ from .attention.backends import prepare_attention
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask, is_copy
 from .generation import ArbProbGenerationMixin
-from .lm_head import ShiftedLabels, causal_loss, head_logits, logits_loss
+from .lm_head import ShiftedLabels, causal_loss, head_logits, is_plain, logits_loss
 from .masks.arguments import MaskArguments, resolve_mask
 from .masks.custom import Custom
 from .masks.lookahead import check_cache_valid
@@ -281,7 +281,8 @@ class ArbProbModel(ArbProbPreTrainedModel):
         """
         if kwargs:
             check_options(kwargs, type(self).forward)
-        check_inputs(self.config, input_ids, inputs_embeds, dtype=self.wte.weight.dtype, has_ranks=ranks is not None)
+        # of the layer norm: other weights may be quantised, and then have no such number type, or none at all
+        check_inputs(self.config, input_ids, inputs_embeds, dtype=self.ln_f.weight.dtype, has_ranks=ranks is not None)
         if past_key_values is not None:
             check_cache(past_key_values, is_recomputed=self.gradient_checkpointing and self.training)
         embeds = self._embed(input_ids, ranks) if inputs_embeds is None else inputs_embeds  # (B, T, D)
@@ -460,8 +461,8 @@ class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, A
             if given is not None:
                 check_labels(name, given, hidden_states)
         if logits is None:
-            # a head that an adapter has wrapped, or a compiler that cannot select rows, takes the plain way
-            if type(self.lm_head) is nn.Linear and self.lm_head.bias is None and not torch.compiler.is_compiling():
+            # a head that is wrapped or quantised, or a compiler that cannot select rows, takes the usual way
+            if is_plain(self.lm_head) and not torch.compiler.is_compiling():
                 return causal_loss(hidden_states, self.lm_head.weight, labels, **options)
             logits = self.lm_head(hidden_states)
         return logits_loss(logits, labels, **options)

@@ -95,7 +95,7 @@ def _chosen(name: str, number: int | None, count: int) -> Sequence[int]:
 
 def _weights(model: ArbProbForCausalLM, ids: Sequence[int], mask: Mask | None) -> list[Tensor]:
     """The weights of each layer, float32 (H, T, T) on the CPU."""
-    input_ids = torch.tensor([ids], device=model.lm_head.weight.device)
+    input_ids = torch.tensor([ids], device=model.device)
     with evaluating(model):
         found = model(input_ids=input_ids, mask=mask, output_attentions=True, use_cache=False).attentions
     return [layer[0].float().cpu() for layer in found]

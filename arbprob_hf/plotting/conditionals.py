@@ -112,7 +112,7 @@ def _questions(ask: Mapping[str, Conditional] | None, length: int, layout: str) 
 
 
 def _strip(model: ArbProbForCausalLM, ids: Sequence[int], name: str, questions: Questions, layout: str) -> Strip:
-    input_ids = torch.tensor([ids], device=model.lm_head.weight.device)
+    input_ids = torch.tensor([ids], device=model.device)
     several = [questions] if isinstance(questions, Conditional) else questions
     # questions with other given tokens share little, so that all of a long text at once would take much memory
     at_once = max(1, MOST_SLOTS // len(ids))

@@ -27,6 +27,7 @@ class QuestionMixin:
     training: bool
     transformer: Any
     lm_head: Any
+    device: Any
 
     @staticmethod
     def ask(
@@ -166,7 +167,7 @@ class QuestionMixin:
             ids = text.repeat_interleave(samples, 0)
             return self.sample(ids, ask_blanks(ids), **options)
         blanked = self._blanked(text, tokenizer)
-        ids = blanked.tensor(self.lm_head.weight.device).expand(samples, -1)
+        ids = blanked.tensor(self.device).expand(samples, -1)
         found = self.sample(ids, blanked.ask(), **options)
         joints = found.log_probs.sum(1).tolist()
         return [
@@ -191,7 +192,7 @@ class QuestionMixin:
         if answers is None:
             return self._likeliest(blanked, tokenizer, top)
         rows = read_answers(answers, len(blanked.blanks))
-        ids = torch.tensor([blanked.filled(row, tokenizer) for row in rows], device=self.lm_head.weight.device)
+        ids = torch.tensor([blanked.filled(row, tokenizer) for row in rows], device=self.device)
         nats = self.log_prob(ids, blanked.ask())
         asked = torch.tensor(blanked.ids) == MASK_ID
         return [
@@ -204,7 +205,7 @@ class QuestionMixin:
                 "answers: needed where more than one token is blank; give candidates, or sample them with infill"
             )
         check_integer("top", top, low=1, high=self.config.vocab_size)
-        nats = self.marginals(blanked.tensor(self.lm_head.weight.device), blanked.ask())
+        nats = self.marginals(blanked.tensor(self.device), blanked.ask())
         best = nats[0, blanked.blanks[0][0]].topk(top)
         return [
             Scored((str(tokenizer.decode([token])),), value, (value,))

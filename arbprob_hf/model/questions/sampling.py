@@ -73,7 +73,7 @@ class Sampler:
         self.device = input_ids.device
         # a token that is to be replaced may be any number
         self.tokens[self.question.target.to(self.device)] = 0
-        dtype = torch.promote_types(self.model.lm_head.weight.dtype, torch.float32)
+        dtype = torch.promote_types(self.model.dtype, torch.float32)
         self.log_probs = torch.zeros(input_ids.shape, dtype=dtype, device=self.device)
         self.positions = positions_by_step(self.question)  # (B, E + 1)
         self.count = self.question.step.amax(1)  # (B,)
@@ -209,6 +209,9 @@ class Sampler:
         return self.model.transformer(**inputs).last_hidden_state
 
     def _logits(self, states: Tensor, rows: Tensor, at: Tensor) -> Tensor:
+        if not rows.numel():
+            # which a quantised head may not take
+            return accurate(states.new_zeros(0, self.model.config.vocab_size))
         return accurate(self.model.lm_head(states[rows.to(self.device), at.to(self.device)]))
 
     def _read(self, slots: Slots, active: Tensor, at: Tensor) -> Tensor:
