@@ -65,8 +65,8 @@ def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
     missing = rows.data.column("text").null_count
     if missing:
         logger.warning("source %s: %s rows have no text (null) and are left out", where, missing)
-    # files that are read together must agree on one type
-    return rows.cast_column("text", Value("string"))
+    # of another type, `datasets` would copy all of them
+    return rows if rows.features["text"] == Value("string") else rows.cast_column("text", Value("string"))
 
 
 def columns_of(rows: IterableDataset) -> Mapping[str, object]:

@@ -5,7 +5,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
+# a file's name with its number and how many there are, as `datasets` writes them
+_COUNTED = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\..*)")
 _FEATURES = Features({"text": Value("string")})
 # documents in memory while they are prepared: so many, or as few as that where files of text are large
 _MEMORY, _TOGETHER, _FEWEST = 1 << 28, 1000, 100
@@ -68,7 +70,26 @@ def local_splits(source: str) -> Splits:
 def _in_folder(folder: Path) -> Splits:
     every = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     # hidden files and folders are a tool's, not text
-    return _by_split(folder, [path for path in every if not any(part.startswith(".") for part in path.parts)], folder)
+    paths = [path for path in every if not any(part.startswith(".") for part in path.parts)]
+    splits = _by_split(folder, paths, folder)
+    missing = _missing(paths)
+    if missing:
+        logger.warning(
+            "source %s: %s are not there, though the names of the others count them (%s)",
+            brief(str(folder)),
+            f"{len(missing):,}",
+            ", ".join(missing[:3]) + ", ..." * (len(missing) > 3),
+        )
+    return splits
+
+
+def _missing(paths: Iterable[Path]) -> list[str]:
+    """The names of files that those of others, as train-00001-of-00004.parquet, tell of, in order."""
+    found = {match.groups() for path in paths if (match := _COUNTED.fullmatch(path.as_posix()))}
+    wanted = {
+        (before, f"{number:05}", total, after) for before, _, total, after in found for number in range(int(total))
+    }
+    return [f"{before}{number}-of-{total}{after}" for before, number, total, after in sorted(wanted - found)]
 
 
 def _by_split(folder: Path, paths: Sequence[Path], source: str | Path) -> Splits:

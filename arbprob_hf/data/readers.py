@@ -32,6 +32,8 @@ LONG_LINE = 1_000_000
 _PATIENCE = 100_000
 # cells that must not all be numbers
 _LOOKED_AT = 100
+# what stands in place of a file that Git LFS has not fetched
+_POINTER = b"version https://git-lfs.github.com/spec/v1"
 # what the end of a whole Arrow stream looks like
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
@@ -89,9 +91,12 @@ def _opened(path: str, name: str) -> BinaryIO:
     else:
         # closed with what reads from it
         raw = open(path, "rb")  # noqa: SIM115
-        if os.fstat(raw.fileno()).st_size == 0:
+        beginning = raw.read(len(_POINTER))
+        if beginning in (b"", _POINTER):
             raw.close()
-            raise UnreadableError(f"source {brief(name)} is empty: 0 bytes; write it again, or remove it")
+            found = "only names its content; run git lfs pull" if beginning else "is empty: 0 bytes; write it again"
+            raise UnreadableError(f"source {brief(name)} {found}, or remove it")
+        raw.seek(0)
     ending = Path(name).suffix.lower()
     if ending == ".gz":
         return _Closing(gzip.GzipFile(fileobj=raw), raw)
@@ -186,10 +191,20 @@ def _is_one_a_line(first: str, name: str) -> bool:
 
 def _parsed(text: str, name: str, line: int) -> Any:
     try:
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:
+            # Python reads no integer of thousands of digits; nobody asked for one
+            return json.loads(text, parse_int=float)
     except json.JSONDecodeError as error:
         raise UnreadableError(
             f"source {brief(name)}, line {line + error.lineno - 1}: is not JSON: {error.msg} at column {error.colno}"
+        ) from error
+    except RecursionError as error:
+        raise UnreadableError(
+            f"source {brief(name)}, line {line}: lists or objects stand in one another too deep"
         ) from error
 
 

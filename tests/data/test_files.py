@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ TEXTS = [
 ]
 # what other columns hold: numbers in one row and texts in another, nothing for long, and what is nested
 OTHERS: list[dict[str, Any]] = [
-    {"id": 1, "late": None, "deep": {"a": [1]}},
+    {"id": 1, "late": None, "deep": {"a": [math.nan]}},
     {"id": "two", "late": None, "deep": None},
     *({"id": number, "late": None, "deep": {"b": "c"}} for number in range(5)),
-    {"id": "last", "late": 7.5, "deep": []},
+    {"id": "last", "late": 10**4000, "deep": []},
 ]
 
 
@@ -43,7 +44,7 @@ def prepared(source: Path | str, **fields: Any) -> list[str]:
 
 def streamed(source: Path | str, **fields: Any) -> list[str]:
     streams = load_streams(DataArguments(source=str(source), streaming=True, **fields))
-    return sorted([*streams.train.share(0, 1), *streams.validation()])
+    return sorted([*streams.train.texts(), *streams.validation()])
 
 
 Read = Callable[..., list[str]]
@@ -146,6 +147,8 @@ WRONG = [
     ("a.jsonl.gz", gzip.compress(json_lines())[:-300], r"a\.jsonl\.gz' cannot be read as json: Compressed file ended"),
     ("a.jsonl.zst", zstandard(json_lines())[:-20], r"a\.jsonl\.zst' cannot be read as json: "),
     ("a.txt.gz", b"no gzip", r"a\.txt\.gz' cannot be read as text: Not a gzipped file"),
+    ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid", r"a\.txt' only names its content; run git lfs pull"),
+    ("a.jsonl", b'{"d": ' + b"[" * 9000, r"a\.jsonl', line 1: lists or objects stand in one another too deep$"),
     ("a.md", b"caf\xe9", r"a\.md' is not UTF-8 text \(byte 0xe9 at offset 3\); convert it"),
 ]
 
@@ -236,6 +239,17 @@ def test_a_folder_says_what_it_read_and_what_not(tmp_path: Path, caplog: pytest.
     assert [line.partition("': ")[2] for line in caplog.messages] == [
         "2 files are read; 1 are left out, empty ('d.txt'); 2 are left out, of other kinds ('README.md', 'c.pdf')"
     ]
+
+
+def test_files_that_the_names_of_others_count_are_missed_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a-00000-of-00003.txt", "a-00002-of-00003.txt", "b-00000-of-00001.txt", "c-1-of-2.txt"):
+        (tmp_path / name).write_text(name)
+    with caplog.at_level(logging.WARNING):
+        assert len(prepared(tmp_path)) == 4
+    missed = "1 are not there, though the names of the others count them (a-00001-of-00003.txt)"
+    assert [line.partition("': ")[2] for line in caplog.messages] == ["4 files are read", missed]
 
 
 def test_a_link_to_nothing_is_a_shard_that_is_gone(tmp_path: Path) -> None:
