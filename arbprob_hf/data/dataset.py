@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..errors import check_integer
 from .arguments import DataArguments
-from .documents import pieces
+from .documents import check_copies, copies_of_text, pieces
 from .packing import LENGTH, PackedBlocks, TokenDocuments, pack, pad_to_blocks
 from .sources import Origin, load_streams, load_texts
 from .streaming import StreamedBlocks
@@ -171,18 +171,20 @@ def _tokenised(
     parts: list[TokenDocuments] = []
     begin, share, total = 0, len(texts) if enough is None else FIRST_SHARE, 0
     while begin < len(texts) and (enough is None or total < enough):
-        rows = texts.select(range(begin, min(begin + share, len(texts)))).map(
-            _tokenised_batch,
-            batched=True,
-            batch_size=256,
-            remove_columns=["text"],
-            features=features,
-            fn_kwargs={"tokenizer": tokenizer, "least": arguments.min_document_length},
-            num_proc=min(arguments.preprocessing_num_workers, len(texts))
-            if arguments.preprocessing_num_workers > 1
-            else None,
-            desc="tokenising",
-        )
+        with copies_of_text():
+            rows = texts.select(range(begin, min(begin + share, len(texts)))).map(
+                _tokenised_batch,
+                batched=True,
+                batch_size=256,
+                remove_columns=["text"],
+                features=features,
+                fn_kwargs={"tokenizer": tokenizer, "least": arguments.min_document_length},
+                num_proc=min(arguments.preprocessing_num_workers, len(texts))
+                if arguments.preprocessing_num_workers > 1
+                else None,
+                desc="tokenising",
+            )
+        check_copies(rows)
         parts.append(_flat(rows, token_type))
         total += len(parts[-1].tokens) + len(parts[-1].lengths)
         begin, share = begin + share, 2 * share

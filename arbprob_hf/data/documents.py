@@ -1,13 +1,18 @@
 """Data sets of one document a row: checked, cut, and held out by document."""
 
+import errno
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from datasets import Dataset, IterableDataset, Value
+from datasets.config import HF_DATASETS_CACHE
 
 from ..errors import brief, reason
 
@@ -21,6 +26,9 @@ PASSAGE = 4096
 
 # passages of so many times their least length are cut where no line ends
 _TOO_LONG, _SPACE = 16, re.compile(r"\s")
+
+# what ends an Arrow stream that is whole
+END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 TEXT_TYPES = ("string", "large_string", "string_view")
 # columns of turns, which only a template makes a text of
@@ -52,8 +60,10 @@ def _write_chats(column: str) -> str:
 def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
     """`rows` with the text column alone, named "text".
 
-    Raises `ValueError` when the column is missing, `TypeError` when it holds something else than text.
+    Raises `ValueError` when the column is missing, or the file that holds the rows is cut off, `TypeError` when the
+    column holds something else than text.
     """
+    check_copies(rows)
     if column not in rows.column_names:
         raise missing_column(column, where, rows.column_names)
     if getattr(rows.features[column], "dtype", None) not in TEXT_TYPES:
@@ -67,6 +77,33 @@ def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
         logger.warning("source %s: %s rows have no text (null) and are left out", where, missing)
     # of another type, `datasets` would copy all of them
     return rows if rows.features["text"] == Value("string") else rows.cast_column("text", Value("string"))
+
+
+@contextmanager
+def copies_of_text() -> Iterator[None]:
+    """Name a copy of the text that cannot be read, which `datasets` keeps in its cache, as an error on one line."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        # a full disk, or no permission, is something else
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise
+        raise damaged_copy(f"a copy of the text below {HF_DATASETS_CACHE}", reason(error)) from error
+
+
+def check_copies(rows: Dataset) -> None:
+    """Raise ValueError where a file that `rows` are mapped from is cut off, which would only make them fewer."""
+    for path in (str(file["filename"]) for file in rows.cache_files):
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - len(END_OF_STREAM)))
+            if file.read() != END_OF_STREAM:
+                raise damaged_copy(f"the copy of the text {path}", "it is cut off")
+
+
+def damaged_copy(which: str, why: str) -> ValueError:
+    """The error for a copy of the text that cannot be used."""
+    return ValueError(f"{which} is damaged: {why:.110}; remove it, and it is made again")
 
 
 def columns_of(rows: IterableDataset) -> Mapping[str, object]:

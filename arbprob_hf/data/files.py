@@ -14,7 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from ..errors import brief, chain_of, one_line
 from .arguments import KNOWN, READERS, matches, reader_of
-from .documents import WrongColumnError
+from .documents import WrongColumnError, copies_of_text
 from .readers import UnreadableError, gone, texts_in
 
 logger = logging.getLogger(__name__)
@@ -180,13 +180,14 @@ def read_files(
         default=0,
     )
     try:
-        return Dataset.from_generator(
-            _rows,
-            features=_FEATURES,
-            gen_kwargs=given,
-            # a file may be one document
-            writer_batch_size=min(_TOGETHER, max(_FEWEST, _MEMORY // max(1, longest))),
-        )
+        with copies_of_text():
+            return Dataset.from_generator(
+                _rows,
+                features=_FEATURES,
+                gen_kwargs=given,
+                # a file may be one document
+                writer_batch_size=min(_TOGETHER, max(_FEWEST, _MEMORY // max(1, longest))),
+            )
     except DatasetGenerationError as error:
         # what names the file is the first of ours
         causes = (

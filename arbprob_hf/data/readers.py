@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ..errors import brief, reason
 from .arguments import reader_of
-from .documents import SEPARATOR, TEXT_TYPES, WrongColumnError, missing_column, passages, wrong_kind
+from .documents import END_OF_STREAM, SEPARATOR, TEXT_TYPES, WrongColumnError, missing_column, passages, wrong_kind
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ _PATIENCE = 100_000
 _LOOKED_AT = 100
 # what stands in place of a file that Git LFS has not fetched
 _POINTER = b"version https://git-lfs.github.com/spec/v1"
-# what the end of a whole Arrow stream looks like
-_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 # a text, None where a row has none, and the place of its row, as in "line 3"
 Rows = Iterator[tuple[Any, str]]
@@ -293,8 +291,8 @@ def _parquet(file: BinaryIO, name: str, column: str, json_field: str | None) -> 
 
 def _arrow(file: BinaryIO, name: str, column: str, json_field: str | None) -> Rows:
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - len(_END_OF_STREAM)))
-    if file.read() != _END_OF_STREAM:
+    file.seek(max(0, size - len(END_OF_STREAM)))
+    if file.read() != END_OF_STREAM:
         raise UnreadableError(
             f"source {brief(name)} is cut off, or no Arrow stream as save_to_disk writes; write it again"
         )

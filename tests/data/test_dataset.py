@@ -236,3 +236,21 @@ def test_a_second_run_tokenises_nothing(
     monkeypatch.setattr(type(tokenizer), "__call__", refuse)
     again = load_blocks(DataArguments(source=corpus), tokenizer, block_size=9, seed=0)
     assert rows(first.train) == rows(again.train)
+
+
+def test_a_copy_of_tokens_that_is_cut_off_makes_no_fewer_blocks(
+    corpus: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    whole = blocks.check_copies
+
+    def noted(rows: Dataset) -> None:
+        made.extend(Path(file["filename"]) for file in rows.cache_files)
+        whole(rows)
+
+    monkeypatch.setattr(blocks, "check_copies", noted)
+    load_blocks(DataArguments(source=corpus), tokenizer, block_size=11, seed=0)
+    assert len(made) == 2
+    made[0].write_bytes(made[0].read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"^the copy of the text .*\.arrow is damaged: it is cut off; remove it, and"):
+        load_blocks(DataArguments(source=corpus), tokenizer, block_size=11, seed=0)

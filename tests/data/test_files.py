@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from arbprob_hf.data import DataArguments, readers
+from arbprob_hf.data import DataArguments, files, readers
 from arbprob_hf.data.sources import load_streams, load_texts
 
 TEXTS = [
@@ -340,3 +341,24 @@ def test_one_very_long_line_is_cut_at_spaces_and_nothing_of_it_is_lost(
     assert sorted(word for text in found for word in text.split()) == sorted(words)
     assert 4096 <= min(map(len, found)) <= max(map(len, found)) <= 3 * 4096
     assert "has a line of 188,889 characters: it is cut at spaces into documents" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "cut between batches", "removed"])
+def test_a_damaged_copy_of_a_prepared_text_is_no_shorter_text(damage: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "text {number}"}}\n' for number in range(2500)))
+    rows = files.read_files([tmp_path / "a.jsonl"], "text")
+    (copy,) = (Path(file["filename"]) for file in rows.cache_files)
+    whole = copy.read_bytes()
+    stream = pa.BufferReader(whole)
+    batches = pa.ipc.open_stream(stream)
+    batches.read_next_batch()
+    cut = {"emptied": 0, "cut": len(whole) // 2, "cut between batches": stream.tell(), "removed": 0}[damage]
+    copy.write_bytes(whole[:cut])
+    if damage == "removed":
+        copy.unlink()
+    with pytest.raises(
+        ValueError, match=r"^(a|the) copy of the text .* is damaged: .*; remove it, and it is made again$"
+    ):
+        prepared(tmp_path / "a.jsonl")
+    shutil.rmtree(copy.parent)
+    assert len(prepared(tmp_path / "a.jsonl")) == 2500
