@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .machine_errors import naming
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -17,10 +19,11 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.tmp")
     _remove(beside)
     try:
-        yield beside
-        if beside.is_file():
-            flush(beside)
-        os.replace(beside, path)
+        with naming(path):
+            yield beside
+            if beside.is_file():
+                flush(beside)
+            os.replace(beside, path)
     finally:
         _remove(beside)
 

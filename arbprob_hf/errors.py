@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 
+from .machine_errors import machine_error
+
 
 def one_line(said: object) -> str:
     """What a text or an exception says, on one line; an exception that says nothing is named by its class."""
@@ -115,10 +117,12 @@ def exit_on_user_error(program: str, *, traceback: bool = False) -> Iterator[Non
         if traceback:
             raise
         _leave(f"{program}: interrupted; --resume_from_checkpoint true goes on from the last checkpoint", 130)
-    except (ValueError, TypeError, OSError, RunError) as error:
-        if traceback:
+    except Exception as error:
+        # what says itself what is left of a run has the better words
+        line = None if isinstance(error, RunError) else machine_error(error)
+        if traceback or not (line or isinstance(error, ValueError | TypeError | OSError | RunError)):
             raise
-        _leave(f"{program}: error: {_without_traceback(error)}", 2 if isinstance(error, UsageError) else 1)
+        _leave(f"{program}: error: {line or _without_traceback(error)}", 2 if isinstance(error, UsageError) else 1)
 
 
 def _without_traceback(error: Exception) -> str:

@@ -18,6 +18,7 @@ from datasets import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import brief, reason
+from ..machine_errors import machine_error
 from .documents import WrongColumnError, is_held_out, pieces
 from .packing import LENGTH, Integers
 from .readers import UnreadableError
@@ -80,6 +81,8 @@ class Streamed:
                 # says which file it is, and where
                 raise
             except Exception as error:
+                if machine_error(error) is not None:
+                    raise
                 what = f"its file {brief(self.files[number])}" if len(self.files) == files else "it"
                 raise ValueError(f"source {self.where}: {what} could not be read: {reason(error)}") from error
 

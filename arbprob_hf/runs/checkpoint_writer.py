@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from .checkpoints import PRIVATE_NAME, CheckpointError, install, rotate, seal, staging
+from ..errors import RunError
+from ..machine_errors import full_disk, is_full_disk
+from .checkpoints import PRIVATE_NAME, CheckpointError, install, remove, rotate, seal, staging
 from .record import Record, write_record
 
 
@@ -25,7 +26,7 @@ class CheckpointWriter:
 
     def clear(self) -> None:
         """Remove whatever is in the stage."""
-        shutil.rmtree(self.stage, ignore_errors=True)
+        remove(self.stage)
 
     def seal(self, name: str, record: Record) -> Path:
         """Add `record` to the finished folder `name` of the stage, seal it and put it in place; its new path."""
@@ -48,12 +49,19 @@ class CheckpointWriter:
 
 @contextlib.contextmanager
 def installed(folder: Path) -> Iterator[Path]:
-    """A hidden folder to write a finished model to; then its files go into `folder`, each whole, the weights last."""
+    """A hidden folder to write a finished model to; then its files go into `folder`, each whole, the weights last.
+
+    Raises RunError where the disk is full; what was in `folder` is as it was, or whole.
+    """
     stage = folder / PRIVATE_NAME / "final"
-    shutil.rmtree(stage, ignore_errors=True)
+    remove(stage)
     try:
         yield stage
         install(stage, folder)
+    except Exception as error:
+        if is_full_disk(error):
+            raise RunError(f"the model could not be saved: {full_disk(folder)}") from error
+        raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -62,9 +70,9 @@ def installed(folder: Path) -> Iterator[Path]:
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text:
-        return "the disk is full"
     if "inline_container" in text:
         # torch's writer knows only that bytes are missing
         return "a file could not be written whole, as on a full disk"
+    if is_full_disk(error):
+        return "the disk is full"
     return text if len(text) <= 120 else text[:117] + "..."

@@ -10,6 +10,7 @@ in `manifest.json`, flushed to the disk, and only then renamed to `checkpoint-<s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -150,7 +151,16 @@ def sweep(output_dir: Path) -> None:
         if verify(staged) is None:
             _put_in_place(staged, output_dir)
     for name in ("staging", "final", "trash"):
-        shutil.rmtree(output_dir / PRIVATE_NAME / name, ignore_errors=True)
+        remove(output_dir / PRIVATE_NAME / name)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, or what lies in its place, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def install(staged: Path, folder: Path) -> None:
@@ -200,7 +210,12 @@ def _discard(path: Path) -> None:
 
 
 def _free_name(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder, count = path.parent, 1
+    # a file may lie in the place of the folder, too
+    while os.path.lexists(folder) and not folder.is_dir():
+        folder, count = path.parent.with_name(f"{path.parent.name}.{count}"), count + 1
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / path.name
     candidate, count = path, 1
     while os.path.lexists(candidate):
         candidate, count = path.with_name(f"{path.name}.{count}"), count + 1
@@ -226,11 +241,13 @@ def _read_manifest(checkpoint: Path) -> dict[str, tuple[int, str]] | str:
         return f"it was never sealed (no {MANIFEST_NAME})"
     try:
         manifest = json.loads((checkpoint / MANIFEST_NAME).read_text(encoding="utf-8"))
-        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         version, step = manifest["format"], manifest["step"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST_NAME} is damaged"
-    if version != 1 or not files:
+    # JSON knows fractions, NaN and true, too
+    are_sizes = all(type(size) is int and isinstance(digest, str) for size, digest in files.values())
+    if type(version) is not int or version != 1 or not files or not are_sizes or type(step) not in (int, type(None)):
         return f"{MANIFEST_NAME} is damaged"
     named = _step_of(checkpoint.name)
     if named is not None and named != step:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..atomic_write import replacing
+from ..machine_errors import naming
 
 COLUMNS = (
     "step",
@@ -114,7 +115,7 @@ class CsvLog:
 
     def append(self, row: Mapping[str, float | None]) -> None:
         """Add one line, and hand it to the operating system before returning."""
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow([_cell(row.get(column)) for column in self.columns])
             file.flush()
             os.fsync(file.fileno())

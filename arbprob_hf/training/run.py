@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
 
+from ..atomic_write import replacing
 from ..data import Blocks, DataArguments, load_blocks, load_tokenizer
 from ..errors import UsageError
 from ..model.modeling_arbprob import ArbProbForCausalLM
@@ -185,7 +186,8 @@ def _finish(
     model = trainer.accelerator.unwrap_model(trainer.model)
     samples = _samples(arguments, model, tokenizer)
     if samples:
-        (folder / "logs" / "samples.txt").write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
+        with replacing(folder / "logs" / "samples.txt") as beside:
+            beside.write_text(_SEPARATOR.join(samples) + "\n", encoding="utf-8")
     evaluation = _evaluation(folder / "logs" / "training_log.csv", saved)
     draw_mask(folder / MASK_PICTURE, arguments, model, blocks.block_size)
     start = {name: value for name, value in (trainer.text or {}).items() if name.startswith("init_")}

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
 # the states of a StopSignal: no run, a run, a run that is about to stop
 IDLE, RUNNING, STOPPING = range(3)
+
+
+@contextlib.contextmanager
+def deaths_deferred() -> Iterator[None]:
+    """Let a loader's worker that dies while the block runs be noticed behind it.
+
+    torch raises wherever the main process is, which would cut a checkpoint short and look like a fault of the disk.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    noted: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGCHLD, lambda number, frame: noted.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    if noted:
+        handler(*noted[-1])
 
 
 class Stopped(SystemExit):

@@ -30,7 +30,7 @@ from .options.validation import refuse_numbers, refuse_options, refuse_parts
 from .positions import BlockCounter, EpochOrder, Lengths, Position, ReaderTracker, epoch_order, skipping_nothing
 from .processes import cpu_without_index, from_main, largest
 from .progress import use_progress_lines
-from .signals import StopSignal
+from .signals import StopSignal, deaths_deferred
 from .token_loss import TokenLoss
 
 __all__ = ["ArbProbTrainer", "NonFiniteError"]
@@ -347,6 +347,10 @@ class ArbProbTrainer(PublishingTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint into the stage, seal it, and only then let old ones go."""
+        with deaths_deferred():
+            self._save_sealed(model, trial)
+
+    def _save_sealed(self, model: nn.Module, trial: Any) -> None:
         self._refuse_bad_weights()
         writer, name = self._writer(trial), f"checkpoint-{self.state.global_step}"
         self._from_main(writer.clear)

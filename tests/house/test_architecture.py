@@ -20,13 +20,14 @@ TEXT_SUFFIXES = {".cff", ".cfg", ".md", ".py", ".toml", ".txt", ".yaml"}
 TEXT_NAMES = {"Makefile", "LICENSE", "run", ".gitignore"}
 
 # what each room may import beside itself; `model` and `errors` stand under everything
-BASE = {"model", "errors", "atomic_write"}
+BASE = {"model", "errors", "machine_errors", "atomic_write"}
 ARROWS = {
     "model": set(),
-    "errors": set(),
+    "machine_errors": set(),
+    "errors": {"machine_errors"},
     "version": set(),
     "evaluation": {"lazy"},
-    "atomic_write": set(),
+    "atomic_write": {"machine_errors"},
     "lazy": set(),
     "auto_config": {"auto_models", "model"},
     "auto_models": {"model"},

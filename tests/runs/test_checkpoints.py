@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from arbprob_hf.runs.checkpoints import (
     install,
     is_sealed,
     newest,
+    numbered,
     rotate,
     seal,
     staging,
     sweep,
     verify,
 )
+from arbprob_hf.runs.lock import lock_run_folder
 from arbprob_hf.runs.record import RECORD_NAME
+from arbprob_hf.training.positions import POSITION_NAME
 from tests.tables import quick
 
 FILES = (
@@ -30,6 +34,7 @@ FILES = (
     "scheduler.pt",
     "rng_state.pth",
     "trainer_state.json",
+    POSITION_NAME,
     "training_args.bin",
     "config.json",
     "generation_config.json",
@@ -101,6 +106,34 @@ def test_a_whole_checkpoint_swapped_for_an_older_one_is_seen(two: Path) -> None:
 def test_a_manifest_of_another_shape_does_not_verify(two: Path, text: str) -> None:
     (two / "checkpoint-6" / MANIFEST_NAME).write_text(text)
     assert verify(two / "checkpoint-6") == "manifest.json is damaged"
+
+
+@pytest.mark.parametrize("number", ["-5", "1e999", "NaN", "5.0", "5.5", '"5"', "true", "null", "[5]", "9" * 400])
+@pytest.mark.parametrize("name", ["bytes", "step", "format"])
+def test_a_manifest_with_odd_numbers_falls_back_to_the_older_checkpoint(two: Path, name: str, number: str) -> None:
+    manifest = two / "checkpoint-6" / MANIFEST_NAME
+    text = re.sub(rf'"{name}": \d+', f'"{name}": {number}', manifest.read_text(encoding="utf-8"))
+    manifest.write_text(text, encoding="utf-8")
+    assert newest(two) == two / "checkpoint-4"
+    assert not is_sealed(two / "checkpoint-6")
+
+
+def test_a_file_in_the_place_of_the_folder_for_what_is_set_aside_is_left_there(two: Path) -> None:
+    (two / ASIDE_NAME).write_text("mine")
+    (two / "checkpoint-6" / MANIFEST_NAME).unlink()
+    assert newest(two) == two / "checkpoint-4"
+    assert (two / ASIDE_NAME).read_text() == "mine"
+    assert (two / f"{ASIDE_NAME}.1" / "checkpoint-6").is_dir()
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")], ids=["file", "link"])
+def test_what_lies_in_the_place_of_a_work_folder_is_removed(two: Path, make) -> None:
+    for name in ("staging", "final", "trash"):
+        (two / PRIVATE_NAME).mkdir(exist_ok=True)
+        make(two / PRIVATE_NAME / name)
+    with lock_run_folder(two, resume=True):
+        rotate(two, 1, protected=())
+    assert [path.name for path in numbered(two)] == ["checkpoint-6"]
 
 
 def test_no_single_flipped_bit_of_a_manifest_goes_unseen(tmp_path: Path) -> None:

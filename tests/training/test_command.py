@@ -35,7 +35,7 @@ def test_a_misspelt_option_ends_the_script_with_one_line_and_status_two() -> Non
     [
         (UsageError("a: b"), 2, "script: error: a: b\n"),
         (ValueError("one\ntwo"), 1, "script: error: one two\n"),
-        (OSError(28, "No space left"), 1, "script: error: [Errno 28] No space left\n"),
+        (OSError(5, "Input/output error"), 1, "script: error: [Errno 5] Input/output error\n"),
         (NonFiniteError("step 3"), 1, "script: error: step 3\n"),
         (CheckpointError("full"), 1, "script: error: full\n"),
         (TypeError(), 1, "script: error: TypeError\n"),
