@@ -1,22 +1,27 @@
 """A whole run: text in, a trained, evaluated and described model in the output folder out."""
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
+from transformers.trainer_utils import IntervalStrategy
 
 from ..atomic_write import replacing
 from ..data import Blocks, DataArguments, load_blocks, load_tokenizer
-from ..errors import UsageError
+from ..errors import UsageError, check_source
 from ..model.modeling_arbprob import ArbProbForCausalLM
 from ..publishing import write_card
 from ..runs.lock import lock_run_folder
 from ..runs.log import Row, read_log
+from ..runs.record import describe_text
 from .arguments import Arguments, ModelArguments, RunArguments, TrainingArguments
 from .callbacks import CsvLogCallback
 from .card_facts import MASK_PICTURE, describe, saved_step, short_title
@@ -32,12 +37,17 @@ from .question_options import continues_text
 from .trainer import ArbProbTrainer
 
 _SEPARATOR = "\n\n---\n\n"
-_FIGURES = ("eval_loss", "perplexity", "bits_per_byte")
+# a line for each evaluation without training
+EVALUATIONS = Path("logs", "evaluations.jsonl")
+_TIMES = ("_runtime", "_per_second", "_preparation_time", "epoch")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: its folder, the steps made, the saved model's step, evaluation (None without one), samples."""
+    """What a run leaves: its folder, the steps made, the saved model's step, evaluation (None without one), samples.
+
+    `evaluated` names the weights where nothing was trained.
+    """
 
     folder: Path
     steps: int
@@ -46,14 +56,17 @@ class Outcome:
     perplexity: float | None = None
     bits_per_byte: float | None = None
     samples: tuple[str, ...] = ()
+    evaluated: str | None = None
 
     def __str__(self) -> str:
-        parts = [f"{self.steps} steps"]
+        parts = [f"{self.steps} steps" if self.evaluated is None else f"{self.evaluated} evaluated"]
         if self.saved_step != self.steps:
             parts += [f"the best kept, of step {self.saved_step}"]
         if self.eval_loss is not None:
             parts += [f"validation loss {self.eval_loss:.3f} nats/token", f"perplexity {self.perplexity:.1f}"]
             parts += [f"{self.bits_per_byte:.3f} bits/byte"]
+        if self.evaluated is not None:
+            return f"{', '.join(parts)}; figures added to {self.folder / EVALUATIONS}"
         return f"{', '.join(parts)}; model, card and logs in {self.folder}"
 
 
@@ -65,9 +78,14 @@ def train(
 ) -> Outcome:
     """Train, evaluate, write samples, the model and its card; see the option groups for what each holds.
 
+    With `do_train=False` the weights of `init_from`, or else those in the output folder, are evaluated and stay as they
+    are: a line of figures is added to `logs/evaluations.jsonl`.
+
     Raises ValueError, in one line, for what cannot work, before the first step wherever that can be known.
     """
     arguments = Arguments(model_args, data_args, training_args, run_args)
+    if not training_args.do_train:
+        return _evaluate(arguments)
     resume = resume_choice(training_args.resume_from_checkpoint)
     refuse_missing(resume)
     refuse_destination(training_args)
@@ -87,6 +105,8 @@ def train(
         tokenizer.model_max_length = model.config.n_positions
         trainer = _trainer(arguments, model, tokenizer, blocks)
         trainer.train(resume_from_checkpoint=resume)
+        if training_args.do_eval and training_args.eval_strategy == IntervalStrategy.NO:
+            trainer.evaluate()
         outcome = _finish(trainer, arguments, tokenizer, blocks)
     # what is pushed has its card now
     if training_args.push_to_hub:
@@ -95,6 +115,46 @@ def train(
         if pushed is not None:
             print_main(arguments, f"\non the Hub: {pushed.commit_url}")
     return outcome
+
+
+def _evaluate(arguments: Arguments) -> Outcome:
+    folder, is_main = arguments.folder, arguments.training.process_index == 0
+    with loudness(arguments.training), lock_run_folder(folder, resume=True, is_main=is_main):
+        arguments = arguments._replace(model=_weights_to_evaluate(arguments))
+        tokenizer = load_tokenizer(arguments.data.tokenizer)
+        model = _model(arguments, tokenizer)
+        print_main(arguments, f"reading {arguments.data.source} ...")
+        blocks = _blocks(arguments, tokenizer, n_positions=model.config.n_positions)
+        trainer = _trainer(arguments, model, tokenizer, blocks)
+        metrics = {name: value for name, value in trainer.evaluate().items() if not name.endswith(_TIMES)}
+        name = str(arguments.model.init_from)
+        if is_main:
+            asked = ("task", "layout", "given_sees", "mask")
+            text = describe_text(blocks.validation, blocks.source)
+            line = {"weights": name, **{one: getattr(arguments.model, one) for one in asked[:3]}}
+            line |= {"mask": model.config.mask, **text, **metrics}
+            (folder / EVALUATIONS).parent.mkdir(exist_ok=True)
+            with (folder / EVALUATIONS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+    return _with_figures(Outcome(folder, 0, 0, evaluated=name), metrics, prefix="eval_")
+
+
+def _with_figures(outcome: Outcome, found: Mapping[str, Any], *, prefix: str = "") -> Outcome:
+    perplexity, bits = (found.get(f"{prefix}{name}") for name in ("perplexity", "bits_per_byte"))
+    return dataclasses.replace(outcome, eval_loss=found.get("eval_loss"), perplexity=perplexity, bits_per_byte=bits)
+
+
+def _weights_to_evaluate(arguments: Arguments) -> ModelArguments:
+    """The options of the network to evaluate: that of `init_from`, or the one in the output folder."""
+    if arguments.model.init_from is not None:
+        return arguments.model
+    try:
+        check_source(arguments.folder)
+    except ValueError as error:
+        raise UsageError(f"do_train: without training, init_from or output_dir is evaluated; {error}") from error
+    names = ("preset", "n_layer", "n_head", "n_embd", "n_positions", "initializer_range", "position_init")
+    decided: dict[str, Any] = dict.fromkeys(names)
+    return dataclasses.replace(arguments.model, init_from=str(arguments.folder), **decided)
 
 
 def _refuse_metric(arguments: Arguments) -> None:
@@ -119,7 +179,7 @@ def _blocks(arguments: Arguments, tokenizer: PreTrainedTokenizerFast, *, n_posit
     size = arguments.data.block_size or n_positions
     if size > n_positions:
         raise UsageError(f"block_size: expected at most the model's {n_positions} positions, got {size}")
-    if arguments.data.streaming and arguments.training.max_steps <= 0:
+    if arguments.data.streaming and arguments.training.max_steps <= 0 and arguments.training.do_train:
         raise UsageError("max_steps: a stream has no end, so training needs one; give a number of steps")
     process = arguments.training.process_index, arguments.training.world_size
     with arguments.training.main_process_first(desc="preparing the text"):
@@ -145,7 +205,9 @@ def _trainer(
         print_main(
             arguments, f"not evaluated, as the layout {arguments.model.layout} cannot: {', '.join(data.left_out)}"
         )
-    text = {**describe_data(arguments, blocks, data), **starting_weights(arguments.model, model)} if is_main else None
+    trains, text = arguments.training.do_train, None
+    if is_main and trains:
+        text = {**describe_data(arguments, blocks, data), **starting_weights(arguments.model, model)}
     trainer = ArbProbTrainer(
         model=model,
         args=arguments.training,
@@ -160,8 +222,9 @@ def _trainer(
         bytes_per_token=data.bytes_per_token,
     )
     # after the trainer's own, which decide on a save that the log accompanies with a line
-    log = CsvLogCallback(arguments.folder / "logs", bytes_per_token=data.bytes_per_token, title=title)
-    trainer.add_callback(log)
+    if trains:
+        log = CsvLogCallback(arguments.folder / "logs", bytes_per_token=data.bytes_per_token, title=title)
+        trainer.add_callback(log)
     return trainer
 
 
@@ -195,7 +258,7 @@ def _finish(
     write_card(folder, facts)
     if samples:
         print_main(arguments, "\n" + _SEPARATOR.join(samples))
-    return Outcome(folder, steps, saved, samples=tuple(samples), **{name: evaluation.get(name) for name in _FIGURES})
+    return _with_figures(Outcome(folder, steps, saved, samples=tuple(samples)), evaluation)
 
 
 def _samples(arguments: Arguments, model: ArbProbForCausalLM, tokenizer: PreTrainedTokenizerFast) -> list[str]:

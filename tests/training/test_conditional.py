@@ -353,3 +353,13 @@ def test_a_run_without_a_task_has_no_questions(text: Path, tmp_path: Path) -> No
     assert list(log_of(plain)[0]) == list(COLUMNS)
     record = json.loads((plain.folder / "checkpoint-2" / "run.json").read_text())
     assert not {"task", "layout", "given_sees"} & record.keys()
+
+
+def test_without_training_all_modes_are_evaluated(done: Outcome, text: Path, tmp_path: Path) -> None:
+    given = options(text, tmp_path / "new", init_from=done.folder, n_embd=None, n_positions=None)
+    outcome = train(*parse([*given, "--block_size=32", "--do_train=false"]))
+    logged = next(row for row in reversed(log_of(done)) if row["eval_loss"] is not None)
+    line = json.loads((tmp_path / "new" / "logs" / "evaluations.jsonl").read_text())
+    assert outcome.eval_loss == pytest.approx(logged["eval_loss"], rel=1e-6)
+    for mode in MODES:
+        assert line[f"eval_{mode}_loss"] == pytest.approx(logged[f"{mode}_loss"], rel=1e-6)

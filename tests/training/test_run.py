@@ -494,3 +494,51 @@ def test_two_processes_give_the_losses_of_one(text: Path, done: Outcome, tmp_pat
         assert double == pytest.approx(single, rel=1e-5)
     # only the main process talks
     assert ran.stdout.count("12 steps, validation loss") == 1
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_without_training_the_model_of_the_folder_is_evaluated_and_left_as_it_is(
+    text: Path, done: Outcome, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(done.folder, folder)
+    before = files_in(folder)
+    outcome = run(text, folder, do_train="false", do_eval="true")
+    assert outcome.eval_loss == pytest.approx(done.eval_loss, rel=1e-6)
+    assert (outcome.perplexity, outcome.bits_per_byte) == pytest.approx((done.perplexity, done.bits_per_byte))
+    assert f"{folder} evaluated, validation loss" in str(outcome)
+    # a second evaluation adds to the first: here in half precision
+    rounded = run(text, folder, do_train="false", do_eval="true", bf16_full_eval="true", batch_size=2)
+    assert 1e-5 < abs(rounded.eval_loss - outcome.eval_loss) < 0.1
+    after = files_in(folder)
+    lines = [json.loads(line) for line in after.pop("logs/evaluations.jsonl").decode().splitlines()]
+    assert after == before
+    assert [line["eval_loss"] for line in lines] == [outcome.eval_loss, rounded.eval_loss]
+    assert lines[0]["weights"] == str(folder)
+    assert lines[0]["mask"] == "causal & window(8)"
+
+
+def test_without_training_other_weights_are_evaluated(text: Path, done: Outcome, tmp_path: Path) -> None:
+    changes = {"init_from": done.folder / "checkpoint-6", "do_train": "false", "do_eval": "true"}
+    given = [one for one in options(text, tmp_path / "new", **changes) if not one.startswith(("--n_", "--mask"))]
+    outcome = train(*parse([*given, "--block_size=32"]))
+    logged = {row["step"]: row["eval_loss"] for row in read_log(done.folder / "logs" / "training_log.csv")}
+    assert outcome.eval_loss is not None
+    assert outcome.eval_loss != pytest.approx(logged[12], rel=1e-3)
+    assert files_in(tmp_path / "new").keys() == {"logs/evaluations.jsonl"}
+
+
+def test_without_training_and_weights_there_is_nothing_to_evaluate(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"^do_train: without training, init_from or output_dir is evaluated; .*no conf"
+    ):
+        run(text, tmp_path / "nowhere", do_train="false", do_eval="true")
+
+
+def test_an_evaluation_that_is_asked_for_comes_at_the_end_where_none_comes_before(text: Path, tmp_path: Path) -> None:
+    outcome = run(text, tmp_path / "a", do_eval="true", eval_strategy="no", max_steps=2)
+    assert outcome.eval_loss is not None
+    assert run(text, tmp_path / "b", do_eval="false", max_steps=2).eval_loss is None

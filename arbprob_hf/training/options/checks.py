@@ -213,6 +213,8 @@ def _work(args: TrainingArguments) -> None:
         raise ValueError(
             "resume_from_checkpoint: without training nothing is resumed; name the checkpoint to evaluate as init_from"
         )
+    if not args.do_train and args.push_to_hub:
+        raise ValueError("push_to_hub: without training nothing is pushed; arbprob publish sends a finished run")
 
 
 def _is_low_rank(args: TrainingArguments) -> bool:
