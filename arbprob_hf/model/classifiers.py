@@ -70,6 +70,7 @@ class ArbProbForQuestionAnswering(GenericForQuestionAnswering, ArbProbPreTrained
 
     def __init__(self, config: ArbProbConfig) -> None:
         ArbProbPreTrainedModel.__init__(self, config)
+        self.loss_type = "ForQuestionAnswering"
         self.transformer = ArbProbModel(config)
         self.qa_outputs = nn.Linear(config.n_embd, 2)
         self.post_init()

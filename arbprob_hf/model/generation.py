@@ -16,6 +16,7 @@ from .masks.foreign import from_foreign
 from .masks.keep import keep_mask
 from .masks.lookahead import crosses, earliest_viewer, is_cache_safe, looks_ahead, refusal
 from .masks.mask import Mask
+from .masks.packed import PACKING
 from .masks.patterns import Causal
 from .masks.tensors import Padding
 from .masks.text import kind_of
@@ -83,8 +84,15 @@ class ArbProbGenerationMixin(GenerationMixin):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """As transformers'; a cached step of one token needs none of what it looks into."""
+        """As transformers'; a cached step of one token needs none of what it looks into.
+
+        Callers of older releases, such as captum, pass all ids beside a cache and a `cache_position` that nobody counts
+        on: what is cached is left out, and so is that.
+        """
         cache: Any = kwargs.get("past_key_values")
+        kwargs.pop("cache_position", None)
+        if next_sequence_length is None and _holds_cached(input_ids, kwargs):
+            next_sequence_length = input_ids.shape[1] - _cached(kwargs)
         is_step = next_sequence_length == 1 and cache is not None and not kwargs.get("is_first_iteration")
         if not is_step or input_ids.device != self.device:
             given = {"next_sequence_length": next_sequence_length, "inputs_embeds": inputs_embeds, **kwargs}
@@ -129,7 +137,7 @@ class ArbProbGenerationMixin(GenerationMixin):
         raise TypeError("generate_batch: continuous batching takes no masks; call generate with a left-padded batch")
 
     def _refuse_arguments(self, kwargs: dict[str, Any]) -> None:
-        for name in ("ranks", "limits", "document_ids", "attention_bias"):
+        for name in ("ranks", "limits", "document_ids", "attention_bias", *PACKING):
             if kwargs.get(name) is not None:
                 raise ValueError(f"{name}: not taken by generate, where the sequence grows; pass a mask= instead")
         if self._option("cache_implementation", kwargs) == "paged":
@@ -252,6 +260,12 @@ def _widened(keep: Tensor, cache: Any) -> Tensor:
 def _cached(kwargs: dict[str, Any]) -> int:
     cache = kwargs.get("past_key_values")
     return 0 if cache is None else int(cache.get_seq_length())
+
+
+def _holds_cached(input_ids: Tensor, kwargs: dict[str, Any]) -> bool:
+    # the 2-D mask covers the cached tokens and those of this pass
+    keep, read = kwargs.get("attention_mask"), _cached(kwargs)
+    return bool(read) and keep is not None and keep.shape[1] == input_ids.shape[1] > read
 
 
 def _earliest_viewer(mask: Mask, prompt: Prompt, length: int) -> Tensor:

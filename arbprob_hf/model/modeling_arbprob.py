@@ -30,6 +30,7 @@ from .masks.arguments import MaskArguments, resolve_mask
 from .masks.custom import Custom
 from .masks.lookahead import check_cache_valid
 from .masks.mask import Mask
+from .masks.packed import read_packing
 from .masks.tiles import Sizes
 from .questions.layouts import MASK_ID
 from .questions.mixin import QuestionMixin
@@ -37,6 +38,7 @@ from .saved_patterns import check_travels, read_saved
 from .validation import (
     check_bias,
     check_cache,
+    check_cache_position,
     check_inputs,
     check_labels,
     check_length,
@@ -260,7 +262,8 @@ class ArbProbModel(ArbProbPreTrainedModel):
             input_ids: long (B, T), or `inputs_embeds`: float (B, T, D).
             attention_mask: `None` for `config.mask`; (B, T_kv) for which tokens exist; (B or 1, T, T_kv) or
                 (B or 1, H or 1, T, T_kv) for the whole truth; or a `Mask` or its text. Tensors are bool or 0-1.
-            position_ids: long (B or 1, T); counted from the cached length when `None`.
+            position_ids: long (B or 1, T); counted from the cached length when `None`. Where they start again, and no
+                mask, order, documents or cache are given, documents are packed.
             past_key_values: keys and values of earlier tokens, which must not have been meant to see those of this
                 pass: patterns are checked, tensors on the CPU; what a mask tensor said for earlier rows is not known.
             mask: a `Mask`, its text, or a tensor (T, T_kv) or as above; replaces `config.mask`, ANDed with a 2-D
@@ -270,6 +273,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
                 them, an id of -1 is a slot whose token is not known ([MASK]).
             document_ids: integer (B, T); a document is a run of equal ids, seen only from within, and patterns count
                 tokens from its start. ANDed with whatever mask holds. With `ranks`, slots of equal ids, in any order.
+                Flash attention's `cu_seq_lens_q` and `cu_seq_lens_k` (documents + 1,) say the same of a single row.
             attention_bias: float (B or 1, H or 1, T, T_kv), added to the attention scores.
             target_position_ids: long (B or 1, T), the position that each slot predicts, -1 for none; for networks whose
                 configuration has `target_positions`.
@@ -286,21 +290,24 @@ class ArbProbModel(ArbProbPreTrainedModel):
         if past_key_values is not None:
             check_cache(past_key_values, is_recomputed=self.gradient_checkpointing and self.training)
         embeds = self._embed(input_ids, ranks) if inputs_embeds is None else inputs_embeds  # (B, T, D)
+        is_cached = past_key_values is not None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         sizes = self._sizes(embeds, past_key_values)
+        check_cache_position(kwargs.get("cache_position"), sizes)
+        if position_ids is not None:
+            check_positions(self.config, position_ids, sizes)
+        arguments = MaskArguments(attention_mask, mask, ranks, limits, document_ids)
+        arguments = read_packing(arguments, kwargs, position_ids, sizes, is_cached=is_cached)
         if position_ids is None:
             check_length(self.config, sizes)
             position_ids = (torch.arange(sizes.q_len, device=embeds.device) + sizes.offset)[None]  # (1, T)
-        else:
-            check_positions(self.config, position_ids, sizes)
         embeds = embeds + self.wpe(position_ids)
         if target_position_ids is not None:
             embeds = embeds + self._embed_targets(target_position_ids, sizes)
         hidden_states = self.drop(embeds)
 
         backend = "eager" if kwargs.get("output_attentions") else self.config._attn_implementation
-        arguments = MaskArguments(attention_mask, mask, ranks, limits, document_ids)
         plans = self._layer_plans(arguments, sizes, backend, hidden_states.dtype, attention_bias)
         self.attention_paths = [plan.path for plan in plans]
         # drafting with the first layers alone lowers config.n_layer for a while

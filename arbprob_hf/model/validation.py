@@ -14,27 +14,64 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .configuration_arbprob import ArbProbConfig
+from .masks.packed import PACKING
 from .masks.tiles import Sizes
 
-# what transformers passes along without the network using it
-_PASSED_ALONG = ("output_hidden_states", "output_attentions", "return_dict", "num_items_in_batch", "shift_labels")
+# what transformers, TRL, PEFT and captum pass along without the network using it, or used by a caller of this check
+_OUTPUTS = ("output_hidden_states", "output_attentions", "return_dict", "return_loss", "skip_logits")
+_PASSED_ALONG = (*_OUTPUTS, "num_items_in_batch", "shift_labels", "cache_position", *PACKING)
+# columns that tokenizers and data sets leave beside the ids; they say nothing about who sees whom
+_COLUMNS = ("special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length", "index", "seq_lengths")
+# what changes the answer of other models of transformers, and would be ignored by this one
+_ENCODERS = ("encoder_hidden_states", "encoder_attention_mask", "cross_attn_head_mask", "token_type_ids")
+_ELSEWHERE = (
+    *_ENCODERS,
+    "head_mask",
+    "ignore_index",
+    "sliding_window",
+    "softcap",
+    "scaling",
+    "block_mask",
+    "score_mod",
+)
 
 
 def check_options(options: dict[str, Any], forward: Callable[..., Any]) -> None:
-    """Raise for a keyword that is a misspelt argument of `forward`, and for a tensor that would be ignored."""
+    """Raise for a keyword that could have changed the answer, and would be ignored.
+
+    Such are misspelt arguments of `forward`, what other models of transformers take, and tensors of unknown names.
+    """
     if torch.compiler.is_compiling() or not options:
         return
-    if "is_causal" in options:
+    if options.get("is_causal") is not None:
         raise TypeError("is_causal: not an argument of forward; say mask='full' or mask='causal'")
     known = [*inspect.signature(forward).parameters, *_PASSED_ALONG]
     for name, value in options.items():
-        if name in known or value is None:
+        if name in known or name in _COLUMNS or value is None:
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.82)
+        near = [] if name in _ELSEWHERE else difflib.get_close_matches(name, known, n=1, cutoff=0.82)
         if near:
             raise TypeError(f"{name}: not an argument of forward; did you mean {near[0]}?")
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) or name in _ELSEWHERE:
             raise TypeError(f"{name}: not an argument of forward, and would be ignored; leave it out")
+
+
+def check_cache_position(value: Any, sizes: Sizes) -> None:
+    """Raise unless `cache_position` (T,), which callers of older releases pass, counts on from the cached tokens."""
+    if value is None:
+        return
+    if not isinstance(value, Tensor) or value.dtype not in (torch.long, torch.int):
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"cache_position: expected an integer tensor (tokens,), got {got}")
+    if tuple(value.shape) != (sizes.q_len,):
+        raise ValueError(f"cache_position: expected shape (tokens,) = ({sizes.q_len},), got {tuple(value.shape)}")
+    if torch.compiler.is_compiling() or value.device.type != "cpu" or not isinstance(sizes.offset, int):
+        return
+    if not torch.equal(value.long(), torch.arange(sizes.offset, sizes.offset + sizes.q_len)):
+        raise ValueError(
+            f"cache_position: expected {sizes.offset} to {sizes.offset + sizes.q_len - 1}, as {sizes.offset} tokens "
+            f"are cached, got {value.tolist()!s:.60}; leave it out"
+        )
 
 
 def check_inputs(

@@ -11,7 +11,14 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, EvalPrediction, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    DataCollatorWithFlattening,
+    EvalPrediction,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+)
 
 from arbprob_hf import ArbProbForCausalLM
 from tests.clients.micro import SIZES, tokens
@@ -151,6 +158,17 @@ def test_smoothed_labels_of_a_downloaded_network_without_the_package(
     assert done.returncode == 0, done.stderr[-2000:]
     found = [float(number) for number in done.stdout.strip().splitlines()[-1].strip("[]").split(",")]
     assert found == pytest.approx(losses(trainer_of(gpt2, tmp_path, **SMOOTH)), rel=1e-5)
+
+
+@pytest.mark.parametrize("flash", [False, True], ids=["positions", "bounds"])
+def test_flattened_batches_have_the_loss_of_padded_ones(downloaded: Any, tmp_path: Path, flash: bool) -> None:
+    flattening = DataCollatorWithFlattening(return_flash_attn_kwargs=flash, return_seq_idx=flash)
+    found = []
+    for collator in (None, flattening):
+        trainer = trainer_of(downloaded, tmp_path)
+        trainer.data_collator = collator or trainer.data_collator
+        found.append(trainer.evaluate()["eval_loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 def test_mapping_over_a_data_set_scores_it(downloaded: Any, gpt2: GPT2LMHeadModel) -> None:

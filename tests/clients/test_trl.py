@@ -38,13 +38,12 @@ def made(folder: Path, output_dir: Path, **options: Any) -> SFTTrainer:
         max_steps=2,
         per_device_train_batch_size=len(TEXTS),
         learning_rate=1e-2,
-        max_length=64,
         logging_steps=1,
         save_strategy="no",
         report_to="none",
         use_cpu=True,
         bf16=False,
-        **options,
+        **{"max_length": 64, **options},
     )
     return SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True),
@@ -74,7 +73,16 @@ def test_sft_takes_a_step_from_the_loss_that_gpt2_has(
     assert len(passes) == 2 * 2 * len(blocks)
 
 
-def test_packing_is_refused_as_its_form_would_be_ignored(folders: dict[str, Path], tmp_path: Path) -> None:
-    trainer = made(folders["ours"], tmp_path, packing=True)
-    with pytest.raises(TypeError, match="cu_seq_lens_q: not an argument of forward, and would be ignored"):
-        trainer.train()
+@pytest.mark.parametrize(
+    "options", [{"packing": True}, {"padding_free": True, "max_length": None}], ids=["packing", "flat"]
+)
+def test_packed_texts_have_the_loss_that_gpt2_gives_each_by_itself(
+    folders: dict[str, Path], theirs: GPT2LMHeadModel, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    trainer = made(folders["ours"], tmp_path, **options)
+    assert {"cu_seq_lens_q", "max_length_q", "position_ids"} <= set(next(iter(trainer.get_train_dataloader())))
+    trainer.train()
+    first, second = (entry for entry in trainer.state.log_history if "loss" in entry)
+    loss, count = mean_nats(theirs, trainer.processing_class)
+    assert (first["loss"], first["num_tokens"]) == (pytest.approx(loss, rel=1e-5), count)
+    assert second["loss"] < first["loss"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.model.twins import ours_alone, tokens
+from tests.networks import far
 
 IDS = tokens()
 EMBEDS = torch.zeros(2, 12, 24, dtype=torch.float64)
@@ -63,6 +64,15 @@ def test_it_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:
         (dict(attn_mask=IDS), "attn_mask: not an argument of forward, and would be ignored; leave it out"),
         (dict(token_type_ids=IDS), "token_type_ids: not an argument of forward, and would be ignored"),
         (dict(label=IDS), "label: not an argument of forward"),
+        (dict(ignore_index=0), "ignore_index: not an argument of forward, and would be ignored; leave it out"),
+        (dict(head_mask=IDS), "head_mask: not an argument of forward, and would be ignored"),
+        (dict(sliding_window=4), "sliding_window: not an argument of forward, and would be ignored"),
+        (dict(cache_position=5), r"cache_position: expected an integer tensor .tokens,., got int"),
+        (dict(cache_position=IDS), r"cache_position: expected shape .tokens,. = .12,., got \(2, 12\)"),
+        (
+            dict(cache_position=torch.arange(1, 13)),
+            r"cache_position: expected 0 to 11, as 0 tokens are cached, got \[1, 2, .*; leave it out",
+        ),
         (dict(is_causal=False), "is_causal: not an argument of forward; say mask='full'"),
         (dict(logits_to_keep=-1), "logits_to_keep: expected a count from 0 or a 1-D tensor of slot indices, got -1"),
         (dict(logits_to_keep=1.5), "logits_to_keep: expected a count from 0 .* got 1.5"),
@@ -73,6 +83,33 @@ def test_it_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:
 def test_an_option_that_would_have_no_effect_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=f"^{message}"):
         ours_alone()(IDS, **given)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "given",
+    [
+        dict(cache_position=torch.arange(12)),
+        dict(special_tokens_mask=torch.zeros_like(IDS), length=torch.tensor([12, 12])),
+        dict(head_mask=None, token_type_ids=None, is_causal=None),
+        dict(return_loss=True, skip_logits=None, output_router_logits=False),
+        dict(max_length_q=12, max_length_k=12),
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_what_changes_no_answer_is_taken(given: dict[str, Any]) -> None:
+    model = ours_alone()
+    assert torch.equal(model(IDS, **given).logits, model(IDS).logits)
+
+
+@torch.no_grad()
+def test_cache_position_counts_on_from_the_cache() -> None:
+    model = ours_alone()
+    cache = model(IDS[:, :8], use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="cache_position: expected 8 to 11, as 8 tokens are cached, got .0, 1, 2, 3"):
+        model(IDS[:, 8:], past_key_values=cache, cache_position=torch.arange(4))
+    found = model(IDS[:, 8:], past_key_values=cache, cache_position=torch.arange(8, 12)).logits
+    assert far(found, model(IDS).logits[:, 8:]) <= 1e-10
 
 
 def test_the_longest_sequence_and_the_last_token_are_taken() -> None:

@@ -145,10 +145,10 @@ def _table(value: Tensor, sizes: Sizes, name: str) -> Tensor:
 def _order(given: MaskArguments, sizes: Sizes) -> Mask:
     if given.ranks is None:
         raise ValueError("limits: given without ranks; pass both, or ranks alone (limits default to them)")
-    _check_tokens("ranks", given.ranks, sizes)
+    check_tokens("ranks", given.ranks, sizes)
     if given.limits is None:
         return Order(given.ranks)
-    _check_tokens("limits", given.limits, sizes)
+    check_tokens("limits", given.limits, sizes)
     return Order(given.ranks, given.limits)
 
 
@@ -163,13 +163,14 @@ def _check_documents(ids: Tensor, sizes: Sizes) -> None:
         raise ValueError(
             "document_ids: packed documents cannot go on from a cache; generate each document by itself, or pass mask="
         )
-    _check_tokens("document_ids", ids, sizes)
+    check_tokens("document_ids", ids, sizes)
 
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def _check_tokens(name: str, value: Tensor, sizes: Sizes) -> None:
+def check_tokens(name: str, value: Tensor, sizes: Sizes) -> None:
+    """Raise unless the value is an integer tensor (B, T_kv) on the device of the pass."""
     expected = (sizes.batch, sizes.filled)
     if not isinstance(value, Tensor) or value.dtype not in _INTEGERS:
         got = f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
