@@ -39,8 +39,6 @@ def load_network(
             source,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            # refused below, in one line
-            ignore_mismatched_sizes=True,
             **options,
         )
     except Exception as error:
@@ -79,11 +77,4 @@ def _refuse_partial(source: Path | str, found: dict[str, Any], may_lack: Collect
         raise ValueError(
             f"{source}: lacks {len(lacking)} of the network's weights, such as {lacking[0]}; name weights that are "
             "whole"
-        )
-    other = sorted(found["mismatched_keys"])
-    if other:
-        key, saved, wanted = other[0]
-        raise ValueError(
-            f"{source}: has {len(other)} weights of other sizes than its config.json says, such as {key} "
-            f"{tuple(saved)}, not {tuple(wanted)}; name weights with their own config.json"
         )

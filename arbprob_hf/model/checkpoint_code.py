@@ -27,7 +27,15 @@ ROOMS = {
     "masks_arbprob": ("masks",),
     "attention_arbprob": ("attention",),
     "questions_arbprob": ("questions",),
-    "modeling_arbprob": ("saved_patterns", "validation", "lm_head", "generation", "modeling_arbprob", "classifiers"),
+    "modeling_arbprob": (
+        "saved_patterns",
+        "saved_weights",
+        "validation",
+        "lm_head",
+        "generation",
+        "modeling_arbprob",
+        "classifiers",
+    ),
 }
 # what each file ends with
 _ENDINGS = {

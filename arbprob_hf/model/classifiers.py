@@ -19,6 +19,7 @@ class ArbProbForSequenceClassification(GenericForSequenceClassification, ArbProb
     """
 
     base_model_prefix = "transformer"
+    _label_weight = "score.weight"
     # the head leaves num_items_in_batch aside: the trainer has to divide what it accumulates
     accepts_loss_kwargs = False
 
@@ -41,6 +42,7 @@ class ArbProbForTokenClassification(GenericForTokenClassification, ArbProbPreTra
     """
 
     base_model_prefix = "transformer"
+    _label_weight = "classifier.weight"
     accepts_loss_kwargs = False
 
     def __init__(self, config: ArbProbConfig) -> None:

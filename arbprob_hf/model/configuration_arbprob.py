@@ -6,9 +6,11 @@ import importlib.util
 import json
 import math
 import os
+import re
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.utils import logging
@@ -31,6 +33,7 @@ _INTEGER_BOUNDS = {
     "n_layer": (1, 1_000),
     "n_head": (1, 1_024),
 }
+_MOST_LABELS = 1_000_000
 _PROBABILITIES = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 _POSITIVE = ("layer_norm_epsilon", "initializer_range")
 _BOOLEANS = (
@@ -44,6 +47,7 @@ _BOOLEANS = (
 # how questions are put to the network; what each does is in the file of layouts
 _LAYOUTS = ("two_stream", "prefix", "sigma", "masked", "causal")
 _GIVEN_SEES = ("all", "earlier")
+_PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
 # standard names of transformers, today's or earlier ones, near our fields in spelling and no mistake
 _OF_TRANSFORMERS = ("sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id", "tie_encoder_decoder")
@@ -117,6 +121,8 @@ class ArbProbConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         # what names its model_type was written by a program: a file, or `to_dict` of another configuration
         _report_misspelt(kwargs, is_typed="model_type" not in kwargs)
+        _check_labels(self.id2label, kwargs.get("num_labels"))
+        _check_dtype(self.dtype, kwargs.get("torch_dtype"))
         super().__post_init__(**kwargs)
         # `register_for_auto_class` keeps one entry; every Auto class must find its own
         self.auto_map = {
@@ -185,7 +191,17 @@ class ArbProbConfig(PreTrainedConfig):
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a config.json; an official GPT-2 one is turned into ours, without the fields that mean nothing here."""
-        fields, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        try:
+            fields, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (RecursionError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"config.json: expected an object with the fields of a configuration, in "
+                f"{str(pretrained_model_name_or_path)!r:.100} ({type(error).__name__})"
+            ) from error
+        if not isinstance(fields, dict):
+            raise ValueError(
+                f"config.json: expected an object with the fields of a configuration, got {_shown(fields)}"
+            )
         kind = fields.get("model_type", cls.model_type)
         if kind not in ("gpt2", cls.model_type):
             raise ValueError(f"model_type: expected gpt2 or {cls.model_type} in config.json, got {kind!r:.60}")
@@ -257,12 +273,38 @@ def _check(config: ArbProbConfig) -> None:
         raise ValueError(
             f"activation_function: expected one of {', '.join(_ACTIVATIONS)}, got {_shown(config.activation_function)}"
         )
+    if config.problem_type is not None and config.problem_type not in _PROBLEMS:
+        raise ValueError(
+            f"problem_type: expected null or one of {', '.join(_PROBLEMS)}, got {_shown(config.problem_type)}"
+        )
+    named = config.architectures
+    if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        raise ValueError(f"architectures: expected a list of names, or null, got {_shown(named)}")
     for name, choices in (("layout", _LAYOUTS), ("given_sees", _GIVEN_SEES)):
         if getattr(config, name) not in choices:
             raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {_shown(getattr(config, name))}")
     if config.layout == "sigma" and not config.target_positions:
         raise ValueError("target_positions: expected true with the layout sigma, got false; set it, or another layout")
     check_mask(config)
+
+
+def _check_labels(id2label: Any, num_labels: Any) -> None:
+    # before transformers makes a name for each
+    if num_labels is not None:
+        _check_integer("num_labels", num_labels, 0, _MOST_LABELS)
+    if id2label is None:
+        return
+    if not isinstance(id2label, dict) or not all(re.fullmatch(r"-?\d{1,9}", str(key)) for key in id2label):
+        raise ValueError(f"id2label: expected a name for each number of a label, from 0, got {_shown(id2label)}")
+
+
+def _check_dtype(*dtypes: Any) -> None:
+    for dtype in dtypes:
+        is_named = isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype)
+        if not (dtype is None or isinstance(dtype, torch.dtype) or is_named):
+            raise ValueError(
+                f"dtype: expected the name of a number type of torch, such as float32, got {_shown(dtype)}"
+            )
 
 
 def _check_integer(name: str, value: Any, low: int, high: int) -> None:

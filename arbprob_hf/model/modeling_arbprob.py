@@ -21,7 +21,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention.backends import prepare_attention
+from .attention.backends import check_backend, prepare_attention
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask, is_copy
 from .generation import ArbProbGenerationMixin
@@ -35,6 +35,7 @@ from .masks.tiles import Sizes
 from .questions.layouts import MASK_ID
 from .questions.mixin import QuestionMixin
 from .saved_patterns import check_travels, read_saved
+from .saved_weights import check_complete, check_sizes, warn_of_values
 from .validation import (
     check_bias,
     check_cache,
@@ -131,6 +132,8 @@ class ArbProbPreTrainedModel(PreTrainedModel):
         "hidden_states": ArbProbBlock,
         "attentions": OutputRecorder(ArbProbAttention, index=1, layer_name="attn"),
     }
+    # the weight of a head that has a row for each label
+    _label_weight: str | None = None
     # buffers of early GPT-2 checkpoints
     _keys_to_ignore_on_load_unexpected = [r"attn\.bias", r"attn\.masked_bias"]
 
@@ -142,25 +145,21 @@ class ArbProbPreTrainedModel(PreTrainedModel):
 
         Custom patterns that its masks use are read from the checkpoint's `custom_arbprob.py` where
         `trust_remote_code=True` says that its code may be run; that they are other functions here is an error.
+
+        Sizes of the configuration that the weights do not have are refused before anything is built, and weights that
+        are not finite are warned of.
         """
         source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         is_trusted = bool(kwargs.pop("trust_remote_code", None))
         if source is not None:
             read_saved(source, kwargs, is_trusted=is_trusted)
+            check_sizes(source, kwargs, label_weight=cls._label_weight)
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, found = loaded
-        network = f"{cls.base_model_prefix}." if hasattr(model, cls.base_model_prefix) else ""
-        new = _asked_for_anew(kwargs)
-        lacking = sorted(
-            name
-            for name in found["missing_keys"]
-            if name.startswith(network) and not name.startswith(new, len(network))
-        )
-        if lacking and not output_loading_info:
-            raise ValueError(
-                f"checkpoint: lacks {len(lacking)} of the network's weights, such as {lacking[0]}; "
-                "is it whole, and GPT-2's?"
-            )
+        if not output_loading_info:
+            network = f"{cls.base_model_prefix}." if hasattr(model, cls.base_model_prefix) else ""
+            check_complete(found["missing_keys"], network, kwargs)
+        warn_of_values(model)
         return loaded if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
@@ -182,6 +181,11 @@ class ArbProbPreTrainedModel(PreTrainedModel):
         if is_copy():
             super().register_for_auto_class(auto_class)
 
+    def _check_and_adjust_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> str:
+        if attn_implementation is not None:
+            check_backend(attn_implementation)
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -195,12 +199,6 @@ class ArbProbPreTrainedModel(PreTrainedModel):
 
 class ZeroEmbedding(nn.Embedding):
     """Vectors that are added, zero at first: weights that never had them go on as they were."""
-
-
-def _asked_for_anew(options: dict[str, Any]) -> tuple[str, ...]:
-    # what a call of from_pretrained adds to a network that may never have had it
-    added = {"wme.": options.get("mask_token"), "wtpe.": options.get("target_positions")}
-    return tuple(name for name, is_asked in added.items() if is_asked)
 
 
 def _residual(projection: Conv1D, config: ArbProbConfig) -> Conv1D:

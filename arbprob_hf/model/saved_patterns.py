@@ -39,7 +39,7 @@ from torch import Tensor
 # by which the file is known
 RULES_LINE = "RULES: dict[str, Callable[..., object]] = {}"
 # which options of from_pretrained say where files are
-_PLACES = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
+PLACES = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
 # what a rule may use beside builtins and its own arguments; the file imports just these
 _GIVEN = {"torch": torch, "Tensor": Tensor}
 
@@ -120,7 +120,7 @@ def read_saved(source: str | os.PathLike[str], options: dict[str, Any], *, is_tr
     texts, source = _mask_texts(source, options)
     # but for the names of arguments
     names = {name for text in texts for name in re.findall(r"[A-Za-z_]\w*\b(?!\s*=)", text)} - _built_in_names()
-    path = _saved_file(source, options) if names else None
+    path = find_file(source, CUSTOM_FILE, options) if names else None
     if path is None:
         return
     try:
@@ -151,7 +151,7 @@ def _mask_texts(source: Any, options: dict[str, Any]) -> tuple[list[str], Any]:
         mask, described_by = getattr(config, "mask", None), config._name_or_path or source
     else:
         described_by = _base_of_adapter(source) if config is None else config
-        where = {name: options[name] for name in _PLACES if options.get(name) is not None}
+        where = {name: options[name] for name in PLACES if options.get(name) is not None}
         mask = ArbProbConfig.get_config_dict(described_by, **where)[0].get("mask")
     # a call may give another mask than the checkpoint's; a network of another kind has none
     mask = mask if options.get("mask") is None else options["mask"]
@@ -171,10 +171,11 @@ def _built_in_names() -> set[str]:
     return {name for name, kind in PATTERNS.items() if kind in BUILT_IN}
 
 
-def _saved_file(source: str | os.PathLike[str], options: dict[str, Any]) -> str | None:
-    where = {name: options[name] for name in _PLACES if options.get(name) is not None}
+def find_file(source: str | os.PathLike[str], name: str, options: dict[str, Any]) -> str | None:
+    """Where a file of the loaded folder or repository is on this machine; `options`: those of from_pretrained."""
+    where = {name: options[name] for name in PLACES if options.get(name) is not None}
     where |= dict(_raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
-    return cached_file(source, CUSTOM_FILE, **where)
+    return cached_file(source, name, **where)
 
 
 def _custom_kinds(masks: Iterable[Mask]) -> dict[str, type[Custom]]:

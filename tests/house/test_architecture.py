@@ -63,7 +63,8 @@ TRAVELLING = {
 ROOMS_OF_FILES = {
     "configuration_arbprob": "configuration",
     **dict.fromkeys(
-        ["modeling_arbprob", "classifiers", "generation", "lm_head", "validation", "saved_patterns"], "modeling"
+        ["modeling_arbprob", "classifiers", "generation", "lm_head", "validation", "saved_patterns", "saved_weights"],
+        "modeling",
     ),
 }
 STAY_HOME = {"checkpoint_code"}

@@ -182,6 +182,7 @@ def test_every_auto_class_is_named_in_the_saved_config(tmp_path: Path) -> None:
         "AutoConfig": "configuration_arbprob.ArbProbConfig",
         "AutoModel": "modeling_arbprob.ArbProbModel",
         "AutoModelForCausalLM": "modeling_arbprob.ArbProbForCausalLM",
+        "AutoModelForQuestionAnswering": "modeling_arbprob.ArbProbForQuestionAnswering",
         "AutoModelForSequenceClassification": "modeling_arbprob.ArbProbForSequenceClassification",
         "AutoModelForTokenClassification": "modeling_arbprob.ArbProbForTokenClassification",
     }

@@ -25,9 +25,7 @@ def prepare_attention(
         dtype: of the queries, autocast included.
         bias: float (B or 1, H or 1, T_q, T_kv) added to the scores, or None.
     """
-    if backend not in BACKENDS:
-        # transformers knows backends that drop the mask
-        raise ValueError(f"attn_implementation: expected {' or '.join(BACKENDS)}, got {backend!r:.60}")
+    check_backend(backend)
     return BACKENDS[backend](mask, sizes, dtype=dtype, bias=bias)
 
 
@@ -61,3 +59,9 @@ def _flex_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | N
 
 # the backends that obey every mask; a name not listed here is refused
 BACKENDS: dict[str, Callable[..., Plan]] = {"eager": _eager_plan, "sdpa": _sdpa_plan, "flex_attention": _flex_plan}
+
+
+def check_backend(backend: object) -> None:
+    """Raise ValueError unless `backend` obeys every mask; transformers knows backends that drop it."""
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise ValueError(f"attn_implementation: expected {' or '.join(BACKENDS)}, got {backend!r:.60}")

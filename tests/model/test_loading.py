@@ -1,0 +1,244 @@
+"""Loading is bounded and watched: what does not fit is refused before it is built, what is amiss is said."""
+
+import json
+import logging
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, ArbProbForSequenceClassification, ArbProbModel
+from arbprob_hf.model_folder import load_network
+from tests.model.twins import SIZES, tokens
+
+FORMS = ["whole", "shards", "pickle", "base"]
+
+
+def saved(folder: Path, form: str) -> Path:
+    """A checkpoint whose weights lie in one of the forms that load."""
+    model = ArbProbForCausalLM(ArbProbConfig(**SIZES))
+    (model.transformer if form == "base" else model).save_pretrained(
+        folder, **({"max_shard_size": "20KB"} if form == "shards" else {})
+    )
+    if form == "shards":
+        assert len(list(folder.glob("model-*.safetensors"))) > 2
+    if form == "pickle":
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def changed(folder: Path, target: Path, **fields: Any) -> Path:
+    """A copy of a checkpoint whose config.json says something else."""
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, **fields}))
+    return target
+
+
+MISFITS = {
+    "more layers": (
+        dict(n_layer=1000),
+        "n_layer: expected at most 3, the layers that the saved weights have, got 1000",
+    ),
+    "vocabulary": (
+        dict(vocab_size=10_000_000),
+        "vocab_size: expected 101 as in the saved weights, where wte.weight is .*, got 10000000 in the configuration",
+    ),
+    "positions": (dict(n_positions=9_999_999), "n_positions: expected 32 as in the saved weights, .*, got 9999999 in"),
+    "width": (dict(n_embd=65_536, n_head=1), "n_embd: expected 24 as in the saved weights, .*, got 65536 in"),
+    "inner width": (dict(n_inner=999_999), "n_inner: expected 96 as in the saved weights, .*, got 999999 in"),
+}
+
+
+def test_a_checkpoint_of_every_form_loads(folder: Path) -> None:
+    assert ArbProbForCausalLM.from_pretrained(folder)(tokens()).logits.shape == (2, 12, 101)
+
+
+@pytest.mark.parametrize(("fields", "message"), MISFITS.values(), ids=MISFITS)
+def test_a_size_that_the_weights_do_not_have_is_refused_at_once(
+    folder: Path, tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    wrong = changed(folder, tmp_path, **fields)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=f"^{message}") as raised:
+        ArbProbForCausalLM.from_pretrained(wrong)
+    assert time.perf_counter() - start < 1
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=message):
+        load_network(wrong)
+    # as an option of the call
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ArbProbModel.from_pretrained(folder, **fields)
+
+
+def test_downloaded_code_refuses_it_too(tmp_path: Path) -> None:
+    (tmp_path / "wrong").mkdir()
+    wrong = changed(saved(tmp_path / "right", "whole"), tmp_path / "wrong", n_layer=1000)
+    with pytest.raises(ValueError, match="^n_layer: expected at most 3, the layers that the saved weights have"):
+        AutoModelForCausalLM.from_pretrained(wrong, trust_remote_code=True)
+
+
+def test_fewer_layers_and_new_sizes_on_purpose_load(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "whole")
+    assert len(ArbProbForCausalLM.from_pretrained(folder, n_layer=2).transformer.h) == 2
+    wider = ArbProbForCausalLM.from_pretrained(folder, vocab_size=103, ignore_mismatched_sizes=True)
+    assert wider.lm_head.out_features == 103
+
+
+def test_labels_that_the_head_does_not_have_are_refused(tmp_path: Path) -> None:
+    ArbProbForSequenceClassification(ArbProbConfig(**SIZES, num_labels=3)).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^num_labels: expected 3 as in the saved weights, where score.weight is .* got 5"
+    ):
+        ArbProbForSequenceClassification.from_pretrained(tmp_path, num_labels=5)
+    assert ArbProbForCausalLM.from_pretrained(tmp_path, num_labels=5).config.num_labels == 5
+
+
+# what config.json holds, and the error's beginning
+UNCLEAR: dict[str, tuple[dict[str, Any], str]] = {
+    "dtype": (
+        dict(dtype="float3"),
+        "dtype: expected the name of a number type of torch, such as float32, got 'float3'",
+    ),
+    "old dtype": (
+        dict(dtype=None, torch_dtype="nothing"),
+        "dtype: expected the name of a number type .* got 'nothing'",
+    ),
+    "dtype of another kind": (dict(dtype=[1]), r"dtype: expected the name of a number type .* got \[1\]"),
+    "labels": (dict(num_labels=10**10), "num_labels: expected 0 to 1000000, got 10000000000"),
+    "labels as text": (dict(num_labels="many"), r"num_labels: expected an integer, got 'many' \(str\)"),
+    "letters": (
+        dict(id2label={"a": "x"}),
+        "id2label: expected a name for each number of a label, from 0, got {'a': 'x'}",
+    ),
+    "a list of labels": (dict(id2label=["x"]), r"id2label: expected a name for each number .* got \['x'\]"),
+    "problem": (dict(problem_type="poetry"), "problem_type: expected null or one of regression, .* got 'poetry'"),
+    "a list for a size": (dict(n_layer=[3]), r"n_layer: expected an integer, got \[3\] \(list\)"),
+    "an object for a size": (dict(vocab_size={"a": 1}), r"vocab_size: expected an integer, got {'a': 1} \(dict\)"),
+    "a list for a name": (dict(activation_function=["gelu"]), "activation_function: expected one of "),
+    "a list for a layout": (dict(layout=["sigma"]), "layout: expected one of "),
+    "nested masks": (dict(mask=[[["causal"]]]), "mask: expected the text of a mask or a list of texts"),
+    "architectures": (dict(architectures=3), "architectures: expected a list of names, or null, got 3"),
+    "heads": (dict(n_head=7), "n_embd: expected a multiple of n_head=7, got 24"),
+    "backend": (
+        dict(attn_implementation="paged|eager"),
+        "attn_implementation: expected eager or sdpa or flex_attention",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), UNCLEAR.values(), ids=UNCLEAR)
+def test_an_unclear_value_is_one_line_that_names_the_field(
+    fields: dict[str, Any], message: str, tmp_path: Path, whole: Path
+) -> None:
+    wrong = changed(whole, tmp_path, **fields)
+    start = time.perf_counter()
+    with pytest.raises((ValueError, TypeError), match=f"^{message}") as raised:
+        ArbProbForCausalLM.from_pretrained(wrong)
+    assert time.perf_counter() - start < 1
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 300
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("whole"), "whole")
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "[" * 100_000, '{"a": ' * 100_000, "3"], ids=["list", "deep", "deeper", "3"]
+)
+def test_a_config_that_is_no_object_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises((ValueError, OSError), match=r"config.json") as raised:
+        ArbProbConfig.from_pretrained(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+class Other:
+    """What a pickle may hold."""
+
+
+@pytest.mark.parametrize("held", [{"wte.weight": Other()}, [1, 2], {}, b"nonsense"], ids=repr)
+def test_a_pickle_of_something_else_is_one_line_that_gives_no_bad_advice(held: Any, tmp_path: Path) -> None:
+    folder = saved(tmp_path, "pickle")
+    if isinstance(held, bytes):
+        (folder / "pytorch_model.bin").write_bytes(held)
+    else:
+        torch.save(held, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"^pytorch_model.bin: holds .*safetensors' form$") as raised:
+        ArbProbForCausalLM.from_pretrained(folder)
+    assert "weights_only" not in str(raised.value)
+
+
+def test_a_pickle_is_never_executed(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> Any:
+            return (Path(tmp_path / "harmed").touch, ())
+
+    folder = saved(tmp_path / "m", "pickle")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"wte.weight": Harm()}))
+    with pytest.raises(ValueError, match=r"^pytorch_model.bin: holds something else than tensors"):
+        ArbProbForCausalLM.from_pretrained(folder)
+    with pytest.raises(ValueError, match="^weights_only: expected true, got false; weights are read as tensors alone"):
+        ArbProbForCausalLM.from_pretrained(folder, weights_only=False)
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 40, b"\x10" + b"\0" * 7 + b"{" * 16], ids=["empty", "long", "no JSON"]
+)
+def test_a_damaged_header_is_one_line(content: bytes, tmp_path: Path) -> None:
+    folder = saved(tmp_path, "whole")
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="^model.safetensors: its header cannot be read; the file is damaged"):
+        ArbProbForCausalLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named_with_their_count(
+    value: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ArbProbForCausalLM(ArbProbConfig(**SIZES))
+    with torch.no_grad():
+        model.transformer.wpe.weight[3:5, 0] = value
+        model.transformer.ln_f.bias[0] = value
+    model.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        ArbProbForCausalLM.from_pretrained(tmp_path)
+    said = [record.getMessage() for record in caplog.records if "infinity" in record.getMessage()]
+    wanted = "2 in transformer.wpe.weight, 1 in transformer.ln_f.bias"
+    assert said == [f"weights: nan or infinity in 2 tensors of this checkpoint: {wanted}"]
+
+
+def test_large_finite_weights_are_not_warned_of(whole: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    model = ArbProbForCausalLM.from_pretrained(whole)
+    torch.nn.init.constant_(model.transformer.wpe.weight, torch.finfo(torch.float32).max)
+    model.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        ArbProbForCausalLM.from_pretrained(tmp_path)
+    assert [record for record in caplog.records if "infinity" in record.getMessage()] == []
+
+
+@pytest.mark.parametrize("backend", ["flash_attention_2", "paged|eager", "paged|sdpa", "nonsense", "someone/kernel"])
+def test_a_backend_that_may_drop_the_mask_is_refused_where_it_is_chosen(backend: str, whole: Path) -> None:
+    message = "^attn_implementation: expected eager or sdpa or flex_attention, got "
+    with pytest.raises(ValueError, match=message):
+        ArbProbForCausalLM.from_pretrained(whole, attn_implementation=backend)
+    with pytest.raises(ValueError, match=message):
+        ArbProbForCausalLM._from_config(ArbProbConfig(**SIZES), attn_implementation=backend)
+    model = ArbProbForCausalLM.from_pretrained(whole)
+    with pytest.raises(ValueError, match=message):
+        model.set_attn_implementation(backend)
+    assert model.config._attn_implementation == "sdpa"
