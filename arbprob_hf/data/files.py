@@ -1,5 +1,6 @@
 """Finds local files of text, one, a folder or a pattern of them, by split, and reads them as a data set."""
 
+import functools
 import glob
 import itertools
 import json
@@ -198,7 +199,8 @@ def read_files(
 
 def stream_files(files: Sequence[Path | str], column: str, json_field: str | None = None) -> IterableDataset:
     """The same rows as `read_files` reads, as they are needed; a part of it, as `shard` gives them, is a file."""
-    return IterableDataset.from_generator(_rows, features=_FEATURES, gen_kwargs=_described(files, column, json_field))
+    given = {**_described(files, column, json_field), "says_missing": True}
+    return IterableDataset.from_generator(_rows, features=_FEATURES, gen_kwargs=given)
 
 
 def _described(
@@ -232,7 +234,18 @@ def _rows(
     states: Sequence[tuple[str, int, int]],
     column: str,
     json_field: str | None,
+    says_missing: bool = False,
 ) -> Iterator[dict[str, str | None]]:
     for path, name in zip(paths, names, strict=True):
+        missing = 0
         for text in texts_in(path, column, name=name, json_field=json_field):
+            missing += text is None
             yield {"text": text}
+        if missing and says_missing:
+            _say_missing(name, missing)
+
+
+# a stream reads its files again and again
+@functools.cache
+def _say_missing(name: str, rows: int) -> None:
+    logger.warning("source %s: %s rows have no text (null) and are left out", brief(name), rows)

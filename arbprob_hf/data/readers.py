@@ -67,17 +67,22 @@ def texts_in(path: str, column: str, *, name: str | None = None, json_field: str
         raise
     except FileNotFoundError as error:
         raise UnreadableError(
-            f"source {brief(name)} is not there any more; put it back, or start again without it"
+            f"source {_shown(name)} is not there any more; put it back, or start again without it"
         ) from error
     except UnicodeDecodeError as error:
         raise _not_utf8(path, name) from error
     except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error, pa.ArrowException) as error:
-        raise UnreadableError(f"source {brief(name)} cannot be read as {kind}: {reason(error)}") from error
+        raise UnreadableError(f"source {_shown(name)} cannot be read as {kind}: {reason(error)}") from error
 
 
 def gone(name: str) -> UnreadableError:
     """The error for a file that was there when files were listed."""
-    return UnreadableError(f"source {brief(name)} is not there any more; put it back, or start again without it")
+    return UnreadableError(f"source {_shown(name)} is not there any more; put it back, or start again without it")
+
+
+def _shown(name: str) -> str:
+    # names of shards are long, and differ in the middle
+    return brief(name, 180)
 
 
 def _opened(path: str, name: str) -> BinaryIO:
@@ -93,7 +98,7 @@ def _opened(path: str, name: str) -> BinaryIO:
         if beginning in (b"", _POINTER):
             raw.close()
             found = "only names its content; run git lfs pull" if beginning else "is empty: 0 bytes; write it again"
-            raise UnreadableError(f"source {brief(name)} {found}, or remove it")
+            raise UnreadableError(f"source {_shown(name)} {found}, or remove it")
         raw.seek(0)
     ending = Path(name).suffix.lower()
     if ending == ".gz":
@@ -156,7 +161,7 @@ def _without_long_lines(document: str, name: str) -> Iterator[str]:
         yield document
         return
     logger.warning(
-        "source %s has a line of %s characters: it is cut at spaces into documents", brief(name), f"{longest:,}"
+        "source %s has a line of %s characters: it is cut at spaces into documents", _shown(name), f"{longest:,}"
     )
     yield from passages(document)
 
@@ -198,11 +203,11 @@ def _parsed(text: str, name: str, line: int) -> Any:
             return json.loads(text, parse_int=float)
     except json.JSONDecodeError as error:
         raise UnreadableError(
-            f"source {brief(name)}, line {line + error.lineno - 1}: is not JSON: {error.msg} at column {error.colno}"
+            f"source {_shown(name)}, line {line + error.lineno - 1}: is not JSON: {error.msg} at column {error.colno}"
         ) from error
     except RecursionError as error:
         raise UnreadableError(
-            f"source {brief(name)}, line {line}: lists or objects stand in one another too deep"
+            f"source {_shown(name)}, line {line}: lists or objects stand in one another too deep"
         ) from error
 
 
@@ -211,11 +216,11 @@ def _below(found: Any, json_field: str, name: str) -> Any:
         if not isinstance(found, dict) or key not in found:
             has = brief(sorted(found)) if isinstance(found, dict) else f"a {type(found).__name__}"
             field = f"json_field {brief(json_field, 40)}"
-            raise WrongColumnError(f"{field} is not in {brief(name)}, which has {has} in place of {brief(key, 40)}")
+            raise WrongColumnError(f"{field} is not in {_shown(name)}, which has {has} in place of {brief(key, 40)}")
         found = found[key]
     if not isinstance(found, list):
         raise TypeError(
-            f"json_field {brief(json_field, 40)} of {brief(name)} must lead to a list of rows, got {brief(found, 60)}"
+            f"json_field {brief(json_field, 40)} of {_shown(name)} must lead to a list of rows, got {brief(found, 60)}"
         )
     return found
 
@@ -225,7 +230,7 @@ def _cell(row: Any, column: str, name: str, place: str) -> Any:
     if isinstance(row, str):
         return row
     if not isinstance(row, dict):
-        raise TypeError(f"source {brief(name)}, {place}: expected an object or a text, got {brief(row, 60)}")
+        raise TypeError(f"source {_shown(name)}, {place}: expected an object or a text, got {brief(row, 60)}")
     return row[column] if column in row else _Missing(row)
 
 
@@ -245,10 +250,10 @@ def _csv(file: BinaryIO, name: str, column: str, json_field: str | None) -> Rows
         try:
             header = next((row for row in rows if row), [])
             if column not in header:
-                raise missing_column(column, f"{brief(name)}, line {rows.line_num}", header)
+                raise missing_column(column, f"{_shown(name)}, line {rows.line_num}", header)
             yield from _not_all_numbers(_cells(rows, header, header.index(column), name), column, name)
         except csv.Error as error:
-            raise UnreadableError(f"source {brief(name)}, line {rows.line_num}: is not CSV: {error}") from error
+            raise UnreadableError(f"source {_shown(name)}, line {rows.line_num}: is not CSV: {error}") from error
 
 
 def _cells(rows: Any, header: list[str], index: int, name: str) -> Rows:
@@ -257,7 +262,7 @@ def _cells(rows: Any, header: list[str], index: int, name: str) -> Rows:
             continue
         if len(row) > len(header) or len(row) <= index:
             raise UnreadableError(
-                f"source {brief(name)}, line {rows.line_num}: has {len(row)} cells, but the first line names "
+                f"source {_shown(name)}, line {rows.line_num}: has {len(row)} cells, but the first line names "
                 f"{len(header)} columns; put a text that holds a comma, a tab or a line break in double quotes"
             )
         yield row[index] or None, f"line {rows.line_num}"
@@ -269,7 +274,7 @@ def _not_all_numbers(rows: Rows, column: str, name: str) -> Rows:
     cells = [(text, place) for text, place in head if text is not None]
     if cells and all(_is_number(text) for text, _ in cells):
         raise wrong_kind(
-            column, f"{brief(name)}, {cells[0][1]}", f"{cells[0][0]}, and numbers alone in the lines below"
+            column, f"{_shown(name)}, {cells[0][1]}", f"{cells[0][0]}, and numbers alone in the lines below"
         )
     yield from head
     yield from rows
@@ -294,7 +299,7 @@ def _arrow(file: BinaryIO, name: str, column: str, json_field: str | None) -> Ro
     file.seek(max(0, size - len(END_OF_STREAM)))
     if file.read() != END_OF_STREAM:
         raise UnreadableError(
-            f"source {brief(name)} is cut off, or no Arrow stream as save_to_disk writes; write it again"
+            f"source {_shown(name)} is cut off, or no Arrow stream as save_to_disk writes; write it again"
         )
     file.seek(0)
     table = pa.ipc.open_stream(file)
@@ -304,12 +309,12 @@ def _arrow(file: BinaryIO, name: str, column: str, json_field: str | None) -> Ro
 
 def _check_kind(schema: pa.Schema, column: str, name: str) -> None:
     if column not in schema.names:
-        raise missing_column(column, brief(name), schema.names)
+        raise missing_column(column, _shown(name), schema.names)
     kind = schema.field(column).type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     # a column of nulls alone has a type of its own
     if str(value) not in TEXT_TYPES and not pa.types.is_null(value):
-        raise wrong_kind(column, brief(name), kind)
+        raise wrong_kind(column, _shown(name), f"{kind!s:.80}")
 
 
 def _in_batches(batches: Iterable[pa.RecordBatch], column: str) -> Rows:
@@ -341,27 +346,27 @@ def _checked(rows: Rows, column: str, name: str) -> Iterator[str | None]:
         return
     if not number and "://" in name:
         # its author published it so, and nobody else can write it again
-        logger.warning("source %s has no rows", brief(name))
+        logger.warning("source %s has no rows", _shown(name))
         return
     if not number:
-        raise UnreadableError(f"source {brief(name)} is empty: a table without rows; write it again, or remove it")
+        raise UnreadableError(f"source {_shown(name)} is empty: a table without rows; write it again, or remove it")
     if missing is not None and not with_column:
         rows_in = next((key for key, value in missing.columns.items() if value and isinstance(value, list)), None)
         advice = f"where rows are in {brief(rows_in, 40)}, give that as json_field" if rows_in is not None else ""
-        raise missing_column(column, brief(name), missing.columns, advice)
+        raise missing_column(column, _shown(name), missing.columns, advice)
     raise WrongColumnError(
-        f"text_column {brief(column, 40)} of source {brief(name)} is null in all of its {number} rows"
+        f"text_column {brief(column, 40)} of source {_shown(name)} is null in all of its {number} rows"
     )
 
 
 def _check_text(text: Any, column: str, name: str, place: str) -> None:
     if not isinstance(text, str):
-        raise wrong_kind(column, f"{brief(name)}, {place}", brief(text, 60))
+        raise wrong_kind(column, f"{_shown(name)}, {place}", brief(text, 60))
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UnreadableError(
-            f"source {brief(name)}, {place}: its text holds half of a surrogate pair, {brief(text[error.start], 12)}, "
+            f"source {_shown(name)}, {place}: its text holds half of a surrogate pair, {brief(text[error.start], 12)}, "
             "which is no character"
         ) from error
 
@@ -372,11 +377,11 @@ def _not_utf8(path: str, name: str) -> UnreadableError:
             file.read().decode()
         except UnicodeDecodeError as error:
             return UnreadableError(
-                f"source {brief(name)} is not UTF-8 text (byte {error.object[error.start]:#04x} at offset "
+                f"source {_shown(name)} is not UTF-8 text (byte {error.object[error.start]:#04x} at offset "
                 f"{error.start}); convert it, as with iconv -t utf-8"
             )
     # a byte that only a column of a table holds
-    return UnreadableError(f"source {brief(name)} holds text that is not UTF-8; convert it")
+    return UnreadableError(f"source {_shown(name)} holds text that is not UTF-8; convert it")
 
 
 _READERS: Mapping[str, Callable[[BinaryIO, str, str, str | None], Rows]] = {

@@ -184,7 +184,7 @@ class StreamedBlocks(torch.utils.data.IterableDataset[Block]):
             if fruitless == patience:
                 raise ValueError(
                     f"source {self.text.where}: reader {share.reader + 1} of {share.readers} found no text; use fewer "
-                    "workers, a smaller validation_share or min_document_length"
+                    "workers, a smaller validation_share or min_document_length, or put <|endoftext|> between documents"
                 )
             share = share.next_reading()
 

@@ -40,7 +40,7 @@ OTHERS: list[dict[str, Any]] = [
 
 def prepared(source: Path | str, **fields: Any) -> list[str]:
     texts = load_texts(DataArguments(source=str(source), **fields))
-    return sorted([*texts.train["text"], *texts.validation["text"]])
+    return sorted(text for text in [*texts.train["text"], *texts.validation["text"]] if text is not None)
 
 
 def streamed(source: Path | str, **fields: Any) -> list[str]:
@@ -140,6 +140,7 @@ WRONG = [
     ("a.tsv", b"id\ttext\n", r"a\.tsv' is empty: a table without rows; write it again, or remove it$"),
     ("a.json", b"[]", r"a\.json' is empty: a table without rows"),
     ("a.parquet", parquet(text=[1, 2]), r"a\.parquet' must hold text, got int64$"),
+    ("a.parquet", parquet(text=[{"a": 1}]), r"a\.parquet' must hold text, got struct<a: int64>$"),
     ("a.parquet", parquet(text=pa.nulls(4)), r"a\.parquet' is null in all of its 4 rows$"),
     ("a.parquet", parquet(text=pa.array([], pa.string())), r"a\.parquet' is empty: a table without rows"),
     ("a.parquet", parquet(body=["x"]), r"is not in source '.*a\.parquet', which has \['body'\]$"),
@@ -251,6 +252,23 @@ def test_files_that_the_names_of_others_count_are_missed_aloud(
         assert len(prepared(tmp_path)) == 4
     missed = "1 are not there, though the names of the others count them (a-00001-of-00003.txt)"
     assert [line.partition("': ")[2] for line in caplog.messages] == ["4 files are read", missed]
+
+
+@both
+def test_rows_without_text_are_left_out_aloud(read: Read, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": null}\n{}\n{"text": "two"}\n')
+    with caplog.at_level(logging.WARNING):
+        assert read(tmp_path / "a.jsonl") == ["one", "two"]
+    assert sum("2 rows have no text (null) and are left out" in line for line in caplog.messages) == 1
+
+
+@both
+def test_a_long_name_of_a_shard_is_told_in_full(read: Read, tmp_path: Path) -> None:
+    names = [f"part-{number:05}-8d3c2f6e-7a5b-4c1d-9e0f-123456789abc-c000.snappy.parquet" for number in range(2)]
+    (tmp_path / names[0]).write_bytes(parquet(text=["one", "two"]))
+    (tmp_path / names[1]).write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{names[1]}' is empty: 0 bytes"):
+        read(tmp_path)
 
 
 def test_a_link_to_nothing_is_a_shard_that_is_gone(tmp_path: Path) -> None:
