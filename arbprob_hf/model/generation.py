@@ -30,6 +30,11 @@ _DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"
 # positional arguments of transformers' generate, after `inputs`
 _POSITIONAL = list(inspect.signature(GenerationMixin.generate).parameters)[2:]
 
+_NO_CONTINUOUS = (
+    "{}: continuous batching takes no masks, as it packs requests into pages that its own attention reads under the "
+    "causal one; call generate with a left-padded batch"
+)
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -132,9 +137,17 @@ class ArbProbGenerationMixin(GenerationMixin):
         kwargs["model_kwargs"] = rest if drafting is None else {**rest, "mask": drafting}
         return super()._get_candidate_generator(*args, **kwargs)  # type: ignore[misc]
 
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse continuous batching, which begins here whatever asks for it: it knows the causal mask alone."""
+        raise TypeError(_NO_CONTINUOUS.format("init_continuous_batching"))
+
+    def continuous_batching_context_manager(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse it before a context is entered."""
+        raise TypeError(_NO_CONTINUOUS.format("continuous_batching_context_manager"))
+
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse transformers' continuous batching: it packs sequences in its own way and takes no masks."""
-        raise TypeError("generate_batch: continuous batching takes no masks; call generate with a left-padded batch")
+        """Refuse it by the name of this entry."""
+        raise TypeError(_NO_CONTINUOUS.format("generate_batch"))
 
     def _refuse_arguments(self, kwargs: dict[str, Any]) -> None:
         for name in ("ranks", "limits", "document_ids", "attention_bias", *PACKING):

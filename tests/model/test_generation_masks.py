@@ -369,8 +369,9 @@ def test_continuous_batching_is_refused() -> None:
     model, ids = model_with(), tokens(2, 6)
     with pytest.raises(ValueError, match="^cache_implementation: expected dynamic or static, got 'paged'"):
         run(model, ids, cache_implementation="paged")
-    with pytest.raises(TypeError, match="^generate_batch: continuous batching takes no masks"):
-        model.generate_batch([[3, 4]])
+    for name in ("generate_batch", "continuous_batching_context_manager", "init_continuous_batching"):
+        with pytest.raises(TypeError, match=f"^{name}: continuous batching takes no masks, as .* left-padded batch$"):
+            getattr(model, name)([[3, 4]])
 
 
 @pytest.mark.parametrize(
