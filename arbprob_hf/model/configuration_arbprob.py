@@ -135,6 +135,15 @@ class ArbProbConfig(PreTrainedConfig):
         }
         _check(self)
 
+    def __setattr__(self, key: str, value: Any) -> None:
+        try:
+            super().__setattr__(key, value)
+        except Exception as error:
+            # transformers 5.17 checks the type of its own fields here, and says so over several lines
+            if error.__cause__ is None:
+                raise
+            raise ValueError(f"{key}: {' '.join(str(error.__cause__).split()):.160}, got {_shown(value)}") from error
+
     @property
     def mask_texts(self) -> list[str]:
         """The texts of `mask`: one for all layers, or one per layer."""

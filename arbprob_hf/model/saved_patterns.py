@@ -150,7 +150,7 @@ def _mask_texts(source: Any, options: dict[str, Any]) -> tuple[list[str], Any]:
     if isinstance(config, PreTrainedConfig):
         mask, described_by = getattr(config, "mask", None), config._name_or_path or source
     else:
-        described_by = _base_of_adapter(source) if config is None else config
+        described_by = base_of_adapter(source) if config is None else config
         where = {name: options[name] for name in PLACES if options.get(name) is not None}
         mask = ArbProbConfig.get_config_dict(described_by, **where)[0].get("mask")
     # a call may give another mask than the checkpoint's; a network of another kind has none
@@ -158,8 +158,8 @@ def _mask_texts(source: Any, options: dict[str, Any]) -> tuple[list[str], Any]:
     return [] if mask is None else check_mask_texts(mask), described_by
 
 
-def _base_of_adapter(source: Any) -> Any:
-    # a folder of an adapter alone names the model that it belongs to, which transformers loads
+def base_of_adapter(source: Any) -> Any:
+    """What transformers loads for `source`: a folder of an adapter alone names the model that it belongs to."""
     description = os.path.join(source, "adapter_config.json")
     if not os.path.isfile(description) or os.path.isfile(os.path.join(source, "config.json")):
         return source

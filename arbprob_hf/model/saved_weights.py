@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .configuration_arbprob import ArbProbConfig
-from .saved_patterns import PLACES, find_file
+from .saved_patterns import PLACES, base_of_adapter, find_file
 
 load_logger = logging.get_logger(__name__)
 # in the order in which transformers looks for them
@@ -49,6 +49,7 @@ def check_sizes(source: Any, options: dict[str, Any], *, label_weight: str | Non
         raise ValueError("weights_only: expected true, got false; weights are read as tensors alone, never as a pickle")
     if any(options.get(name) for name in _OTHERWISE):
         return
+    source = base_of_adapter(source)
     config = _configuration(source, options)
     is_ours = getattr(config, "quantization_config", None) is None and not getattr(config, "transformers_weights", None)
     shapes = _saved_shapes(source, options) if is_ours else {}

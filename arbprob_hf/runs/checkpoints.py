@@ -277,7 +277,7 @@ def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:
 
     `choice` is True, the path of one checkpoint, or the path of a folder of checkpoints. With True and nothing to
     resume from, the run starts from the beginning and says so (a job that may be killed can always pass true).
-    Of `output_dir` what is damaged is set aside.
+    Of `output_dir` what is damaged is set aside, and files that a checkpoint was not sealed with are told of.
     Raises ValueError when a path is named and no checkpoint there verifies, or one without an optimizer is chosen.
     """
     if choice is False:
@@ -294,6 +294,9 @@ def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:
             f"{found} cannot be resumed from: it holds no optimizer state (saved with save_only_model); "
             "train with save_only_model: false"
         )
+    unlisted = sorted({path.relative_to(found).as_posix() for path in _files(found)} - sealed_names(found))
+    if others := [name for name in unlisted if name != MANIFEST_NAME]:
+        logger.warning("%s holds %d files that it was not sealed with: %s", found, len(others), ", ".join(others[:5]))
     return found
 
 

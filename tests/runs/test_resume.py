@@ -65,6 +65,16 @@ def test_a_checkpoint_of_another_folder_is_taken_and_left_as_it_is(cut: Path, tm
     assert (cut / "checkpoint-8").is_dir()
 
 
+def test_files_that_a_checkpoint_was_not_sealed_with_are_told_of(
+    cut: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    choose_checkpoint(str(cut / "checkpoint-6"), tmp_path / "new")
+    assert caplog.messages == []
+    (cut / "checkpoint-6" / "pytorch_model.bin").write_bytes(b"from elsewhere")
+    choose_checkpoint(str(cut / "checkpoint-6"), tmp_path / "new")
+    assert caplog.messages == [f"{cut / 'checkpoint-6'} holds 1 files that it was not sealed with: pytorch_model.bin"]
+
+
 def test_a_renamed_checkpoint_can_be_named(cut: Path, tmp_path: Path) -> None:
     kept = (cut / "checkpoint-6").rename(tmp_path / "kept")
     assert choose_checkpoint(str(kept), tmp_path / "new") == kept
