@@ -7,7 +7,7 @@ in an option's name, file, number or path do not wait for torch.
 import typer
 
 from ..version import __version__
-from . import compare, export_gpt2, mask, oracles, publish, sanity
+from . import compare, export_gpt2, mask, oracles, publish, sanity, verify
 
 app = typer.Typer(help="Language models under arbitrary attention masks.", no_args_is_help=True, add_completion=False)
 
@@ -25,6 +25,7 @@ app.command("compare")(compare.run)
 app.command("oracles")(oracles.run)
 app.command("export-gpt2")(export_gpt2.run)
 app.command("publish")(publish.run)
+app.command("verify")(verify.run)
 
 
 def main() -> None:

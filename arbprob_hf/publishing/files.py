@@ -10,7 +10,7 @@ CARD = "README.md"
 # a list of what may, not of what may not: a folder also holds checkpoints, pickles, locks and notes
 _MODEL = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors"),
-    *("model.safetensors.index.json", "*_arbprob.py"),
+    *("model.safetensors.index.json", "*_arbprob.py", "fingerprint.json"),
 )
 _TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),

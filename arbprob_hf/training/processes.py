@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
+
+from ..runs.fingerprint import write_fingerprint
 
 T = TypeVar("T")
 
@@ -51,3 +54,12 @@ def cpu_without_index(args: TrainingArguments) -> Iterator[None]:
         yield
     finally:
         args.__dict__["_setup_devices"] = device
+
+
+def note_fingerprint(trainer: Trainer, folder: Path) -> None:
+    """Note what `trainer` has saved in `folder`, and what its network says, for `arbprob verify`."""
+    if not trainer.args.should_save or not (folder / "config.json").is_file():
+        return
+    # of one that is spread over processes, none can ask alone
+    is_whole = not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    write_fingerprint(folder, trainer.accelerator.unwrap_model(trainer.model) if is_whole else None)

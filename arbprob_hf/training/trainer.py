@@ -28,7 +28,7 @@ from .hub import PublishingTrainer, refuse_hub_options
 from .options.command_line import resume_choice
 from .options.validation import refuse_numbers, refuse_options, refuse_parts
 from .positions import BlockCounter, EpochOrder, Lengths, Position, ReaderTracker, epoch_order, skipping_nothing
-from .processes import cpu_without_index, from_main, largest
+from .processes import cpu_without_index, from_main, largest, note_fingerprint
 from .progress import use_progress_lines
 from .signals import StopSignal, deaths_deferred
 from .token_loss import TokenLoss
@@ -411,10 +411,12 @@ class ArbProbTrainer(PublishingTrainer):
         if not self.args.should_save or is_staged(folder):
             with self._without_token():
                 super()._save(output_dir, state_dict)
+            note_fingerprint(self, folder)
             return
         self._refuse_bad_weights()
         with installed(folder) as stage, self._without_token():
             super()._save(str(stage), state_dict)
+            note_fingerprint(self, stage)
 
     @contextlib.contextmanager
     def _without_token(self) -> Iterator[None]:

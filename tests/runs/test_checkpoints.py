@@ -23,6 +23,7 @@ from arbprob_hf.runs.checkpoints import (
     sweep,
     verify,
 )
+from arbprob_hf.runs.fingerprint import FINGERPRINT_NAME
 from arbprob_hf.runs.lock import lock_run_folder
 from arbprob_hf.runs.record import RECORD_NAME
 from arbprob_hf.training.positions import POSITION_NAME
@@ -38,6 +39,7 @@ FILES = (
     "training_args.bin",
     "config.json",
     "generation_config.json",
+    FINGERPRINT_NAME,
     RECORD_NAME,
     MANIFEST_NAME,
 )

@@ -85,6 +85,7 @@ def test_the_folder_holds_everything_promised(done: Outcome) -> None:
     names = {path.relative_to(done.folder).as_posix() for path in done.folder.rglob("*")}
     assert names >= {
         "config.json",
+        "fingerprint.json",
         "model.safetensors",
         "generation_config.json",
         "modeling_arbprob.py",
