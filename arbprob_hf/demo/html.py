@@ -59,7 +59,9 @@ def hint_html() -> str:
 
 def message_html(message: str) -> str:
     """A message in place of an answer."""
-    return _framed(f'<div class="warning said">{escape(message)}</div>')
+    # half a character, which a message may quote, cannot be sent
+    sendable = message.encode("utf-8", "backslashreplace").decode()
+    return _framed(f'<div class="warning said">{escape(sendable)}</div>')
 
 
 def infills_html(found: Sequence[Infill], passes: int, method: str) -> str:

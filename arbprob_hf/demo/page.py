@@ -3,7 +3,7 @@
 import socket
 from typing import TYPE_CHECKING, Any
 
-from .handlers import BLANK, GIVEN, TEXT, PageHandlers
+from .handlers import BLANK, GIVEN, HOTTEST, LONGEST, LONGEST_MASK, TEXT, PageHandlers
 from .html import CSS
 from .masks import own_mask
 from .network import Network
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 TITLE = "Ask it anything, under any mask"
 MASKS = ("causal", "causal & window(4)", "causal & window(3) | sinks(1)", "blocks(4)", "full")
-# a text has at most that many characters; the network's own limit is in tokens
-LONGEST = 20_000
-# of all visitors together: the network is one
-ONE_AT_A_TIME: dict[str, Any] = dict(concurrency_limit=1, concurrency_id="network", api_visibility="private")
+# of all visitors together: the network is one. The handlers check what is sent, in one line; Gradio would in many
+ONE_AT_A_TIME: dict[str, Any] = dict(
+    concurrency_limit=1, concurrency_id="network", api_visibility="private", preprocess=False
+)
 
 # while one is computed, the next is not lost, as it is in Gradio otherwise
 EACH: dict[str, Any] = dict(trigger_mode="multiple")
@@ -117,14 +117,18 @@ def _build_blanks(handlers: PageHandlers) -> None:
             button = gr.Button("Sample infills", variant="primary", elem_id="sample")
             filled = gr.HTML(elem_id="infills")
 
-    def leave(text: str, before: Passage | None, layout: str) -> Any:
+    def leave(text: Any, before: Passage | None, layout: Any) -> Any:
         is_unchanged = before is not None and text == before.text
         return gr.skip() if is_unchanged else handlers.read(text, before, layout)
 
     # Gradio puts the event where the annotation stands
-    def click(text: str, before: Passage | None, layout: str, event: gr.SelectData) -> tuple[Any, ...]:
-        shown = handlers.click(text, before, layout, (int(event.index), str(event.value[0])))
-        return text if shown[0] is None else shown[0].text, *shown
+    def click(text: Any, before: Passage | None, layout: Any, event: gr.EventData) -> tuple[Any, ...]:
+        sent = event._data if isinstance(event._data, dict) else {}
+        said = sent.get("value")
+        clicked = sent.get("index"), said[0] if isinstance(said, list | tuple) and said else said
+        shown = handlers.click(text, before, layout, clicked)
+        # what cannot be read stays as it was written
+        return gr.skip() if shown[0] is None else shown[0].text, *shown
 
     asked, shown = [text, passage, layout], [passage, chips, answer, filled]
     # never shown on the tokens: who clicks one leaves the text first, and must not hit a veil
@@ -143,7 +147,7 @@ def _build_options() -> "list[gradio.components.Component]":
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100, elem_id="seed")
     with gr.Row():
         samples = gr.Slider(1, MOST_SAMPLES, 4, step=1, label="Samples", min_width=140, elem_id="samples")
-        temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature", min_width=140, elem_id="temperature")
+        temperature = gr.Slider(0, HOTTEST, 1, step=0.05, label="Temperature", min_width=140, elem_id="temperature")
     return [method, samples, temperature, seed]
 
 
@@ -157,20 +161,22 @@ def _build_masks(handlers: PageHandlers) -> None:
     with gr.Row():
         with gr.Column(scale=6, min_width=420):
             text = gr.Textbox(TEXT, label="Text", max_length=LONGEST, elem_id="read-text")
-            mask = gr.Textbox(MASKS[1], label=f"Mask; the model's own is {own}", max_length=2000, elem_id="mask")
+            mask = gr.Textbox(
+                MASKS[1], label=f"Mask; the model's own is {own}", max_length=LONGEST_MASK, elem_id="mask"
+            )
             examples = gr.Radio(MASKS, value=MASKS[1], show_label=False, container=False, elem_id="examples")
             totals = gr.HTML(totals_now, elem_id="totals")
             tokens = gr.HTML(tokens_now, elem_id="scores")
         with gr.Column(scale=5, min_width=380):
             picture = gr.Plot(picture_now, format="png", show_label=False, elem_id="picture")
 
-    def compare(text: str, mask: str, before: tuple[str, str]) -> Any:
+    def compare(text: Any, mask: Any, before: tuple[Any, Any]) -> Any:
         if (text, mask) == before:
             return gr.skip()
         return (text, mask), mask if mask in MASKS else None, *handlers.compare(text, mask)
 
-    def choose(text: str, mask: str) -> tuple[Any, ...]:
-        return (text, mask), mask, *handlers.compare(text, mask)
+    def choose(text: Any, mask: Any) -> tuple[Any, ...]:
+        return (text, mask), mask if mask in MASKS else gr.skip(), *handlers.compare(text, mask)
 
     shown = [totals, tokens, picture]
     asked, written = [text, mask, read], [read, examples, *shown]
