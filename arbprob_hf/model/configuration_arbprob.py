@@ -33,7 +33,8 @@ _INTEGER_BOUNDS = {
     "n_layer": (1, 1_000),
     "n_head": (1, 1_024),
 }
-_MOST_LABELS = 1_000_000
+# each gets a name, which transformers copies and prints many times
+_MOST_LABELS = 100_000
 _PROBABILITIES = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 _POSITIVE = ("layer_norm_epsilon", "initializer_range")
 _BOOLEANS = (
@@ -47,6 +48,7 @@ _BOOLEANS = (
 # how questions are put to the network; what each does is in the file of layouts
 _LAYOUTS = ("two_stream", "prefix", "sigma", "masked", "causal")
 _GIVEN_SEES = ("all", "earlier")
+_OF_COMPOSITES = ("text_config", "decoder", "generator", "text_encoder", "per_layer_config")
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
 # standard names of transformers, today's or earlier ones, near our fields in spelling and no mistake
@@ -121,7 +123,8 @@ class ArbProbConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         # what names its model_type was written by a program: a file, or `to_dict` of another configuration
         _report_misspelt(kwargs, is_typed="model_type" not in kwargs)
-        _check_labels(self.id2label, kwargs.get("num_labels"))
+        _check_foreign(kwargs)
+        _check_labels(self.id2label, self.label2id, kwargs.get("num_labels"))
         _check_dtype(self.dtype, kwargs.get("torch_dtype"))
         super().__post_init__(**kwargs)
         # `register_for_auto_class` keeps one entry; every Auto class must find its own
@@ -297,10 +300,28 @@ def _check(config: ArbProbConfig) -> None:
     check_mask(config)
 
 
-def _check_labels(id2label: Any, num_labels: Any) -> None:
+def _check_foreign(unknown: dict[str, Any]) -> None:
+    # names that mean something to transformers, which fails over what they hold
+    for name in _OF_COMPOSITES:
+        if unknown.get(name) is not None:
+            raise ValueError(
+                f"{name}: expected none, as this network is not made of others, nor its layers of many sizes"
+            )
+    quantised = unknown.get("quantization_config")
+    if not (quantised is None or isinstance(quantised, dict) or hasattr(quantised, "to_dict")):
+        raise TypeError(f"quantization_config: expected an object, or null, got {_shown(quantised)}")
+    for name in unknown:
+        of_class = getattr(ArbProbConfig, name, None)
+        if isinstance(of_class, property) and of_class.fset is None:
+            raise ValueError(f"{name}: cannot be set, as it follows from other fields")
+
+
+def _check_labels(id2label: Any, label2id: Any, num_labels: Any) -> None:
     # before transformers makes a name for each
     if num_labels is not None:
         _check_integer("num_labels", num_labels, 0, _MOST_LABELS)
+    if not isinstance(label2id, dict | None):
+        raise TypeError(f"label2id: expected a number for each name of a label, or null, got {_shown(label2id)}")
     if id2label is None:
         return
     if not isinstance(id2label, dict) or not all(re.fullmatch(r"-?\d{1,9}", str(key)) for key in id2label):

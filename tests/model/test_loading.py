@@ -127,7 +127,15 @@ UNCLEAR: dict[str, tuple[dict[str, Any], str]] = {
         "dtype: expected the name of a number type .* got 'nothing'",
     ),
     "dtype of another kind": (dict(dtype=[1]), r"dtype: expected the name of a number type .* got \[1\]"),
-    "labels": (dict(num_labels=10**10), "num_labels: expected 0 to 1000000, got 10000000000"),
+    "labels": (dict(num_labels=10**10), "num_labels: expected 0 to 100000, got 10000000000"),
+    "another network": (
+        dict(text_config={"a": 1}),
+        "text_config: expected none, as this network is not made of others",
+    ),
+    "layers of many sizes": (dict(per_layer_config={"0": {"n_embd": 8}}), "per_layer_config: expected none, as this"),
+    "quantisation": (dict(quantization_config=3), "quantization_config: expected an object, or null, got 3"),
+    "what follows": (dict(mask_texts=["causal"]), "mask_texts: cannot be set, as it follows from other fields"),
+    "numbers of labels": (dict(label2id=3), "label2id: .*expected .* got 3"),
     "labels as text": (dict(num_labels="many"), r"num_labels: expected an integer, got 'many' \(str\)"),
     "letters": (
         dict(id2label={"a": "x"}),
