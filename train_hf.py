@@ -9,7 +9,7 @@ from arbprob_hf.training.arguments import parse
 
 def main(argv: Sequence[str]) -> None:
     """Read the options, train, and say where everything is."""
-    with exit_on_user_error("train_hf.py"):
+    with exit_on_user_error("train_hf.py", traceback="--traceback" in argv):
         arguments = parse(argv, announce=lambda line: print(line, flush=True))
     with exit_on_user_error("train_hf.py", traceback=arguments.run.traceback):
         # imported once the options are understood: it takes seconds

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
+from traceback import walk_tb
 
 from .machine_errors import machine_error
 
@@ -108,8 +109,8 @@ _IN_WORKER = "in DataLoader worker process"
 def exit_on_user_error(program: str, *, traceback: bool = False) -> Iterator[None]:
     """Turn what users can cause into `program: error: ...` and an exit.
 
-    The status is 2 for options, 130 for Ctrl-C, 1 for the rest. `traceback` lets every exception through;
-    errors that nobody should be able to cause always come with theirs.
+    The status is 2 for options, 130 for Ctrl-C, 1 for the rest. What a library raises is named with its class.
+    `traceback` lets every exception through; mistakes in this package's own code always come with theirs.
     """
     try:
         yield
@@ -120,9 +121,28 @@ def exit_on_user_error(program: str, *, traceback: bool = False) -> Iterator[Non
     except Exception as error:
         # what says itself what is left of a run has the better words
         line = None if isinstance(error, RunError) else machine_error(error)
-        if traceback or not (line or isinstance(error, ValueError | TypeError | OSError | RunError)):
+        if traceback or not (line or is_told(error)):
             raise
-        _leave(f"{program}: error: {line or _without_traceback(error)}", 2 if isinstance(error, UsageError) else 1)
+        _leave(f"{program}: error: {line or what_happened(error)}", 2 if isinstance(error, UsageError) else 1)
+
+
+# what is said in words for people, whoever raises it
+_SAID = (ValueError, TypeError, OSError, RunError)
+
+
+def is_told(error: Exception) -> bool:
+    """Whether a user meets `error` as one line: what is said in words, and all that is raised within a library."""
+    if isinstance(error, _SAID):
+        return True
+    frames = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    return bool(frames) and any(part in frames[-1] for part in ("site-packages", "dist-packages"))
+
+
+def what_happened(error: Exception) -> str:
+    """What `error` says on one line; that of a library begins with its class, and ends in how to see more."""
+    if isinstance(error, _SAID):
+        return _without_traceback(error)
+    return f"{type(error).__name__}: {_without_traceback(error):.400}; add --traceback to see where it happened"
 
 
 def _without_traceback(error: Exception) -> str:

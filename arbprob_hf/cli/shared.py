@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import one_line
+from ..errors import is_told, what_happened
 
+# whether the user asked to see where errors happen
+SHOWS_TRACEBACK = ContextVar("SHOWS_TRACEBACK", default=False)
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
@@ -22,9 +25,15 @@ Patterns = Annotated[
 
 @contextmanager
 def refuse_in_one_line(command: str, *, status: int = 2) -> Iterator[None]:
-    """Turn what users can cause into `arbprob COMMAND: error: ...` and an exit: 1 for the disk, else `status`."""
+    """Turn what users can cause into `arbprob COMMAND: error: ...` and an exit: `status` for what was asked, else 1.
+
+    `arbprob --traceback` lets all of it through.
+    """
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
-        typer.echo(f"arbprob {command}: error: {one_line(error)}", err=True)
-        raise typer.Exit(1 if isinstance(error, OSError) else status) from None
+    except Exception as error:
+        # what typer raises to leave is raised here, and no library's
+        if SHOWS_TRACEBACK.get() or not is_told(error):
+            raise
+        typer.echo(f"arbprob {command}: error: {what_happened(error)}", err=True)
+        raise typer.Exit(status if isinstance(error, ValueError | TypeError) else 1) from None

@@ -24,12 +24,13 @@ from .dataloaders import isolate, stream_loader, whole_sets
 from .early_stopping import EarlyStopping
 from .eval_modes import loss_figures
 from .finite import NonFiniteError, is_bad, refuse_bad_weights, step_error
-from .hub import PublishingTrainer, refuse_hub_options
+from .hub import refuse_hub_options
 from .options.command_line import resume_choice
 from .options.validation import refuse_numbers, refuse_options, refuse_parts
 from .positions import BlockCounter, EpochOrder, Lengths, Position, ReaderTracker, epoch_order, skipping_nothing
 from .processes import cpu_without_index, from_main, largest, note_fingerprint
 from .progress import use_progress_lines
+from .search import SearchingTrainer
 from .signals import StopSignal, deaths_deferred
 from .token_loss import TokenLoss
 
@@ -44,7 +45,7 @@ _UNCOUNTED = "blocks of this epoch may come again or be left out"
 Summary = Callable[[Mapping[str, float], str], dict[str, float]]
 
 
-class ArbProbTrainer(PublishingTrainer):
+class ArbProbTrainer(SearchingTrainer):
     """A `transformers.Trainer` whose runs survive kills, full disks, signals and bad numbers.
 
     Takes what Trainer takes, except `compute_loss_func`. What differs:
@@ -111,7 +112,8 @@ class ArbProbTrainer(PublishingTrainer):
         and CheckpointError with the last good checkpoint intact, and SystemExit after a signal.
         """
         choice = resume_choice(resume_from_checkpoint)
-        output_dir = Path(str(self.args.output_dir))
+        # each trial of a search has its own
+        output_dir = Path(super()._get_output_dir(trial))
         with contextlib.ExitStack() as held:
 
             def begin() -> tuple[Path | None, Position | None, StreamPosition | None]:

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import arbprob_hf
-from arbprob_hf.cli import app
+from arbprob_hf.cli import app, main
 from arbprob_hf.errors import RunError, UsageError, exit_on_user_error
 from arbprob_hf.runs.checkpoints import CheckpointError
 from arbprob_hf.training import selfcheck as sanity
@@ -86,6 +86,46 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_traceback_is_shown_on_request(error: BaseException) -> None:
     with pytest.raises(type(error)), exit_on_user_error("script", traceback=True):
         raise error
+
+
+def _fail_in_torch(*args: object, **options: object) -> None:
+    torch.nn.Linear(2, 2)(torch.ones(3))
+
+
+def test_what_a_library_raises_is_one_line_with_its_class(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving, exit_on_user_error("script"):
+        _fail_in_torch()
+    said = capsys.readouterr().err
+    assert leaving.value.code == 1
+    assert said.startswith("script: error: RuntimeError: ")
+    assert said.endswith("; add --traceback to see where it happened\n")
+    assert len(said.splitlines()) == 1
+
+
+def test_what_a_library_raises_is_shown_whole_on_request() -> None:
+    with pytest.raises(RuntimeError), exit_on_user_error("script", traceback=True):
+        _fail_in_torch()
+
+
+@pytest.mark.parametrize("words", [["--traceback", "mask", "causal"], ["mask", "causal", "--traceback"]], ids=" ".join)
+def test_a_command_shows_its_traceback_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.setattr("arbprob_hf.analysis.describe.describe", _fail_in_torch)
+    monkeypatch.setattr(sys, "argv", ["arbprob", *words])
+    with pytest.raises(RuntimeError):
+        main()
+
+
+def test_a_command_tells_what_a_library_raises_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("arbprob_hf.analysis.describe.describe", _fail_in_torch)
+    monkeypatch.setattr(sys, "argv", ["arbprob", "mask", "causal"])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    said = capsys.readouterr().err
+    assert leaving.value.code == 1
+    assert said.startswith("arbprob mask: error: RuntimeError: ")
+    assert len(said.splitlines()) == 1
 
 
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:
