@@ -190,8 +190,12 @@ def _warmup(args: TrainingArguments) -> str:
     return f"warm-up over {args.warmup_steps:.0%} of the steps" if share else f"{args.warmup_steps:g} warm-up steps"
 
 
+# behind what a text was taken in place of, there is nothing
+_VALIDATION = re.compile(r"; validation on .*?(?= \([^()]* was unavailable\)$|$)")
+
+
 def _source(blocks: Blocks) -> str:
-    return blocks.source.partition("; validation on ")[0]
+    return _VALIDATION.sub("", blocks.source)
 
 
 def _patterns(model: ArbProbForCausalLM) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from arbprob_hf.data.streaming import Streamed
 from arbprob_hf.errors import UsageError, exit_on_user_error
 from arbprob_hf.runs.record import compare, describe_stream, write_record
 from arbprob_hf.training.arguments import parse
+from arbprob_hf.training.card_facts import _source
 from arbprob_hf.training.run import Outcome, train
 
 PROSE = "a mask says which key a query may see and no other so that nothing leaks from what comes later"
@@ -284,6 +286,14 @@ def test_the_card_and_the_record_say_that_it_was_a_stream(done: Outcome) -> None
     record = json.loads((done.folder / "checkpoint-12" / "run.json").read_text())
     assert record["blocks"] is None
     assert "streamed" in record["source"]
+
+
+@pytest.mark.parametrize("held", ["its split validation", "documents held out of it"])
+def test_a_card_says_what_its_text_stands_for(held: str) -> None:
+    text = f"Salesforce/wikitext wikitext-2-raw-v1, streamed; validation on {held}"
+    note = " (wikimedia/wikipedia 20231101.en was unavailable; some/thing was unavailable)"
+    found = [_source(SimpleNamespace(source=source)) for source in (text, text + note)]  # type: ignore[arg-type]
+    assert found == [text.partition(";")[0], text.partition(";")[0] + note]
 
 
 @pytest.mark.long
