@@ -110,6 +110,16 @@ def test_a_loss_of_ones_own_reads_the_logits(downloaded: Any, gpt2: GPT2LMHeadMo
     assert own == pytest.approx(reference, rel=1e-4)
 
 
+def test_a_collator_may_leave_the_logits_out(downloaded: Any, tmp_path: Path) -> None:
+    trainer = trainer_of(downloaded, tmp_path)
+    made, collate = [], trainer.data_collator
+    trainer.data_collator = lambda features: {**collate(features), "return_logits": False}
+    downloaded.lm_head.register_forward_hook(lambda *_: made.append(1))
+    found = losses(trainer)
+    assert (len(found), made) == (3, [])
+    assert found[-1] < found[0]
+
+
 class Derived(ArbProbForCausalLM):
     """What somebody makes of our class; tools that wrap a network derive one like it."""
 
