@@ -309,7 +309,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory, save_run: Save, save_questio
         (no_model, "run: holds no model, as it has no config.json"),
         (no_weights, "run: its model cannot be loaded: "),
         (half_the_weights, "run: its model cannot be loaded: "),
-        (more_layers_than_weights, "run: lacks 12 of the network"),
+        (more_layers_than_weights, "run: its model cannot be loaded: n_layer: expected at most 2, the layers that the"),
         (another_kind_of_model, "run: its config.json cannot be read: model_type: expected gpt2 or arbprob"),
         (other_vocabulary, "other: its vocabulary has 31 tokens, that of "),
         (other_tokenizer, "other: its tokenizer has other tokens than that of "),
