@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from arbprob_hf.errors import exit_on_user_error
+from arbprob_hf.errors import exit_on_user_error, keep_imports_quiet
 from arbprob_hf.training.arguments import parse
 
 
@@ -13,6 +13,7 @@ def main(argv: Sequence[str]) -> None:
         arguments = parse(argv, announce=lambda line: print(line, flush=True))
     with exit_on_user_error("train_hf.py", traceback=arguments.run.traceback):
         # imported once the options are understood: it takes seconds
+        keep_imports_quiet()
         from arbprob_hf.training.run import print_main, train
 
         print_main(arguments, f"\n{train(*arguments)}")

@@ -1,5 +1,6 @@
-"""Errors that users see: their kinds, their wording on one line, and how a command leaves on them."""
+"""What users see on stderr: kinds of errors, their wording on one line, how a command leaves on them, and no noise."""
 
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,15 @@ def reason(error: BaseException, width: int = 110) -> str:
     """What the innermost cause of `error` says, on one line of at most `width` characters."""
     text = one_line(root_cause(error))
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def keep_imports_quiet() -> None:
+    """For commands: what transformers imports of torchao, where that is installed, reports errors alone.
+
+    On a machine without a GPU it would begin each command with four lines about kernels that nothing here uses.
+    """
+    for logger in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
 
 
 def check_integer(name: str, value: object, *, low: int, high: int | None = None) -> int:

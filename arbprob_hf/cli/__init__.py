@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from ..errors import exit_on_user_error
+from ..errors import exit_on_user_error, keep_imports_quiet
 from ..version import __version__
 from . import compare, export_gpt2, mask, oracles, publish, sanity, verify
 from .shared import SHOWS_TRACEBACK
@@ -43,6 +43,7 @@ app.command("verify")(verify.run)
 
 def main() -> None:
     """Entry point of the console script; `--traceback` may stand anywhere."""
+    keep_imports_quiet()
     words = [word for word in sys.argv[1:] if word != "--traceback"]
     traceback = len(words) < len(sys.argv) - 1
     with exit_on_user_error("arbprob", traceback=traceback):

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from ..errors import keep_imports_quiet
+
 VARIABLE = "ARBPROB_MODEL"
 
 
@@ -34,6 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
         help="port; 0 for any (default: GRADIO_SERVER_PORT, or the first free one from 7860)",
     )
     given = parser.parse_args(words)
+    keep_imports_quiet()
     # imported here: help and a refused option wait for no framework
     from .network import load_with_tokenizer
 

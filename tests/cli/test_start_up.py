@@ -178,3 +178,15 @@ def test_help_of_training_and_a_refused_option_wait_for_no_framework(
     left, out, err, heavy = left_by("train_hf", words, tmp_path)
     assert (left, heavy) == (status, set())
     assert err.startswith(f"train_hf.py: error: {message}") if message else out.startswith("usage: python train_hf.py")
+
+
+@pytest.mark.long
+def test_a_command_says_nothing_of_packages_that_it_does_not_use() -> None:
+    # torchao is installed with the tests, and tells on a CPU what it could not load
+    command = [sys.executable, "-m", "arbprob_hf", "mask", "causal & window(2)", "--length", "4"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    assert "causal & window(2)" in ran.stdout
+    assert ran.stderr == ""
+    everything = "from arbprob_hf.errors import keep_imports_quiet as quiet; quiet(); import arbprob_hf.training.run"
+    ran = subprocess.run([sys.executable, "-c", everything], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stderr) == (0, "")
