@@ -11,6 +11,13 @@ from pathlib import Path
 _WORKER = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)"
 )
+# what gloo and NCCL say of a process that is gone
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "remote process exited",
+    "NCCL communicator was aborted",
+)
 _PREPARING = "subprocesses has abruptly died"
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 _SIZE = re.compile(r"(?:[Tt]ried to|Unable to) allocate ([\d.]+ ?\w+)")
@@ -34,6 +41,8 @@ def machine_error(error: BaseException) -> str | None:
         worker = _WORKER.search(said)
         if worker:
             return _worker_killed(worker)
+        if isinstance(one, RuntimeError) and any(words in said for words in _LOST):
+            return f"the connection to another process of the run is lost: see what that one says, if it can; {_RESUME}"
         if _PREPARING in said:
             return (
                 "a process that prepared the text was killed; most often memory has run out: give fewer "

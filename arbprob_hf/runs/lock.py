@@ -59,6 +59,14 @@ def lock_run_folder(path: str | Path, *, resume: bool, is_main: bool = True) -> 
                 one.rmdir()
 
 
+def lock_owner(path: str | Path) -> str | None:
+    """What the lock of the output folder `path` says of its owner; None where there is none, as seen from here."""
+    try:
+        return (Path(path) / PRIVATE_NAME / "lock").read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
 def _refuse_another_run(folder: Path) -> None:
     # a complete stage is a checkpoint whose run was killed before it could be put in place
     checkpoints = [*numbered(folder), *(path for path in numbered(staging(folder)) if verify(path) is None)]

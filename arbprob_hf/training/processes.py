@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import Trainer, TrainingArguments
 
 from ..runs.fingerprint import write_fingerprint
+from ..runs.lock import lock_owner
 
 T = TypeVar("T")
+_PATIENCE_SECONDS = 30.0
 
 
 def from_main(work: Callable[[], T], args: TrainingArguments) -> T:
@@ -30,6 +34,24 @@ def from_main(work: Callable[[], T], args: TrainingArguments) -> T:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def refuse_folders_apart(folder: Path, args: TrainingArguments) -> None:
+    """Raise ValueError on every process where one does not see the output folder that the main process has locked."""
+    if args.world_size <= 1:
+        return
+    owner = from_main(lambda: lock_owner(folder), args)
+    give_up = time.monotonic() + _PATIENCE_SECONDS
+    # a network's file system may take a while to show what another machine has made
+    while lock_owner(folder) != owner and time.monotonic() < give_up:
+        time.sleep(0.1)
+    own = None if lock_owner(folder) == owner else f"process {args.process_index} on {socket.gethostname()}"
+    apart = [one for one in gather_object([own]) if one is not None]
+    if apart:
+        raise ValueError(
+            f"output_dir is not one folder for all processes: {apart[0]} does not see the main process's {folder}; "
+            "name a folder on a disk that all machines share, by its whole path"
+        )
 
 
 def largest(values: torch.Tensor, args: TrainingArguments) -> list[float]:

@@ -28,7 +28,7 @@ from .hub import refuse_hub_options
 from .options.command_line import resume_choice
 from .options.validation import refuse_numbers, refuse_options, refuse_parts
 from .positions import BlockCounter, EpochOrder, Lengths, Position, ReaderTracker, epoch_order, skipping_nothing
-from .processes import cpu_without_index, from_main, largest, note_fingerprint
+from .processes import cpu_without_index, from_main, largest, note_fingerprint, refuse_folders_apart
 from .progress import use_progress_lines
 from .search import SearchingTrainer
 from .signals import StopSignal, deaths_deferred
@@ -127,6 +127,7 @@ class ArbProbTrainer(SearchingTrainer):
                 return found, Position.load(found), StreamPosition.load(found)
 
             source, position, readers = self._from_main(begin)
+            refuse_folders_apart(output_dir, self.args)
             self._counter, self._tracker = BlockCounter(position), None
             if isinstance(self.train_dataset, StreamedBlocks):
                 skips = source is not None and readers is None

@@ -36,6 +36,10 @@ PREPARED = "One of the subprocesses has abruptly died during map operation.To de
             RuntimeError(BUS),
             r"a data loader worker \(process 7\) has no shared memory left in /dev/shm: make",
         ),
+        (
+            RuntimeError("[gloo/pair.cc:547] Connection closed by peer [127.0.0.1]"),
+            "the connection to another process of",
+        ),
         (RuntimeError(PREPARED), "a process that prepared the text was killed; .* fewer preprocessing_num_workers"),
         (
             MemoryError(),

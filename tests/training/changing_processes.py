@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import hashlib
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.data import BlockCollator, StreamedBlocks
 from arbprob_hf.data.collators import QuestionCollator
 from arbprob_hf.data.streaming import Streamed
 from arbprob_hf.data.tasks import Task
+from arbprob_hf.errors import exit_on_user_error
 from arbprob_hf.training.callbacks import SetEpochCallback
 from arbprob_hf.training.trainer import ArbProbTrainer
 from tests.micro_runs import OPTIONS, Numbers
@@ -34,6 +37,18 @@ class StopAt(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = state.global_step == self.step
+
+
+class DieAt(TrainerCallback):
+    """Kills one process and the agent that started it in the middle of a step, as a machine that is lost."""
+
+    def __init__(self, step: int, rank: int) -> None:
+        self.step, self.rank = step, rank
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and args.process_index == self.rank:
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Noting(ArbProbTrainer):
@@ -64,6 +79,7 @@ def main() -> None:
     parser.add_argument("--until", type=int, required=True)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--streams", action="store_true")
+    parser.add_argument("--dies", type=int, help="the process that is killed within step 3")
     given = parser.parse_args()
     options = {**OPTIONS, "max_steps": -1, "num_train_epochs": 2, "save_steps": 1, "save_total_limit": 2}
     options["remove_unused_columns"] = False
@@ -84,14 +100,19 @@ def main() -> None:
         text = Streamed(Dataset.from_dict({"text": texts}).to_iterable_dataset(num_shards=4), "here")
         stream = StreamedBlocks(text, Numbers(), block_size=6, seed=0, buffer=3, process=(rank, size))
         parts = {"train_dataset": stream, "data_collator": BlockCollator()}
+    set_seed(3)
     config = ArbProbConfig.preset("nano", vocab_size=80, n_positions=2 * LENGTH, n_embd=8, n_layer=1, mask_token=True)
     trainer = Noting(model=ArbProbForCausalLM(config), args=arguments, **parts)
     trainer.add_callback(StopAt(given.until))
+    if given.dies is not None:
+        trainer.add_callback(DieAt(3, given.dies))
     trainer.seen = []
-    trainer.train(resume_from_checkpoint=True)
+    with exit_on_user_error("train"):
+        trainer.train(resume_from_checkpoint=True)
     seen = gather_object(trainer.seen)
     if os.environ.get("RANK", "0") == "0":
-        found = {"seen": seen, "step": trainer.state.global_step, "epoch": trainer.state.epoch}
+        weights = b"".join(value.detach().numpy().tobytes() for value in trainer.model.parameters())
+        found = {"seen": seen, "epoch": trainer.state.epoch, "weights": hashlib.sha256(weights).hexdigest()}
         (given.folder / "seen.json").write_text(json.dumps(found))
 
 
