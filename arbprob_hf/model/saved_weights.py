@@ -38,6 +38,10 @@ _LONGEST_HEADER = 100_000_000
 Shapes = dict[str, tuple[int, ...]]
 
 
+class SizeError(ValueError, RuntimeError):
+    """Sizes of a configuration that its weights do not have; transformers' callers expect a RuntimeError of them."""
+
+
 def check_sizes(source: Any, options: dict[str, Any], *, label_weight: str | None = None) -> None:
     """Raise ValueError where a configuration has other sizes than the weights beside it; one line naming the field.
 
@@ -60,13 +64,14 @@ def check_sizes(source: Any, options: dict[str, Any], *, label_weight: str | Non
         shape = shapes.get(name) or shapes.get(f"transformer.{name}")
         wanted = 4 * config.n_embd if field == "n_inner" and config.n_inner is None else getattr(config, field)
         if shape is not None and len(shape) > which and shape[which] != wanted:
-            raise ValueError(
+            raise SizeError(
                 f"{field}: expected {shape[which]} as in the saved weights, where {name} is {shape}, got {wanted} in "
                 "the configuration"
             )
     layers = {name.removeprefix("transformer.").split(".")[1] for name in shapes if ".ln_1." in f".{name}"}
-    if len(layers) < config.n_layer:
-        raise ValueError(
+    # a file without a single layer is another's, and its lack is told of when it is loaded
+    if 0 < len(layers) < config.n_layer:
+        raise SizeError(
             f"n_layer: expected at most {len(layers)}, the layers that the saved weights have, got {config.n_layer} in "
             "the configuration"
         )
