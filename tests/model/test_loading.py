@@ -189,7 +189,9 @@ class Other:
     """What a pickle may hold."""
 
 
-@pytest.mark.parametrize("held", [{"wte.weight": Other()}, [1, 2], {}, b"nonsense"], ids=repr)
+@pytest.mark.parametrize(
+    "held", [{"wte.weight": Other()}, [1, 2], {}, b"nonsense"], ids=["an object", "a list", "nothing", "no pickle"]
+)
 def test_a_pickle_of_something_else_is_one_line_that_gives_no_bad_advice(held: Any, tmp_path: Path) -> None:
     folder = saved(tmp_path, "pickle")
     if isinstance(held, bytes):
