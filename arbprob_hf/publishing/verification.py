@@ -52,7 +52,7 @@ def verify(folder: Path, *, trust_remote_code: bool = False) -> list[Finding]:
 
     Hashes of `manifest.json` and `fingerprint.json` (or of the Hub's cache), weights that are not finite, that the
     model loads by this package's classes and, where it is trusted, by its own code, its tokenizer, and that it gives
-    the figures of its fingerprint.
+    the figures of its fingerprint. Once a hash fails, no code of the folder is run, trusted or not.
 
     Raises:
         ValueError: no folder, or one that holds no model of this package's kind and never did; one line.
@@ -62,11 +62,14 @@ def verify(folder: Path, *, trust_remote_code: bool = False) -> list[Finding]:
         raise ValueError(f"{folder}: holds no model (no config.json); name a run's folder, a checkpoint, or a model's")
     findings = [*_files(folder)]
     saved = _saved(folder, findings)
+    if trust_remote_code and any(finding.status == "fail" for finding in findings):
+        trust_remote_code = False
+        findings.append(Finding("note", "remote code", "not run, as files are not what they were"))
     with _without_bars():
         for check, work in (
             ("weights", lambda: _weights(folder)),
             ("model", lambda: _loads(folder, saved, trust_remote_code=trust_remote_code)),
-            ("tokenizer", lambda: _tokenizer(folder)),
+            ("tokenizer", lambda: _tokenizer(folder, trust_remote_code=trust_remote_code)),
         ):
             findings += _guarded(check, work)
     return findings
@@ -214,12 +217,16 @@ def _figures(model: PreTrainedModel, figures: dict[str, Any] | None, folder: Pat
     return Finding("ok" if found.is_same else "fail", "figures", found.text)
 
 
-def _tokenizer(folder: Path) -> list[Finding]:
-    if not (folder / "tokenizer_config.json").exists():
+def _tokenizer(folder: Path, *, trust_remote_code: bool) -> list[Finding]:
+    path = folder / "tokenizer_config.json"
+    if not path.exists():
         return [Finding("note", "tokenizer", "none in the folder")]
+    if not trust_remote_code and "auto_map" in json.loads(path.read_text(encoding="utf-8")):
+        return [Finding("note", "tokenizer", "has code of its own, which runs with --trust-remote-code alone")]
     config = read_config(folder)
-    # without its configuration it would ask whether code may run
-    tokenizer, size = AutoTokenizer.from_pretrained(folder, config=config), config.vocab_size
+    # without its configuration, and where nothing says whether it is trusted, it would ask whether code may run
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=trust_remote_code)
+    size = config.vocab_size
     text = "A mask says who may see whom, 1 < 2."
     ids = tokenizer(text)["input_ids"]
     if max(ids) >= size:

@@ -117,6 +117,46 @@ def test_a_change_is_found_and_named(copied: Path, damage: Callable[[Path], obje
     assert any(found in failure for failure in failures(copied))
 
 
+def with_tokenizer_code(folder: Path, left: Path) -> None:
+    """Give the tokenizer in `folder` code of its own, which leaves the file `left` where it is run."""
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    config["tokenizer_class"] = "Own"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    code = "from transformers import PreTrainedTokenizerFast\n"
+    code += f"open({str(left)!r}, 'w').close()\nclass Own(PreTrainedTokenizerFast):\n    pass\n"
+    (folder / "own.py").write_text(code, encoding="utf-8")
+
+
+def test_code_of_a_tokenizer_is_neither_run_nor_asked_about_unless_it_is_trusted(copied: Path, tmp_path: Path) -> None:
+    with_tokenizer_code(copied, tmp_path / "left")
+    (copied / FINGERPRINT_NAME).unlink()
+    result = CliRunner().invoke(app, ["verify", str(copied)], input="y\n" * 9)
+    note = "note  tokenizer: has code of its own, which runs with --trust-remote-code alone"
+    assert (result.exit_code, result.output.splitlines()[-1]) == (0, note)
+    assert not (tmp_path / "left").exists()
+
+
+@pytest.mark.long
+def test_trusted_code_of_a_tokenizer_is_run(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with_tokenizer_code(copied, tmp_path / "left")
+    (copied / FINGERPRINT_NAME).unlink()
+    assert [str(finding) for finding in verify(copied, trust_remote_code=True) if finding.status == "fail"] == []
+    assert (tmp_path / "left").exists()
+
+
+def test_once_a_hash_fails_trusted_code_is_not_run(copied: Path, tmp_path: Path) -> None:
+    for name in ("modeling_arbprob.py", "masks_arbprob.py"):
+        with (copied / name).open("a", encoding="utf-8") as file:
+            file.write(f"\nopen({str(tmp_path / 'left')!r}, 'w').close()\n")
+    with_tokenizer_code(copied, tmp_path / "left")
+    findings = [str(finding) for finding in verify(copied, trust_remote_code=True)]
+    assert "note  remote code: not run, as files are not what they were" in findings
+    assert "fail  fingerprint: modeling_arbprob.py is not the file that was saved (its SHA-256 differs)" in findings
+    assert not (tmp_path / "left").exists()
+
+
 def test_a_run_with_a_damaged_checkpoint_names_it(copied: Path) -> None:
     flip(copied / "checkpoint-2" / "optimizer.pt", 4000)
     assert failures(copied) == [
