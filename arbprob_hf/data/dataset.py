@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..errors import check_integer
 from .arguments import DataArguments
-from .documents import check_copies, copies_of_text, pieces
+from .documents import check_copies, code_of, copies_of_text, pieces
 from .packing import LENGTH, PackedBlocks, TokenDocuments, pack, pad_to_blocks
 from .sources import Origin, load_streams, load_texts
 from .streaming import StreamedBlocks
@@ -168,6 +168,11 @@ def _tokenised(
     # two bytes a token hold GPT-2's vocabulary
     token_type = np.min_scalar_type(len(tokenizer))
     features = Features({"input_ids": List(Value(str(token_type))), "n_bytes": Value("int64")})
+    given = {
+        "tokenizer": tokenizer,
+        "least": arguments.min_document_length,
+        "code": code_of("dataset", "documents", "tokenizer"),
+    }
     parts: list[TokenDocuments] = []
     begin, share, total = 0, len(texts) if enough is None else FIRST_SHARE, 0
     while begin < len(texts) and (enough is None or total < enough):
@@ -178,7 +183,7 @@ def _tokenised(
                 batch_size=256,
                 remove_columns=["text"],
                 features=features,
-                fn_kwargs={"tokenizer": tokenizer, "least": arguments.min_document_length},
+                fn_kwargs=given,
                 num_proc=min(arguments.preprocessing_num_workers, len(texts))
                 if arguments.preprocessing_num_workers > 1
                 else None,
@@ -196,7 +201,7 @@ def _tokenised(
 
 
 def _tokenised_batch(
-    batch: dict[str, list[str | None]], tokenizer: PreTrainedTokenizerFast, least: int
+    batch: dict[str, list[str | None]], tokenizer: PreTrainedTokenizerFast, least: int, code: str
 ) -> dict[str, list[list[int]] | list[int]]:
     documents = [piece for text in batch["text"] for piece in pieces(text, least)]
     if not documents:

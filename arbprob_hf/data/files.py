@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from ..errors import brief, chain_of, one_line
 from .arguments import KNOWN, READERS, matches, reader_of
-from .documents import WrongColumnError, copies_of_text
+from .documents import WrongColumnError, code_of, copies_of_text
 from .readers import UnreadableError, gone, texts_in
 
 logger = logging.getLogger(__name__)
@@ -173,13 +173,13 @@ def read_files(
     """The documents of some files, column "text" alone, as `readers.texts_in` reads each; a row without a text is None.
 
     `names`: of the files, where their paths do not tell. Kept in the cache of `datasets`, by the paths, sizes and times
-    of change of the files. Raises what `texts_in` raises, which names the file.
+    of change of the files and by the code that reads them. Raises what `texts_in` raises, which names the file.
     """
     given = _described(files, column, json_field, names)
-    longest = max(
-        (size for name, (_, size, _) in zip(given["names"], given["states"], strict=True) if reader_of(name) == "text"),
-        default=0,
+    sizes = (
+        size for name, (_, size, *_) in zip(given["names"], given["states"], strict=True) if reader_of(name) == "text"
     )
+    longest = max(sizes, default=0)
     try:
         with copies_of_text():
             return Dataset.from_generator(
@@ -214,26 +214,29 @@ def _described(
         "states": list(map(_state, paths)),
         "column": column,
         "json_field": json_field,
+        "code": code_of("arguments", "documents", "files", "readers"),
     }
 
 
-def _state(path: str) -> tuple[str, int, int]:
+def _state(path: str) -> tuple[str, int, int, int]:
     # an address of the Hub names a commit
     if "://" in path:
-        return path, 0, 0
+        return path, 0, 0, 0
     try:
         state = Path(path).stat()
     except FileNotFoundError as error:
         raise gone(path) from error
-    return str(Path(path).absolute()), state.st_size, state.st_mtime_ns
+    # what writes a file anew may set the time of its change, but not that of its state
+    return str(Path(path).absolute()), state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def _rows(
     paths: Sequence[str],
     names: Sequence[str],
-    states: Sequence[tuple[str, int, int]],
+    states: Sequence[tuple[str, int, int, int]],
     column: str,
     json_field: str | None,
+    code: str,
     says_missing: bool = False,
 ) -> Iterator[dict[str, str | None]]:
     for path, name in zip(paths, names, strict=True):

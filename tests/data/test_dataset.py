@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf.data import BlockCollator, Blocks, DataArguments, load_blocks
 from arbprob_hf.data import dataset as blocks
+from arbprob_hf.data import documents as texts
 from arbprob_hf.data.sources import load_texts
 
 END = 50256
@@ -236,6 +238,22 @@ def test_a_second_run_tokenises_nothing(
     monkeypatch.setattr(type(tokenizer), "__call__", refuse)
     again = load_blocks(DataArguments(source=corpus), tokenizer, block_size=9, seed=0)
     assert rows(first.train) == rows(again.train)
+
+
+def test_a_run_with_another_way_to_tokenise_tokenises_again(
+    corpus: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_blocks(DataArguments(source=corpus), tokenizer, block_size=9, seed=0)
+    package = tmp_path / "package"
+    shutil.copytree(Path(texts.__file__).parent, package)
+    (package / "tokenizer.py").write_bytes((package / "tokenizer.py").read_bytes() + b"# changed\n")
+    monkeypatch.setattr(texts, "__file__", str(package / "documents.py"))
+    texts.code_of.cache_clear()
+    monkeypatch.setattr(blocks, "tokenise", lambda tokenizer, documents: [[1] * 10 for _ in documents])
+    again = load_blocks(DataArguments(source=corpus), tokenizer, block_size=9, seed=0)
+    texts.code_of.cache_clear()
+    assert {token for row in rows(again.train) for token in row} == {1, END}
+    assert rows(again.train) != rows(first.train)
 
 
 def test_a_copy_of_tokens_that_is_cut_off_makes_no_fewer_blocks(

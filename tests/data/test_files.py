@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from arbprob_hf.data import DataArguments, files, readers
+from arbprob_hf.data import DataArguments, documents, files, readers
 from arbprob_hf.data.sources import load_streams, load_texts
 
 TEXTS = [
@@ -346,6 +347,30 @@ def test_a_second_time_nothing_is_read_again(tmp_path: Path, monkeypatch: pytest
     first = prepared(tmp_path / "a.csv")
     monkeypatch.setattr(readers, "_opened", lambda path, name: pytest.fail("read again"))
     assert prepared(tmp_path / "a.csv") == first
+
+
+def test_a_reader_that_has_changed_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_bytes(table())
+    first = prepared(tmp_path / "a.csv")
+    package = tmp_path / "package"
+    shutil.copytree(Path(files.__file__).parent, package)
+    (package / "readers.py").write_bytes((package / "readers.py").read_bytes() + b"# changed\n")
+    monkeypatch.setattr(documents, "__file__", str(package / "documents.py"))
+    documents.code_of.cache_clear()
+    read = readers.texts_in
+    monkeypatch.setattr(files, "texts_in", lambda *given, **named: (f"{text}!" for text in read(*given, **named)))
+    assert prepared(tmp_path / "a.csv") == sorted(f"{text}!" for text in first)
+    documents.code_of.cache_clear()
+
+
+def test_other_content_of_the_same_size_and_time_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one<|endoftext|>two")
+    state = path.stat()
+    assert prepared(path) == ["one", "two"]
+    path.write_text("six<|endoftext|>ten")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert prepared(path) == ["six", "ten"]
 
 
 @both
