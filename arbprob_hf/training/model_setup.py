@@ -1,6 +1,7 @@
 """The network of a run: a preset with random weights, or GPT-2 weights to go on from."""
 
 import hashlib
+import json
 import logging
 import math
 import re
@@ -18,6 +19,7 @@ from ..model.modeling_arbprob import ArbProbForCausalLM
 from ..model.saved_patterns import check_travels
 from ..model_folder import load_network
 from ..pattern_file import read_patterns
+from ..runs.record import RECORD_NAME
 from .arguments import ModelArguments
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,44 @@ def warn_of_visible_answers(model: ArbProbForCausalLM, length: int) -> None:
 def masks_showing_answers(model: ArbProbForCausalLM, length: int) -> list[str]:
     """Those masks of the model that let a token of blocks of `length` see a later one, each once."""
     return [text for text in dict.fromkeys(model.config.mask_texts) if shows_later(Mask.parse(text), length)]
+
+
+def warn_of_other_questions(model_args: ModelArguments, model: ArbProbForCausalLM) -> None:
+    """Say so where the weights of `init_from` were trained with another mask, layout or task than `model` is scored.
+
+    A configuration file has a mask for the run that it trains: of other weights, the figures would be of no use.
+    """
+    source, config = str(model_args.init_from), model.config
+    content, _ = ArbProbConfig.get_config_dict(source, revision=model_args.init_revision or "main")
+    saved = ArbProbConfig.from_dict(content)
+    layers = config.n_layer
+    # one text stands for all layers
+    own, given = (
+        list(map(Mask.parse, texts * (layers // len(texts)))) for texts in (saved.mask_texts, config.mask_texts)
+    )
+    differ: dict[str, tuple[Any, Any]] = {}
+    if own != given:
+        differ["mask"] = saved.mask, config.mask
+    if saved.layout != config.layout:
+        differ["layout"] = saved.layout, config.layout
+    if saved.layout == config.layout != "causal" and saved.given_sees != config.given_sees:
+        differ["given_sees"] = saved.given_sees, config.given_sees
+    task = _recorded_task(Path(source).expanduser())
+    if task is not None and task != model_args.task:
+        differ["task"] = task, model_args.task or "next tokens alone"
+    for name, (before, now) in differ.items():
+        logger.warning(
+            "%s: %s was trained with %s, and is scored with %s, as this run's options say; for figures of its own "
+            "%s give --%s '%s'",
+            *(name, source, before, now, name, name, before),
+        )
+
+
+def _recorded_task(folder: Path) -> str | None:
+    """The task that the weights in `folder`, a checkpoint or a run, were trained on; None where nothing says it."""
+    records = [folder / RECORD_NAME, *sorted(folder.glob(f"checkpoint-*/{RECORD_NAME}"))]
+    path = next((one for one in records if one.is_file()), None)
+    return None if path is None else json.loads(path.read_text(encoding="utf-8")).get("task")
 
 
 def hub_name(source: str | None) -> str | None:

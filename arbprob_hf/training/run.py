@@ -29,7 +29,13 @@ from .data_setup import build_run_data, describe_data
 from .eval_modes import modes_of_layout
 from .hub import refuse_destination
 from .mask_picture import draw_mask
-from .model_setup import build_model, refuse_flex, starting_weights, warn_of_visible_answers
+from .model_setup import (
+    build_model,
+    refuse_flex,
+    starting_weights,
+    warn_of_other_questions,
+    warn_of_visible_answers,
+)
 from .options.checks import refuse_metric
 from .options.command_line import refuse_missing, resume_choice
 from .progress import is_quiet, loudness, say
@@ -123,6 +129,8 @@ def _evaluate(arguments: Arguments) -> Outcome:
         arguments = arguments._replace(model=_weights_to_evaluate(arguments))
         tokenizer = load_tokenizer(arguments.data.tokenizer)
         model = _model(arguments, tokenizer)
+        if is_main:
+            warn_of_other_questions(arguments.model, model)
         print_main(arguments, f"reading {arguments.data.source} ...")
         blocks = _blocks(arguments, tokenizer, n_positions=model.config.n_positions)
         trainer = _trainer(arguments, model, tokenizer, blocks)

@@ -22,7 +22,7 @@ from arbprob_hf.runs.log import COLUMNS, read_log
 from arbprob_hf.training.arguments import ModelArguments, parse
 from arbprob_hf.training.eval_modes import COLUMNS as MODE_COLUMNS
 from arbprob_hf.training.mask_picture import question_sheets
-from arbprob_hf.training.model_setup import build_model
+from arbprob_hf.training.model_setup import build_model, warn_of_other_questions
 from arbprob_hf.training.run import Outcome, train
 
 PROSE = "a mask says which key a query may see and no other so that nothing leaks from what comes later"
@@ -353,6 +353,25 @@ def test_a_run_without_a_task_has_no_questions(text: Path, tmp_path: Path) -> No
     assert list(log_of(plain)[0]) == list(COLUMNS)
     record = json.loads((plain.folder / "checkpoint-2" / "run.json").read_text())
     assert not {"task", "layout", "given_sees"} & record.keys()
+
+
+def test_scoring_other_questions_than_the_weights_were_trained_on_is_told_of(
+    done: Outcome, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def scored_with(*changed: str) -> str:
+        caplog.clear()
+        given = parse(["--init_from", str(done.folder), *changed]).model
+        warn_of_other_questions(given, build_model(given, load_tokenizer("gpt2")))
+        return caplog.text
+
+    told = scored_with()
+    assert all(said in told for said in ("layout: ", "task: ", "scored with next tokens alone"))
+    own = json.loads((done.folder / "checkpoint-2" / "run.json").read_text())["task"]
+    assert scored_with("--task", own) == ""
+    told = scored_with("--task", "boundary", "--layout", "prefix", "--given_sees", "earlier")
+    assert f"task: {done.folder} was trained with {own}, and is scored with boundary" in told
+    assert "with two_stream, and is scored with prefix" in told
+    assert "given_sees: " in scored_with("--task", own, "--given_sees", "earlier")
 
 
 def test_without_training_all_modes_are_evaluated(done: Outcome, text: Path, tmp_path: Path) -> None:

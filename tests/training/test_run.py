@@ -532,6 +532,18 @@ def test_without_training_other_weights_are_evaluated(text: Path, done: Outcome,
     assert files_in(tmp_path / "new").keys() == {"logs/evaluations.jsonl"}
 
 
+def test_scoring_under_another_mask_than_the_weights_own_is_told_of(
+    text: Path, done: Outcome, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(done.folder, folder)
+    run(text, folder, do_train="false", do_eval="true", mask="causal&window( 8 )")
+    assert "was trained with" not in caplog.text
+    run(text, folder, do_train="false", do_eval="true", mask="causal")
+    assert f"mask: {folder} was trained with causal & window(8), and is scored with causal, as this" in caplog.text
+    assert caplog.text.count("was trained with") == 1
+
+
 def test_without_training_and_weights_there_is_nothing_to_evaluate(text: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"^do_train: without training, init_from or output_dir is evaluated; .*no conf"
