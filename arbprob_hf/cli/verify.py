@@ -15,7 +15,8 @@ def run(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     record: Annotated[
-        bool, typer.Option("--record", help="Write fingerprint.json of the model as it is now, to verify it by later.")
+        bool,
+        typer.Option("--record", help="Write fingerprint.json of a whole model, to verify it by later."),
     ] = False,
 ) -> None:
     """Check files, weights, loading and figures of a saved model; one line each. Exit 1 where something is damaged."""

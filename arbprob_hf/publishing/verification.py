@@ -76,7 +76,20 @@ def verify(folder: Path, *, trust_remote_code: bool = False) -> list[Finding]:
 
 
 def record(folder: Path, *, trust_remote_code: bool = False) -> None:
-    """Write a fingerprint of the model in `folder` as it is now, to verify it by later; ValueError as of loading."""
+    """Write a fingerprint of the model in `folder` as it is now, to verify it by later.
+
+    Raises ValueError, in one line, for a sealed checkpoint, which it would break, and where a check of `verify` fails:
+    the new fingerprint would call whole what is damaged.
+    """
+    if (folder / MANIFEST_NAME).exists():
+        raise ValueError(
+            f"record: {folder} is a sealed checkpoint, which another {FINGERPRINT_NAME} would break; verify it by its "
+            f"{MANIFEST_NAME}, or record a copy without that file"
+        )
+    failed = next((one for one in verify(folder, trust_remote_code=trust_remote_code) if one.status == "fail"), None)
+    if failed is not None:
+        advice = f"; if the change was yours, remove {FINGERPRINT_NAME} first" * (folder / FINGERPRINT_NAME).exists()
+        raise ValueError(f"record: {folder} is not whole, {failed.check}: {failed.text}{advice}")
     write_fingerprint(folder, _network(folder, {}, trust_remote_code=trust_remote_code))
 
 

@@ -18,6 +18,7 @@ from arbprob_hf.cli import app
 from arbprob_hf.model.classifiers import ArbProbForSequenceClassification
 from arbprob_hf.publishing.files import model_files
 from arbprob_hf.publishing.verification import record, verify
+from arbprob_hf.runs.checkpoints import newest
 from arbprob_hf.runs.fingerprint import FINGERPRINT_NAME, compare_figures, measure, write_fingerprint
 from arbprob_hf.training.arguments import parse
 from arbprob_hf.training.run import train
@@ -222,6 +223,35 @@ def test_stock_gpt2_can_be_recorded_and_verified_later(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(config | {"activation_function": "relu"}), encoding="utf-8")
     assert any("figures: other logits than when it was saved" in one for one in failures(tmp_path))
+
+
+def test_a_sealed_checkpoint_is_not_recorded_and_stays_sealed(copied: Path) -> None:
+    checkpoint = copied / "checkpoint-2"
+    with pytest.raises(ValueError, match=r"^record: .*checkpoint-2 is a sealed checkpoint, .*; verify it by its manif"):
+        record(checkpoint)
+    assert newest(copied) == checkpoint
+
+
+def test_damage_is_not_recorded_as_whole(copied: Path) -> None:
+    before = (copied / FINGERPRINT_NAME).read_bytes()
+    flip(copied / "model.safetensors", 80000)
+    message = r"^record: .*run is not whole, fingerprint: model\.safetensors is .*; if the change was yours, remove "
+    with pytest.raises(ValueError, match=message):
+        record(copied)
+    result = CliRunner().invoke(app, ["verify", str(copied), "--record"])
+    assert (result.exit_code, "record: " in result.output) == (2, True)
+    assert (copied / FINGERPRINT_NAME).read_bytes() == before
+    # nor what no fingerprint is needed to see
+    (copied / FINGERPRINT_NAME).unlink()
+    save_file({"transformer.wpe.weight": torch.tensor([torch.nan])}, copied / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"^record: .*run is not whole, weights: transformer\.wpe\.weight has 1 of 1"):
+        record(copied)
+    assert not (copied / FINGERPRINT_NAME).exists()
+
+
+def test_a_whole_model_may_be_recorded_again(copied: Path) -> None:
+    record(copied)
+    assert {finding.status for finding in verify(copied)} == {"ok"}
 
 
 def test_a_classifier_is_verified_too(tmp_path: Path) -> None:
