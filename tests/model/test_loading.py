@@ -3,7 +3,9 @@
 import json
 import logging
 import pickle
-import time
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,14 @@ MISFITS = {
 }
 
 
+@contextmanager
+def no_network_is_made() -> Iterator[None]:
+    """Whatever makes a layer fails: what is refused is refused before anything is built."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ArbProbModel, "__init__", lambda *_: pytest.fail("a network is made first"))
+        yield
+
+
 def test_a_checkpoint_of_every_form_loads(folder: Path) -> None:
     assert ArbProbForCausalLM.from_pretrained(folder)(tokens()).logits.shape == (2, 12, 101)
 
@@ -71,10 +81,8 @@ def test_a_size_that_the_weights_do_not_have_is_refused_at_once(
     folder: Path, tmp_path: Path, fields: dict[str, Any], message: str
 ) -> None:
     wrong = changed(folder, tmp_path, **fields)
-    start = time.perf_counter()
-    with pytest.raises(ValueError, match=f"^{message}") as raised:
+    with no_network_is_made(), pytest.raises(ValueError, match=f"^{message}") as raised:
         ArbProbForCausalLM.from_pretrained(wrong)
-    assert time.perf_counter() - start < 1
     assert "\n" not in str(raised.value)
     with pytest.raises(ValueError, match=message):
         load_network(wrong)
@@ -152,7 +160,7 @@ UNCLEAR: dict[str, tuple[dict[str, Any], str]] = {
     "heads": (dict(n_head=7), "n_embd: expected a multiple of n_head=7, got 24"),
     "backend": (
         dict(attn_implementation="paged|eager"),
-        "attn_implementation: expected eager or sdpa or flex_attention",
+        r'Specified `attn_implementation="paged\|eager"` is not supported; expected eager or sdpa or flex_attention$',
     ),
 }
 
@@ -162,10 +170,8 @@ def test_an_unclear_value_is_one_line_that_names_the_field(
     fields: dict[str, Any], message: str, tmp_path: Path, whole: Path
 ) -> None:
     wrong = changed(whole, tmp_path, **fields)
-    start = time.perf_counter()
-    with pytest.raises((ValueError, TypeError), match=f"^{message}") as raised:
+    with no_network_is_made(), pytest.raises((ValueError, TypeError), match=f"^{message}") as raised:
         ArbProbForCausalLM.from_pretrained(wrong)
-    assert time.perf_counter() - start < 1
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 300
 
@@ -254,7 +260,9 @@ def test_large_finite_weights_are_not_warned_of(whole: Path, caplog: pytest.LogC
 
 @pytest.mark.parametrize("backend", ["flash_attention_2", "paged|eager", "paged|sdpa", "nonsense", "someone/kernel"])
 def test_a_backend_that_may_drop_the_mask_is_refused_where_it_is_chosen(backend: str, whole: Path) -> None:
-    message = "^attn_implementation: expected eager or sdpa or flex_attention, got "
+    message = (
+        f'^Specified `attn_implementation="{re.escape(backend)}"` is not supported; expected eager or sdpa or flex'
+    )
     with pytest.raises(ValueError, match=message):
         ArbProbForCausalLM.from_pretrained(whole, attn_implementation=backend)
     with pytest.raises(ValueError, match=message):

@@ -64,4 +64,7 @@ BACKENDS: dict[str, Callable[..., Plan]] = {"eager": _eager_plan, "sdpa": _sdpa_
 def check_backend(backend: object) -> None:
     """Raise ValueError unless `backend` obeys every mask; transformers knows backends that drop it."""
     if not isinstance(backend, str) or backend not in BACKENDS:
-        raise ValueError(f"attn_implementation: expected {' or '.join(BACKENDS)}, got {backend!r:.60}")
+        # begins as transformers' own error does, which its callers look for
+        raise ValueError(
+            f'Specified `attn_implementation="{backend!s:.60}"` is not supported; expected {" or ".join(BACKENDS)}'
+        )
