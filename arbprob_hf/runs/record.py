@@ -39,7 +39,13 @@ _STATEFUL = ("reduce_lr_on_plateau", "greedy")
 _QUESTIONS = ("task", "layout", "given_sees")
 # the text comes last: another seed or block size makes it another text, too
 _BEFORE_TEXT = ("mask", "patterns", *_QUESTIONS, *_SIZES, "position_init", "seed", "data_seed", "block_size")
-_REFUSED = (*_BEFORE_TEXT, "text", "dropout", *(name for name in with_role(Resume.REFUSED) if name not in _BEFORE_TEXT))
+_REFUSED = (
+    *_BEFORE_TEXT,
+    "text",
+    "dropout",
+    "deepspeed_processes",
+    *(name for name in with_role(Resume.REFUSED) if name not in _BEFORE_TEXT),
+)
 _OTHERWISE = "or start from its weights with --init_from in another output_dir"
 _ADVICE = f"give the same to resume it, {_OTHERWISE}"
 # texts of which a refusal shows where they part
@@ -122,6 +128,8 @@ def describe_run(model: nn.Module, args: TrainingArguments, text: Mapping[str, A
         **{name: getattr(config, name, None) for name in _SIZES},
         "dropout": _dropout(config),
         "attn_implementation": getattr(config, "_attn_implementation", None),
+        # it shards the state of the optimizer among them, for no others and for nothing else
+        "deepspeed_processes": args.world_size if getattr(args, "deepspeed_plugin", None) else None,
         **options,
         **(text or {}),
     }
@@ -144,6 +152,8 @@ def compare(checkpoint: Path, record: Record) -> None:
     saved, record = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(record))
     # no other could be chosen before it was noted
     saved.setdefault("initializer_range", 0.02)
+    # its folder of shards, which was not noted either
+    saved.setdefault("deepspeed_processes", "some" if any(checkpoint.glob("global_step*")) else None)
     changed = {name for name in saved.keys() | record.keys() if saved.get(name) != record.get(name)}
     changed -= _not_comparable(saved, record)
     if "text" not in saved or "text" not in record:

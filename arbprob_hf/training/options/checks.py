@@ -17,6 +17,7 @@ from transformers.optimization import get_scheduler
 from ...errors import one_line
 from ...runs.option_table import plain
 from .command_line import resume_choice
+from .deepspeed import uses_deepspeed
 
 # optimizers of low-rank projections, which know nn.Linear alone
 _LOW_RANK = ("galore", "apollo")
@@ -213,6 +214,8 @@ def _work(args: TrainingArguments) -> None:
         raise ValueError(
             "resume_from_checkpoint: without training nothing is resumed; name the checkpoint to evaluate as init_from"
         )
+    if not args.do_train and uses_deepspeed(args):
+        raise ValueError("deepspeed: it evaluates in a run that trains alone; without training, leave it out")
     if not args.do_train and args.push_to_hub:
         raise ValueError("push_to_hub: without training nothing is pushed; arbprob publish sends a finished run")
 

@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from ...runs.option_table import refuse_values
+from .deepspeed import refuse_engine
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -55,6 +56,7 @@ def refuse_options(args: TrainingArguments) -> None:
             "from logits, which training does not make"
         )
     refuse_values(args, in_run=False)
+    refuse_engine(args)
     if args.n_gpu > 1:
         raise ValueError(
             f"this one process has {args.n_gpu} GPUs, which it cannot share out: start it with "
