@@ -11,6 +11,7 @@ import pytest
 
 from arbprob_hf.runs.record import compare
 from arbprob_hf.training.arguments import TrainingArguments
+from arbprob_hf.training.options import checks
 from arbprob_hf.training.options.checks import refuse_combinations
 from arbprob_hf.training.options.validation import refuse_options
 
@@ -44,6 +45,20 @@ def test_the_configuration_of_the_page_is_taken() -> None:
     args = engine(made(max_grad_norm=0.5), gradient_clipping=0.5)
     refuse_options(args)
     refuse_combinations(args)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (None, "the package is not installed; install it with pip install deepspeed"),
+        (object(), "expected a JSON file or names with values in braces, got 'no.json'"),
+    ],
+    ids=["no package", "no file"],
+)
+def test_what_it_needs_is_asked_for_first(monkeypatch: pytest.MonkeyPatch, spec: object, message: str) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda name: spec)
+    with pytest.raises(ValueError, match=f"^deepspeed: {message}$"):
+        made(deepspeed="no.json")
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

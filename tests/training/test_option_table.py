@@ -97,7 +97,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"metric_for_best_model": "loss", "eval_strategy": "no"}, "^metric_for_best_model: a run that is never evaluated"),
     ({"fsdp": "true"}, "^fsdp: shards the weights among several processes, and this is one; start it with torchrun"),
-    ({"deepspeed": "config.json"}, "^deepspeed: the package is not installed; install it with pip install deepspeed"),
     ({"ddp_backend": "glue"}, "^ddp_backend: expected one of nccl, gloo, mpi, xccl, hccl, cncl, mccl, got 'glue'"),
     ({"accelerator_config": "no.json"}, "^accelerator_config: expected a JSON file or names with values in braces, "),
     ({"torch_compile_backend": "inducer"}, "^torch_compile_backend: expected one of .*inductor.*, got 'inducer'"),

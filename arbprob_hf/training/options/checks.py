@@ -40,7 +40,7 @@ def refuse_early(args: TrainingArguments) -> None:
     known = ("nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl")
     if args.ddp_backend is not None and args.ddp_backend not in known:
         raise ValueError(f"ddp_backend: expected one of {', '.join(known)}, got {args.ddp_backend!r:.60}")
-    for name in ("accelerator_config", "fsdp_config"):
+    for name in ("deepspeed", "accelerator_config", "fsdp_config"):
         path = getattr(args, name)
         if isinstance(path, str) and not path.startswith("{") and not Path(path).is_file():
             raise ValueError(f"{name}: expected a JSON file or names with values in braces, got {path!r:.60}")
