@@ -96,6 +96,8 @@ class ArbProbGenerationMixin(GenerationMixin):
         """
         cache: Any = kwargs.get("past_key_values")
         kwargs.pop("cache_position", None)
+        if cache is not None and cache.is_compileable:
+            check_room(input_ids.shape[1], cache.get_mask_sizes(1, 0)[0])
         if next_sequence_length is None and _holds_cached(input_ids, kwargs):
             next_sequence_length = input_ids.shape[1] - _cached(kwargs)
         is_step = next_sequence_length == 1 and cache is not None and not kwargs.get("is_first_iteration")
@@ -264,9 +266,20 @@ class LastPosition(StoppingCriteria):
         return torch.full((input_ids.shape[0],), is_full, dtype=torch.bool, device=input_ids.device)
 
 
+def check_room(length: int, columns: int) -> None:
+    """Raise ValueError where a cache has fewer columns than the tokens it is to hold."""
+    if length > columns:
+        raise ValueError(
+            f"past_key_values: the cache has room for {columns} tokens, got {length}; make it larger (max_cache_len), "
+            "or take a DynamicCache"
+        )
+
+
 def _widened(keep: Tensor, cache: Any) -> Tensor:
     # (B, T) -> (B, columns of the static cache): of one shape at every step, so that a compiled step is compiled once
     columns = cache.get_mask_sizes(1, 0)[0]
+    # padding would cut off what is too much
+    check_room(keep.shape[1], columns)
     return torch.nn.functional.pad(keep, (0, columns - keep.shape[1]))
 
 

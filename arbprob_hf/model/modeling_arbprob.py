@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention.backends import check_backend, prepare_attention
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask, is_copy
-from .generation import ArbProbGenerationMixin
+from .generation import ArbProbGenerationMixin, check_room
 from .lm_head import ShiftedLabels, causal_loss, head_logits, is_plain, logits_loss
 from .masks.arguments import MaskArguments, resolve_mask
 from .masks.custom import Custom
@@ -141,7 +141,8 @@ class ArbProbPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As transformers', but weights of the network that the checkpoint lacks are an error, not random numbers.
 
-        With `output_loading_info=True` they are random numbers, which the returned `missing_keys` name.
+        With `output_loading_info=True` they are random numbers, which the returned `missing_keys` name; layers beyond
+        those that are saved, and the names of a wrapped network, are refused all the same.
 
         Custom patterns that its masks use are read from the checkpoint's `custom_arbprob.py` where
         `trust_remote_code=True` says that its code may be run; that they are other functions here is an error.
@@ -351,9 +352,10 @@ class ArbProbModel(ArbProbPreTrainedModel):
     def _sizes(self, embeds: Tensor, past_key_values: Cache | None) -> Sizes:
         batch, q_len = embeds.shape[:2]
         offset = 0 if past_key_values is None else past_key_values.get_seq_length()
-        if isinstance(offset, Tensor) and offset.device.type == "cpu" and not torch.compiler.is_compiling():
-            offset = int(offset)
         kv_len = q_len if past_key_values is None else past_key_values.get_mask_sizes(q_len, 0)[0]
+        if not torch.compiler.is_compiling() and not (isinstance(offset, Tensor) and offset.device.type != "cpu"):
+            offset = int(offset)
+            check_room(offset + q_len, kv_len)
         return Sizes(batch, self.config.n_head, q_len, kv_len, offset, embeds.device)
 
     def _layer_plans(

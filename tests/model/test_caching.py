@@ -174,6 +174,40 @@ def test_a_cache_that_was_not_shown_what_it_should_have_seen_is_refused(options:
         model(ids[:, 6:], past_key_values=cache, use_cache=True, **options)
 
 
+FULL = "^past_key_values: the cache has room for 8 tokens, got {}; make it larger"
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["which are real", "all real"])
+def test_a_static_cache_that_is_too_small_is_refused(is_told: bool) -> None:
+    model, ids = ours_alone(), tokens(2, LENGTH)
+    keep = {"attention_mask": torch.ones_like(ids)} if is_told else {}
+    with pytest.raises(ValueError, match=FULL.format(12)):
+        model(ids, past_key_values=StaticCache(config=model.config, max_cache_len=8), **keep)
+    cache = StaticCache(config=model.config, max_cache_len=8)
+    model(ids[:, :8], past_key_values=cache)
+    with pytest.raises(ValueError, match=FULL.format(9)):
+        model(ids[:, 8:9], past_key_values=cache, **{name: value[:, :9] for name, value in keep.items()})
+
+
+@pytest.mark.parametrize(("prompt", "wanted"), [(7, 9), (8, 9), (9, 9), (12, 12)])
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_generation_beyond_a_static_cache_is_refused(is_padded: bool, prompt: int, wanted: int) -> None:
+    model, ids = ours_alone(), tokens(2, prompt) + 3
+    ids = ids.clamp(max=100)
+    if is_padded:
+        ids[0, 0] = model.config.pad_token_id
+    cache = StaticCache(config=model.config, max_cache_len=8)
+    with pytest.raises(ValueError, match=FULL.format(wanted)):
+        model.generate(ids, past_key_values=cache, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+
+
+def test_generation_may_fill_a_static_cache() -> None:
+    model, ids = ours_alone(), (tokens(2, 7) + 3).clamp(max=100)
+    options = dict(max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    cache = StaticCache(config=model.config, max_cache_len=8)
+    assert torch.equal(model.generate(ids, past_key_values=cache, **options), model.generate(ids, **options))
+
+
 SHOWN: dict[str, dict[str, Any]] = {
     "prefix": dict(mask="causal | prefix(6)"),
     "not a window": dict(mask="causal & ~(window(3) & ~window(2))"),
