@@ -3,6 +3,7 @@
 import difflib
 import functools
 import importlib.util
+import inspect
 import json
 import math
 import os
@@ -50,6 +51,8 @@ _LAYOUTS = ("two_stream", "prefix", "sigma", "masked", "causal")
 _GIVEN_SEES = ("all", "earlier")
 _OF_COMPOSITES = ("text_config", "decoder", "generator", "text_encoder", "per_layer_config")
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+# what transformers takes for granted of names that are no fields
+_FORMS = {"attribute_map": dict, "base_model_tp_plan": dict, "layer_types": list}
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
 # standard names of transformers, today's or earlier ones, near our fields in spelling and no mistake
 _OF_TRANSFORMERS = ("sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id", "tie_encoder_decoder")
@@ -126,6 +129,7 @@ class ArbProbConfig(PreTrainedConfig):
         _check_foreign(kwargs)
         _check_labels(self.id2label, self.label2id, kwargs.get("num_labels"))
         _check_dtype(self.dtype, kwargs.get("torch_dtype"))
+        _check_tokens(self)
         super().__post_init__(**kwargs)
         # `register_for_auto_class` keeps one entry; every Auto class must find its own
         self.auto_map = {
@@ -187,7 +191,11 @@ class ArbProbConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As transformers'. What a file holds beside the fields is kept; a name near that of a field is warned of."""
+        """As transformers'. What a file holds beside the fields is kept; a name near that of a field is warned of.
+
+        Raises ValueError for such a name among the options of the call.
+        """
+        _report_misspelt(kwargs, is_typed=True)
         made = super().from_dict({"model_type": cls.model_type, **config_dict}, **kwargs)
         # the options of a call were set after the configuration was checked
         _check(made[0] if isinstance(made, tuple) else made)
@@ -277,8 +285,7 @@ def _check(config: ArbProbConfig) -> None:
     for name in _BOOLEANS:
         if not isinstance(getattr(config, name), bool):
             raise TypeError(f"{name}: expected true or false, got {_shown(getattr(config, name))}")
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        _check_token(name, getattr(config, name))
+    _check_tokens(config)
     if config.n_embd % config.n_head:
         raise ValueError(f"n_embd: expected a multiple of n_head={config.n_head}, got {config.n_embd}")
     if config.activation_function not in _ACTIVATIONS:
@@ -310,9 +317,20 @@ def _check_foreign(unknown: dict[str, Any]) -> None:
     quantised = unknown.get("quantization_config")
     if not (quantised is None or isinstance(quantised, dict) or hasattr(quantised, "to_dict")):
         raise TypeError(f"quantization_config: expected an object, or null, got {_shown(quantised)}")
+    if isinstance(quantised, dict) and not {"quant_method", "load_in_8bit", "load_in_4bit"} & quantised.keys():
+        raise ValueError(f"quantization_config: expected an object with a quant_method, got {_shown(quantised)}")
+    for name, kind in _FORMS.items():
+        if not isinstance(unknown.get(name), kind | None):
+            raise TypeError(
+                f"{name}: expected {'a list' if kind is list else 'an object'}, got {_shown(unknown[name])}"
+            )
+    weights = unknown.get("transformers_weights")
+    if weights is not None and not str(weights).endswith((".safetensors", ".safetensors.index.json")):
+        raise ValueError(f"transformers_weights: expected the name of a safetensors file, got {_shown(weights)}")
     for name in unknown:
-        of_class = getattr(ArbProbConfig, name, None)
-        if isinstance(of_class, property) and of_class.fset is None:
+        of_class = inspect.getattr_static(ArbProbConfig, name, None)
+        # a property of its base class, or an attribute, as the release goes
+        if name == "sub_configs" or (isinstance(of_class, property) and of_class.fset is None):
             raise ValueError(f"{name}: cannot be set, as it follows from other fields")
 
 
@@ -320,18 +338,24 @@ def _check_labels(id2label: Any, label2id: Any, num_labels: Any) -> None:
     # before transformers makes a name for each
     if num_labels is not None:
         _check_integer("num_labels", num_labels, 0, _MOST_LABELS)
-    if not isinstance(label2id, dict | None):
+    if label2id is not None and not (isinstance(label2id, dict) and all(map(_is_number, label2id.values()))):
         raise TypeError(f"label2id: expected a number for each name of a label, or null, got {_shown(label2id)}")
     if id2label is None:
         return
-    if not isinstance(id2label, dict) or not all(re.fullmatch(r"-?\d{1,9}", str(key)) for key in id2label):
+    if not isinstance(id2label, dict) or not all(map(_is_number, id2label)):
         raise ValueError(f"id2label: expected a name for each number of a label, from 0, got {_shown(id2label)}")
+
+
+def _is_number(value: object) -> bool:
+    return re.fullmatch(r"-?\d{1,9}", str(value)) is not None
 
 
 def _check_dtype(*dtypes: Any) -> None:
     for dtype in dtypes:
-        is_named = isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype)
-        if not (dtype is None or isinstance(dtype, torch.dtype) or is_named):
+        named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        # torch makes no network in numbers of one byte
+        is_usable = isinstance(named, torch.dtype) and named.is_floating_point and named.itemsize > 1
+        if not (dtype is None or is_usable):
             raise ValueError(
                 f"dtype: expected the name of a number type of torch, such as float32, got {_shown(dtype)}"
             )
@@ -344,8 +368,14 @@ def _check_integer(name: str, value: Any, low: int, high: int) -> None:
         raise ValueError(f"{name}: expected {low} to {high}, got {value!s:.60}")
 
 
+def _check_tokens(config: ArbProbConfig) -> None:
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        _check_token(name, getattr(config, name))
+
+
 def _check_token(name: str, value: Any) -> None:
-    ids = value if isinstance(value, (list, tuple)) else [value]
+    # a text may end with one of several
+    ids = value if name == "eos_token_id" and isinstance(value, (list, tuple)) else [value]
     if value is not None and not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in ids):
         raise ValueError(f"{name}: expected a token id from 0, or null, got {_shown(value)}")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +25,7 @@ _FILES = (
     "pytorch_model.bin.index.json",
 )
 # options under which the weights are not those of such a file, or have other shapes on purpose
-_OTHERWISE = ("state_dict", "gguf_file", "variant", "quantization_config", "ignore_mismatched_sizes")
+_OTHERWISE = ("state_dict", "gguf_file", "variant", "quantization_config", "ignore_mismatched_sizes", "key_mapping")
 # field of the configuration, weight, and which of its sizes the field is
 _SIZES = (
     ("vocab_size", "wte.weight", 0),
@@ -32,6 +33,8 @@ _SIZES = (
     ("n_positions", "wpe.weight", 0),
     ("n_inner", "h.0.mlp.c_fc.weight", 1),
 )
+# a weight of a layer: what stands before the network's own name, and the number of the layer
+_OF_LAYER = re.compile(r"((?:[^.]+\.)*?)(?:transformer\.)?h\.(\d{1,9})\.")
 # safetensors' own bound of a header, in bytes
 _LONGEST_HEADER = 100_000_000
 
@@ -68,11 +71,22 @@ def check_sizes(source: Any, options: dict[str, Any], *, label_weight: str | Non
                 f"{field}: expected {shape[which]} as in the saved weights, where {name} is {shape}, got {wanted} in "
                 "the configuration"
             )
-    layers = {name.removeprefix("transformer.").split(".")[1] for name in shapes if ".ln_1." in f".{name}"}
-    # a file without a single layer is another's, and its lack is told of when it is loaded
-    if 0 < len(layers) < config.n_layer:
+    _check_layers(shapes, config.n_layer)
+
+
+def _check_layers(shapes: Shapes, wanted: int) -> None:
+    # a file without a single layer is another's, and one between others that lacks is told of when it is loaded
+    found = [match.groups() for match in map(_OF_LAYER.match, shapes) if match]
+    own = [int(layer) for prefix, layer in found if not prefix]
+    if found and not own:
+        prefix = found[0][0]
+        raise ValueError(
+            f"checkpoint: the names of its weights begin with {prefix!r:.60}, as those of a wrapped network do; save "
+            f"the network inside it, or load with key_mapping={{r'^{re.escape(prefix):.60}': ''}}"
+        )
+    if own and max(own) + 1 < wanted:
         raise SizeError(
-            f"n_layer: expected at most {len(layers)}, the layers that the saved weights have, got {config.n_layer} in "
+            f"n_layer: expected at most {max(own) + 1}, the layers that the saved weights have, got {wanted} in "
             "the configuration"
         )
 
@@ -96,18 +110,26 @@ def check_complete(missing: Iterable[str], network: str, options: dict[str, Any]
 
 def warn_of_values(model: nn.Module) -> None:
     """Log a warning that names the weights which hold nan or infinity, with their count."""
-    found = {}
-    for name, weight in model.named_parameters():
-        if not weight.is_floating_point() or weight.device.type == "meta" or type(weight) is not nn.Parameter:
-            continue
-        # one number tells: a sum is finite unless a term is not, or it overflows
-        if not weight.detach().sum(dtype=torch.promote_types(weight.dtype, torch.float32)).isfinite():
-            found[name] = int((~weight.detach().isfinite()).sum())
-    found = {name: count for name, count in found.items() if count}
+    counted = {name: _not_finite(weight) for name, weight in model.named_parameters()}
+    found = {name: count for name, count in counted.items() if count}
     if found:
         listed = ", ".join(f"{count} in {name}" for name, count in list(found.items())[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         load_logger.warning("weights: nan or infinity in %d tensors of this checkpoint: %s%s", len(found), listed, more)
+
+
+def _not_finite(weight: nn.Parameter) -> int:
+    if not weight.is_floating_point() or weight.device.type == "meta" or type(weight) is not nn.Parameter:
+        return 0
+    values = weight.detach()
+    if values.itemsize == 1:
+        # torch adds up no numbers of eight bits; those of four are all finite
+        if "float4" in str(values.dtype):
+            return 0
+        values = values.float()
+    # one number tells: a sum is finite unless a term is not, or it overflows
+    is_finite = bool(values.sum(dtype=torch.promote_types(values.dtype, torch.float32)).isfinite())
+    return 0 if is_finite else int((~values.isfinite()).sum())
 
 
 def _configuration(source: Any, options: dict[str, Any]) -> Any:

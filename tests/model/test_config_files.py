@@ -1,6 +1,8 @@
 """What a configuration writes it reads again, whatever tools have set on it; what could not be read is not written."""
 
+import inspect
 import json
+import re
 import tempfile
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, GPT2Config, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedConfig, PreTrainedModel
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.model import configuration_arbprob
@@ -93,6 +95,27 @@ def test_a_name_near_a_field_is_warned_of_where_it_comes_from_a_file(
 def test_a_name_near_a_field_is_refused_where_a_hand_writes_it(make: Any, name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name}: not a field of ArbProbConfig; did you mean \w+\?$"):
         make(**{name: 1})
+
+
+LOADERS = [ArbProbConfig, AutoConfig, ArbProbForCausalLM, AutoModelForCausalLM]
+
+
+@pytest.mark.parametrize("loader", LOADERS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("name", ["n_layers", "layer_norm_eps", "n_layr"])
+def test_a_name_near_a_field_is_refused_among_the_options_of_a_call(name: str, loader: Any, tmp_path: Path) -> None:
+    ArbProbForCausalLM(ArbProbConfig(**SIZES)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"^{name}: not a field of ArbProbConfig; did you mean n?\w+\?$"):
+        loader.from_pretrained(tmp_path, **{name: 3})
+
+
+def test_no_option_of_loading_is_taken_for_a_field() -> None:
+    source = inspect.getsource(PreTrainedModel.from_pretrained)
+    options = {
+        *re.findall(r'kwargs\.pop\("(\w+)"', source),
+        *inspect.signature(PreTrainedModel.from_pretrained).parameters,
+    }
+    assert {"key_mapping", "output_loading_info", "use_safetensors", "device_map"} <= options
+    ArbProbConfig.from_dict(SIZES, return_unused_kwargs=True, **dict.fromkeys(options - {"kwargs", "args", "config"}))
 
 
 STANDARD = sorted(

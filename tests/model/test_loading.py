@@ -1,10 +1,11 @@
 """Loading is bounded and watched: what does not fit is refused before it is built, what is amiss is said."""
 
+import ast
 import json
 import logging
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, ArbProbForSequenceClassification, ArbProbModel
+from arbprob_hf.model.saved_weights import warn_of_values
 from arbprob_hf.model_folder import load_network
 from tests.model.twins import SIZES, tokens
 
@@ -115,6 +119,59 @@ def test_fewer_layers_and_new_sizes_on_purpose_load(tmp_path: Path) -> None:
     assert wider.lm_head.out_features == 103
 
 
+def edited(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
+    """The checkpoint with other weights."""
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+LACKING = {
+    "a norm of the second layer": (
+        r"h\.1\.ln_1",
+        "lacks 2 of the network's weights, such as transformer.h.1.ln_1.bias",
+    ),
+    "the second layer": (r"h\.1\.", "lacks 12 of the network's weights, such as transformer.h.1.attn.c_attn.bias"),
+    "a norm of every layer": (r"ln_1", "lacks 6 of the network's weights, such as transformer.h.0.ln_1.bias"),
+    "nearly all": (r"h\.|wte|wpe", "lacks 38 of the network's weights, such as transformer.h.0.attn.c_attn.bias"),
+}
+
+
+@pytest.mark.parametrize(("lost", "message"), LACKING.values(), ids=LACKING)
+def test_weights_that_lack_are_named_rather_than_a_size(lost: str, message: str, tmp_path: Path) -> None:
+    folder = edited(
+        saved(tmp_path, "whole"), lambda held: {name: one for name, one in held.items() if not re.search(lost, name)}
+    )
+    with pytest.raises(ValueError, match=f"^checkpoint: {message}; is it whole, and GPT-2's"):
+        ArbProbForCausalLM.from_pretrained(folder)
+
+
+def test_who_asks_what_lacks_gets_random_numbers_for_it_and_no_further_layers(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "whole")
+    edited(folder, lambda held: {name: one for name, one in held.items() if ".h.1." not in name})
+    model, found = ArbProbForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert (len(model.transformer.h), len(found["missing_keys"])) == (3, 12)
+    edited(folder, lambda held: {name: one for name, one in held.items() if ".h.2." not in name})
+    for options in ({}, {"output_loading_info": True}):
+        with pytest.raises(ValueError, match="^n_layer: expected at most 1, the layers that the saved weights have"):
+            ArbProbForCausalLM.from_pretrained(folder, **options)
+
+
+@pytest.mark.parametrize("form", ["whole", "base"])
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "_orig_mod.module.", "network."])
+def test_names_of_a_wrapped_network_are_told_of_and_can_be_mapped(prefix: str, form: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, form)
+    wanted = ArbProbForCausalLM.from_pretrained(folder).eval()(tokens()).logits
+    edited(folder, lambda held: {f"{prefix}{name}": one for name, one in held.items()})
+    with pytest.raises(
+        ValueError, match=rf"^checkpoint: the names of its weights begin with '{prefix}', .* key_mapping={{(.*)}}$"
+    ) as raised:
+        ArbProbForCausalLM.from_pretrained(folder)
+    # as the message says
+    mapping = ast.literal_eval(str(raised.value).partition("key_mapping=")[2])
+    again = ArbProbForCausalLM.from_pretrained(folder, key_mapping=mapping).eval()
+    assert torch.equal(again(tokens()).logits, wanted)
+
+
 def test_labels_that_the_head_does_not_have_are_refused(tmp_path: Path) -> None:
     ArbProbForSequenceClassification(ArbProbConfig(**SIZES, num_labels=3)).save_pretrained(tmp_path)
     with pytest.raises(
@@ -135,6 +192,9 @@ UNCLEAR: dict[str, tuple[dict[str, Any], str]] = {
         "dtype: expected the name of a number type .* got 'nothing'",
     ),
     "dtype of another kind": (dict(dtype=[1]), r"dtype: expected the name of a number type .* got \[1\]"),
+    "dtype of whole numbers": (dict(dtype="qint8"), "dtype: expected the name of a number type .* got 'qint8'"),
+    "dtype of bytes": (dict(dtype="float8_e5m2"), "dtype: expected the name of a number type .* got 'float8_e5m2'"),
+    "old dtype of bits": (dict(torch_dtype="bool", dtype=None), "dtype: expected the name of .* got 'bool'"),
     "labels": (dict(num_labels=10**10), "num_labels: expected 0 to 100000, got 10000000000"),
     "another network": (
         dict(text_config={"a": 1}),
@@ -142,6 +202,29 @@ UNCLEAR: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "layers of many sizes": (dict(per_layer_config={"0": {"n_embd": 8}}), "per_layer_config: expected none, as this"),
     "quantisation": (dict(quantization_config=3), "quantization_config: expected an object, or null, got 3"),
+    "a list for quantisation": (
+        dict(quantization_config=[1]),
+        r"quantization_config: expected an object, or null, got \[1\]",
+    ),
+    "no method": (
+        dict(quantization_config={"a": 1}),
+        "quantization_config: expected an object with a quant_method, got {'a': 1}",
+    ),
+    "a number for a file": (
+        dict(transformers_weights=5),
+        "transformers_weights: expected the name of a safetensors file, got 5",
+    ),
+    "a pickle for a file": (
+        dict(transformers_weights="pytorch_model.bin"),
+        "transformers_weights: expected the name of a safetensors file, got 'pytorch_model.bin'",
+    ),
+    "other names": (dict(attribute_map=5), "attribute_map: expected an object, got 5"),
+    "a plan": (dict(base_model_tp_plan="x"), "base_model_tp_plan: expected an object, got 'x'"),
+    "kinds of layers": (dict(layer_types=5), "layer_types: .*expected a list.* got 5"),
+    "padding": (dict(pad_token_id=[1]), r"pad_token_id: .* got \[1\]"),
+    "parts": (dict(sub_configs=[1]), "sub_configs: cannot be set, as it follows from other fields"),
+    "letters for a size of a layer": (dict(per_layer_config={"a": 1}), "per_layer_config: expected none, as this"),
+    "labels' names": (dict(label2id={"a": "b"}), "label2id: .*expected .* got {'a': 'b'}"),
     "what follows": (dict(mask_texts=["causal"]), "mask_texts: cannot be set, as it follows from other fields"),
     "numbers of labels": (dict(label2id=3), "label2id: .*expected .* got 3"),
     "labels as text": (dict(num_labels="many"), r"num_labels: expected an integer, got 'many' \(str\)"),
@@ -256,6 +339,24 @@ def test_large_finite_weights_are_not_warned_of(whole: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         ArbProbForCausalLM.from_pretrained(tmp_path)
     assert [record for record in caplog.records if "infinity" in record.getMessage()] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_one_byte_are_looked_at(dtype: torch.dtype, caplog: pytest.LogCaptureFixture) -> None:
+    layer = torch.nn.Linear(2, 2).to(dtype)
+    torch.nn.init.ones_(layer.weight)
+    layer.weight.data[0] = float("nan")
+    with caplog.at_level(logging.WARNING):
+        warn_of_values(layer)
+    assert caplog.messages == ["weights: nan or infinity in 1 tensors of this checkpoint: 2 in weight"]
+
+
+def test_weights_of_four_bits_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    layer = torch.nn.Linear(2, 2)
+    packed = torch.zeros(2, 2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    layer.weight = torch.nn.Parameter(packed, requires_grad=False)
+    warn_of_values(layer)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("backend", ["flash_attention_2", "paged|eager", "paged|sdpa", "nonsense", "someone/kernel"])
