@@ -30,6 +30,7 @@ PRIVATE_NAME = ".arbprob"
 ASIDE_NAME = "_set_aside"
 
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+_PICKLED_NAME = re.compile(r"(pytorch_model|adapter_model)(-[0-9]+-of-[0-9]+)?\.bin(\.index\.json)?")
 _WEIGHTS_NAME = re.compile(r"model(-[0-9]+-of-[0-9]+)?\.safetensors(\.index\.json)?")
 
 
@@ -278,7 +279,8 @@ def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:
     `choice` is True, the path of one checkpoint, or the path of a folder of checkpoints. With True and nothing to
     resume from, the run starts from the beginning and says so (a job that may be killed can always pass true).
     Of `output_dir` what is damaged is set aside, and files that a checkpoint was not sealed with are told of.
-    Raises ValueError when a path is named and no checkpoint there verifies, or one without an optimizer is chosen.
+    Raises ValueError when a path is named and no checkpoint there verifies, or one without an optimizer, or
+    with weights in a pickle, is chosen.
     """
     if choice is False:
         return None
@@ -294,10 +296,24 @@ def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:
             f"{found} cannot be resumed from: it holds no optimizer state (saved with save_only_model); "
             "train with save_only_model: false"
         )
+    if pickle := _pickled_weights(found):
+        raise ValueError(
+            f"{found} cannot be resumed from: its weights are in {pickle}, a pickle, and a resume takes safetensors "
+            "alone; load them with from_pretrained, save_pretrained, and start from that folder (init_from)"
+        )
     unlisted = sorted({path.relative_to(found).as_posix() for path in _files(found)} - sealed_names(found))
     if others := [name for name in unlisted if name != MANIFEST_NAME]:
         logger.warning("%s holds %d files that it was not sealed with: %s", found, len(others), ", ".join(others[:5]))
     return found
+
+
+def _pickled_weights(checkpoint: Path) -> str | None:
+    # transformers reads a pickle wherever the single safetensors file is not beside it, sealed or not
+    for path in _files(checkpoint):
+        match = _PICKLED_NAME.fullmatch(path.name)
+        if match and not (path.parent / f"{match[1].replace('pytorch_', '')}.safetensors").is_file():
+            return path.relative_to(checkpoint).as_posix()
+    return None
 
 
 def quarantine_later(source: Path, output_dir: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arbprob_hf.runs.checkpoints import ASIDE_NAME, choose_checkpoint
+from arbprob_hf.runs.checkpoints import ASIDE_NAME, choose_checkpoint, seal
 from arbprob_hf.training.options.command_line import resume_choice
 from tests.micro_runs import Crash
 
@@ -119,6 +119,33 @@ def test_a_checkpoint_without_an_optimizer_is_refused(tmp_path: Path, micro_trai
     micro_trainer(tmp_path, max_steps=2, save_only_model=True).train()
     with pytest.raises(ValueError, match="checkpoint-2 cannot be resumed from: it holds no optimizer state"):
         micro_trainer(tmp_path, max_steps=4).train(resume_from_checkpoint=True)
+
+
+PICKLED = {
+    "sealed": (lambda folder: (folder / "model.safetensors").unlink(), "pytorch_model.bin"),
+    "shards": (lambda folder: (folder / "model.safetensors").unlink(), "pytorch_model-00001-of-00002.bin"),
+    "adapter": (lambda folder: None, "adapter_model.bin"),
+    "adapter of a name": (lambda folder: (folder / "taught").mkdir(), "taught/adapter_model.bin"),
+}
+
+
+@pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "put there"])
+@pytest.mark.parametrize(("prepare", "name"), PICKLED.values(), ids=PICKLED)
+def test_weights_in_a_pickle_are_not_resumed_from(
+    cut: Path, tmp_path: Path, micro_trainer, prepare, name: str, is_sealed: bool
+) -> None:
+    staged = (cut / "checkpoint-6").rename(tmp_path / "checkpoint-6")
+    prepare(staged)
+    if is_sealed:
+        (staged / name).write_bytes(b"a pickle")
+    sealed = seal(staged, cut)
+    (sealed / name).write_bytes(b"a pickle")
+    message = (
+        f"checkpoint-6 cannot be resumed from: its weights are in {name}, a pickle, and a resume takes safetensors"
+    )
+    with pytest.raises(ValueError, match=message) as raised:
+        micro_trainer(cut).train(resume_from_checkpoint=str(sealed))
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
