@@ -5,16 +5,17 @@ import glob
 import itertools
 import json
 import logging
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
-from ..errors import brief, chain_of, one_line
-from .arguments import KNOWN, READERS, matches, reader_of
+from ..errors import brief, chain_of, one_line, reason
+from .arguments import COMPRESSED, KNOWN, READERS, matches, reader_of
 from .documents import WrongColumnError, code_of, copies_of_text
 from .readers import UnreadableError, gone, texts_in
 
@@ -37,8 +38,8 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
-# a file's name with its number and how many there are, as `datasets` writes them
-_COUNTED = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\..*)")
+# a file's name with its number and how many there are, as `datasets` writes them; also compressed
+_COUNTED = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\..*?)(\.gz|\.zst|)")
 _FEATURES = Features({"text": Value("string")})
 # documents in memory while they are prepared: so many, or as few as that where files of text are large
 _MEMORY, _TOGETHER, _FEWEST = 1 << 28, 1000, 100
@@ -52,7 +53,8 @@ def local_splits(source: str) -> Splits:
     that `save_to_disk` wrote has the splits that it says. One line is logged on what is read and what is not.
 
     Raises:
-        ValueError: an unknown ending, a folder without text files, or one that lacks a file it should have.
+        ValueError: an unknown ending, a folder without text files, or one that lacks a file it should have; an emptied
+            file of several that are numbered, or a text both packed and unpacked.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -69,31 +71,87 @@ def local_splits(source: str) -> Splits:
 
 
 def _in_folder(folder: Path) -> Splits:
-    every = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
-    # hidden files and folders are a tool's, not text
-    paths = [path for path in every if not any(part.startswith(".") for part in path.parts)]
-    splits = _by_split(folder, paths, folder)
-    missing = _missing(paths)
-    if missing:
-        logger.warning(
-            "source %s: %s are not there, though the names of the others count them (%s)",
-            brief(str(folder)),
-            f"{len(missing):,}",
-            ", ".join(missing[:3]) + ", ..." * (len(missing) > 3),
+    return _by_split(folder, list(_below(folder)), folder, is_whole=True)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files below `folder`, as paths from there, also in folders that are linked; each folder comes once."""
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"source folder {brief(str(error.filename))} cannot be read: {reason(error)}") from error
+
+    seen: set[str] = set()
+    # a folder's own place comes before a link to it
+    tops = [str(folder)]
+    for top in tops:
+        for at, folders, names in os.walk(top, onerror=refuse):
+            # hidden files and folders are a tool's, not text
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            real = os.path.realpath(at)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            tops += [path for name in folders if os.path.islink(path := os.path.join(at, name))]
+            yield from (Path(at, name).relative_to(folder) for name in names if not name.startswith("."))
+
+
+def _check_shards(folder: Path, texts: Sequence[Path], source: str | Path, *, is_whole: bool) -> None:
+    """Refuse an emptied one of several numbered files or, where all should be there (`is_whole`), a missing one."""
+    counted = [(path, match.groups()) for path in texts if (match := _COUNTED.fullmatch(path.as_posix()))]
+    emptied = next((path for path, _ in counted if not (folder / path).stat().st_size), None)
+    if emptied is not None:
+        # a path of a shard is long
+        name = brief(str(folder / emptied), 180)
+        raise ValueError(f"source {name} is empty: 0 bytes, and other names count it; write it again, or remove it")
+    missing = _missing([groups for _, groups in counted])
+    if not missing:
+        return
+    names = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+    those = (
+        "is not there, though the names of others count it"
+        if len(missing) == 1
+        else "are not there, though the names of others count them"
+    )
+    line = f"source {brief(str(source))}: {len(missing):,} file{'s' * (len(missing) != 1)} {those} ({names})"
+    if is_whole:
+        raise ValueError(
+            f"{line}; put back what is gone, or give a pattern, as {brief(str(folder / '*'), 60)}, for the rest"
         )
-    return splits
+    logger.warning("%s", line)
 
 
-def _missing(paths: Iterable[Path]) -> list[str]:
-    """The names of files that those of others, as train-00001-of-00004.parquet, tell of, in order."""
-    found = {match.groups() for path in paths if (match := _COUNTED.fullmatch(path.as_posix()))}
-    wanted = {
-        (before, f"{number:05}", total, after) for before, _, total, after in found for number in range(int(total))
-    }
-    return [f"{before}{number}-of-{total}{after}" for before, number, total, after in sorted(wanted - found)]
+def _missing(counted: Sequence[tuple[str, ...]]) -> list[str]:
+    """The names of files that those of others, as train-00001-of-00004.parquet, tell of, in order.
+
+    `counted`: of each that is there, the parts of its name.
+    """
+    there: dict[tuple[str, str, str], dict[int, str]] = {}
+    for before, number, total, after, packed in counted:
+        there.setdefault((before, total, after), {})[int(number)] = packed
+    found = []
+    for (before, total, after), numbers in sorted(there.items()):
+        # some count from 1
+        first, ending = int(int(total) in numbers), next(iter(numbers.values()))
+        wanted = range(first, int(total) + first)
+        found += [f"{before}{number:05}-of-{total}{after}{ending}" for number in wanted if number not in numbers]
+    return found
 
 
-def _by_split(folder: Path, paths: Sequence[Path], source: str | Path) -> Splits:
+def _refuse_twins(folder: Path, texts: Sequence[Path]) -> None:
+    """Refuse a text beside the same one packed or packed otherwise."""
+    unpacked: dict[Path, Path] = {}
+    for path in texts:
+        name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+        if name in unpacked:
+            raise ValueError(
+                f"source {brief(str(folder / unpacked[name]), 180)} stands beside {path.name}, and would be read "
+                "twice; remove one, or give a pattern that matches one of them"
+            )
+        unpacked[name] = path
+
+
+def _by_split(folder: Path, paths: Sequence[Path], source: str | Path, *, is_whole: bool = False) -> Splits:
     kinds = {path: reader_of(path.name) for path in sorted(paths)}
     has_tables = not {"text", "arrow", None}.issuperset(kinds.values())
     # beside a table, notes are about it; .arrow files of no save_to_disk may be anybody's cache
@@ -107,6 +165,8 @@ def _by_split(folder: Path, paths: Sequence[Path], source: str | Path) -> Splits
         raise ValueError(f"source {brief(str(folder / lost))} is a link to a file that is not there; put it back")
     if not texts:
         raise ValueError(f"source folder {brief(str(source))} holds no text files; expected some of {KNOWN}")
+    _refuse_twins(folder, texts)
+    _check_shards(folder, texts, source, is_whole=is_whole)
     empty = [path for path in texts if kinds[path] == "text" and not (folder / path).stat().st_size]
     named = {path: _split_in_name(path) for path in texts if path not in empty}
     if not named:
@@ -129,7 +189,7 @@ def _report(source: str | Path, read: int, left_out: Mapping[str, Sequence[Path]
     for why, paths in left_out.items():
         if paths:
             names = ", ".join(brief(str(path), 40) for path in paths[:3]) + ", ..." * (len(paths) > 3)
-            parts.append(f"{len(paths):,} are left out, {why} ({names})")
+            parts.append(f"{len(paths):,} {'are' if len(paths) != 1 else 'is'} left out, {why} ({names})")
     logger.warning("source %s: %s", brief(str(source)), "; ".join(parts))
 
 

@@ -58,7 +58,7 @@ def texts_in(path: str, column: str, *, name: str | None = None, json_field: str
     try:
         with _opened(path, name) as file:
             if kind == "text":
-                for document in _documents(file):
+                for document in _documents(file, name):
                     yield from _without_long_lines(document, name)
             else:
                 rows = _READERS[kind or ""](file, name, column, json_field)
@@ -138,7 +138,7 @@ def _lines(file: BinaryIO, newline: str | None) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
 
 
-def _documents(file: BinaryIO) -> Iterator[str]:
+def _documents(file: BinaryIO, name: str) -> Iterator[str]:
     """What separators part; one without text is none, unless that is all there is."""
     held: list[str] = []
     is_first = True
@@ -151,6 +151,9 @@ def _documents(file: BinaryIO) -> Iterator[str]:
                 held, is_first = [], False
             held += [rest[: -len(SEPARATOR)], rest[-len(SEPARATOR) :]]
     last = "".join(held)
+    if is_first and not last:
+        # what is packed has bytes all the same
+        raise UnreadableError(f"source {_shown(name)} is empty: no text is in it; write it again, or remove it")
     if is_first or last.strip():
         yield last
 
