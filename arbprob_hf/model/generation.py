@@ -16,7 +16,7 @@ from .masks.foreign import from_foreign
 from .masks.keep import keep_mask
 from .masks.lookahead import crosses, earliest_viewer, is_cache_safe, looks_ahead, refusal
 from .masks.mask import Mask
-from .masks.packed import PACKING
+from .masks.packed import PACKING, documents_of
 from .masks.patterns import Causal
 from .masks.tensors import Padding
 from .masks.text import kind_of
@@ -76,6 +76,7 @@ class ArbProbGenerationMixin(GenerationMixin):
         self._refuse_arguments(kwargs)
         _reroute(kwargs)
         prompt = self._prompt(inputs, kwargs)
+        _refuse_documents(prompt, kwargs)
         self._prepare_mask(prompt, kwargs)
         given = list(kwargs.get("stopping_criteria") or [])
         last = LastPosition(self.config.n_positions - prompt.uncounted)
@@ -318,6 +319,15 @@ def _drafting_mask(assistant: Any, mask: Mask | None, prompt: int) -> Mask | Non
 def _never_crosses(mask: Mask, cut: int, length: int) -> bool:
     # whether no token sees a later one from `cut` on
     return is_cache_safe(mask, cut) or not looks_ahead(earliest_viewer(mask, length=length), cut)
+
+
+def _refuse_documents(prompt: Prompt, kwargs: dict[str, Any]) -> None:
+    # all positions at once: read in chunks, each chunk might look like one document
+    positions = kwargs.get("position_ids")
+    if not isinstance(positions, Tensor) or positions.dim() != 2 or kwargs.get("mask") is not None:
+        return
+    if positions.shape[0] in (1, prompt.batch) and positions.shape[1] == prompt.length:
+        documents_of(positions.expand(prompt.batch, -1), prompt.keep, is_cached=True)
 
 
 def _is_whole(value: object) -> bool:

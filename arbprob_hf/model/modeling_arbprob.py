@@ -265,6 +265,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
                 mask, order, documents or cache are given, documents are packed.
             past_key_values: keys and values of earlier tokens, which must not have been meant to see those of this
                 pass: patterns are checked, tensors on the CPU; what a mask tensor said for earlier rows is not known.
+                All of them are seen, also those of a pass of packed documents.
             mask: a `Mask`, its text, or a tensor (T, T_kv) or as above; replaces `config.mask`, ANDed with a 2-D
                 `attention_mask`.
             ranks, limits: long (B, T_kv): query q sees key k when k == q or ranks[k] <= limits[q]; `limits` is

@@ -138,6 +138,34 @@ def test_a_padding_mask_may_be_as_wide_as_a_static_cache() -> None:
         model(IDS, attention_mask=wide[:, 1:], past_key_values=again)
 
 
+TRIANGLE = torch.ones(LENGTH, LENGTH).tril()
+ABOVE = TRIANGLE == 0
+DISTANCES = (torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)).abs().double()
+INFINITE = float("-inf")
+COLUMN = torch.zeros(LENGTH, LENGTH).masked_fill(ABOVE, INFINITE).index_fill(1, torch.tensor([0]), -1e4)
+UNREADABLE: dict[str, dict[str, Any]] = {
+    "nothing added": dict(attention_mask=torch.zeros(1, 1, LENGTH, LENGTH)),
+    "a small penalty": dict(attention_mask=torch.zeros(1, 1, LENGTH, LENGTH).masked_fill(ABOVE, -1e4)),
+    "two penalties": dict(mask=COLUMN),
+    "distances": dict(mask=(-DISTANCES).masked_fill(ABOVE, INFINITE)),
+    "numbered": dict(mask=TRIANGLE.long() * 2),
+    "added padding": dict(attention_mask=(1 - KEEP.float()) * torch.finfo(torch.float32).min),
+    "numbered documents": dict(attention_mask=DOCUMENTS + 1),
+    "no tokens, in floats": dict(attention_mask=torch.zeros(2, LENGTH)),
+}
+
+
+@pytest.mark.parametrize("name", quick(UNREADABLE, ["a small penalty", "distances", "numbered documents"]))
+def test_a_graph_refuses_masks_that_are_refused_without_one(name: str) -> None:
+    model, given = ours_alone(n_layer=1), UNREADABLE[name]
+    argument = next(iter(given))
+    with pytest.raises(ValueError, match=f"^{argument}: "):
+        model(IDS, use_cache=False, **given)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with pytest.raises(RuntimeError, match=rf"^{argument}: expected only 0 and 1 \(1 = may attend\), and some 1"):
+        compiled(IDS, use_cache=False, **given)
+
+
 def test_text_is_refused_with_the_way_out() -> None:
     compiled = torch.compile(ours_alone(n_layer=1), fullgraph=True, backend="eager")
     with pytest.raises(Exception, match=r"pass Mask\.parse\('causal'\) instead"):
@@ -154,6 +182,10 @@ def test_the_real_compiler_gives_the_same_numbers() -> None:
     own.loss.backward()
     compiled_gradient = model.transformer.h[0].attn.c_attn.weight.grad.clone()
     model.zero_grad()
+    with pytest.raises(RuntimeError, match="^mask: expected only 0 and 1"):
+        compiled(IDS, mask=RANDOM.long() * 2, labels=IDS)
+    with pytest.raises(RuntimeError, match="^position_ids: jump, which may mean packed documents"):
+        compiled(IDS, position_ids=torch.arange(LENGTH).roll(4)[None], labels=IDS)
     expected.loss.backward()
     assert far(own.logits, expected.logits) <= 1e-4
     assert far(own.loss, expected.loss) <= 1e-5

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as torch_flex
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from arbprob_hf import Mask
 from tests.model.twins import left_padded, ours_alone, tokens, twins
@@ -125,14 +125,15 @@ def test_columns_left_out_in_the_middle_are_no_documents() -> None:
     counted = torch.arange(12)[None]
     expected = model(IDS, attention_mask=keep).logits
     assert far(model(IDS, attention_mask=keep, position_ids=counted).logits, expected) == 0
-    model(IDS, attention_mask=keep, position_ids=(keep.cumsum(1) - 1).clamp(min=0))
+    closed = (keep.cumsum(1) - 1).clamp(min=0)
+    expected = model(IDS, attention_mask=keep, mask="causal", position_ids=closed).logits
+    assert far(model(IDS, attention_mask=keep, position_ids=closed).logits, expected) == 0
 
 
 OTHERS: dict[str, Tensor] = {
     "turned round": torch.arange(12).flip(0)[None],
     "shuffled": torch.randperm(12, generator=torch.Generator().manual_seed(0))[None],
     "spread": torch.arange(12)[None] * 7 % 31,
-    "with gaps": torch.tensor([[0, 1, 2, 6, 7, 8, 12, 13, 14, 20, 21, 22]]),
 }
 
 
@@ -171,6 +172,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "repeated": (
         dict(position_ids=rising(0, 1, 2, 3, 3, 4, 5, 6, 7, 7, 8, 9)),
         r"position_ids: row 0 goes from 3 to 3, which may mean packed documents and may not; pass document_ids= for",
+    ),
+    "cut before": (
+        dict(position_ids=rising(20, 21, 22, 23, *range(4, 12))),
+        "position_ids: row 0 goes from 23 to 4, which may mean packed documents and may not; pass document_ids= for",
+    ),
+    "cut behind": (
+        dict(position_ids=rising(0, 1, 2, 3, *range(20, 28))),
+        "position_ids: row 0 goes from 3 to 20, which may mean packed documents and may not",
+    ),
+    "with gaps": (
+        dict(position_ids=rising(0, 1, 2, 6, 7, 8, 12, 13, 14, 20, 21, 22)),
+        "position_ids: row 0 goes from 2 to 6, which may",
     ),
     "turned": (dict(position_ids=torch.arange(12).roll(4)[None]), r"position_ids: row 0 goes from 11 to 0, which may"),
     "cached": (
@@ -227,14 +240,28 @@ def test_bounds_of_several_rows_are_refused() -> None:
         ours_alone()(IDS.repeat(2, 1), cu_seq_lens_q=BOUNDS)
 
 
-def test_generation_refuses_packed_prompts() -> None:
-    model = ours_alone()
-    with pytest.raises(
-        ValueError, match="position_ids: start again, which means packed documents, and those cannot go on"
-    ):
-        model.generate(IDS, position_ids=POSITIONS, max_new_tokens=2)
+GENERATING: dict[str, dict[str, Any]] = {
+    "at once": {},
+    "in chunks of a document": dict(prefill_chunk_size=4),
+    "in chunks of a token": dict(prefill_chunk_size=1),
+    "static": dict(cache_implementation="static", attention_mask=torch.ones_like(IDS)),
+    "without a cache": dict(use_cache=False),
+}
+
+
+@pytest.mark.parametrize("way", GENERATING)
+def test_generation_refuses_packed_prompts(way: str) -> None:
+    options = dict(max_new_tokens=2, do_sample=False, **GENERATING[way])
+    fours = torch.arange(4).repeat(3)[None]
+    with pytest.raises(ValueError, match="^position_ids: start again, which means packed documents, and those cannot"):
+        ours_alone(n_layer=1).generate(IDS, position_ids=fours, **options)
+    with pytest.raises(ValueError, match="^position_ids: row 0 goes from 3 to 20, which may mean packed documents"):
+        ours_alone(n_layer=1).generate(IDS, position_ids=rising(0, 1, 2, 3, *range(20, 28)), **options)
+
+
+def test_generation_takes_no_bounds() -> None:
     with pytest.raises(ValueError, match="cu_seq_lens_q: not taken by generate, where the sequence grows"):
-        model.generate(IDS, cu_seq_lens_q=BOUNDS, max_new_tokens=2)
+        ours_alone(n_layer=1).generate(IDS, cu_seq_lens_q=BOUNDS, max_new_tokens=2)
 
 
 @pytest.fixture
@@ -258,3 +285,92 @@ def test_one_graph_packs_too(name: str) -> None:
     compiled: Callable[..., Any] = torch.compile(model, fullgraph=True, backend="eager")
     found = compiled(IDS, position_ids=POSITIONS, use_cache=False, **GRAPHS[name]).logits
     assert far(found, packed_of(model, document_ids=NUMBERS)) <= 1e-10
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "begun before": (dict(position_ids=rising(9, 10, 11, 12, *range(8))), "position_ids: jump, which may mean packed"),
+    "turned": (dict(position_ids=torch.arange(12).roll(4)[None]), "position_ids: jump, which may mean packed"),
+    "repeated": (dict(position_ids=rising(0, 1, 2, 3, 3, 4, 5, 6, 7, 7, 8, 9)), "position_ids: jump, which may mean"),
+    "cut": (dict(position_ids=rising(0, 1, 2, 3, *range(20, 28))), "position_ids: jump, which may mean packed"),
+    "beside ones": (
+        dict(position_ids=torch.arange(12).roll(4)[None], attention_mask=torch.ones_like(IDS)),
+        "position_ids: jump, which may mean packed",
+    ),
+    "empty cache": (
+        dict(position_ids=POSITIONS, past_key_values=DynamicCache),
+        "position_ids: start again, which means",
+    ),
+    "short bounds": (dict(cu_seq_lens_q=BOUNDS[:-1]), "cu_seq_lens_q: expected bounds that rise from 0"),
+    "late bounds": (dict(cu_seq_lens_k=BOUNDS[1:]), "cu_seq_lens_k: expected bounds that rise from 0"),
+    "falling bounds": (dict(cu_seq_lens_q=torch.tensor([0, 8, 3, 12])), "cu_seq_lens_q: expected bounds that rise"),
+    "other numbers": (
+        dict(cu_seq_lens_q=BOUNDS, seq_idx=NUMBERS * 0),
+        "seq_idx: bounds documents elsewhere than cu_seq_lens_q does; pass one of them",
+    ),
+}
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("name", quick(WRONG, ["begun before", "cut", "late bounds"]))
+def test_a_graph_refuses_what_is_refused_without_one(name: str) -> None:
+    given, message = WRONG[name]
+    model = ours_alone(n_layer=1)
+    compiled: Callable[..., Any] = torch.compile(model, fullgraph=True, backend="eager")
+    for call, error in ((model, ValueError), (compiled, RuntimeError)):
+        fresh = {key: value() if isinstance(value, type) else value for key, value in given.items()}
+        line = message if call is compiled else message.split(":")[0]
+        with pytest.raises(error, match=f"^{line}"):
+            call(IDS, **fresh)
+
+
+def static(model: Any) -> StaticCache:
+    return StaticCache(config=model.config, max_cache_len=20)
+
+
+@pytest.mark.parametrize("columns", [0, 12, 20], ids=["no mask", "of the tokens", "of the cache"])
+def test_a_static_cache_takes_no_documents(columns: int) -> None:
+    model = ours_alone(n_layer=1)
+    keep = torch.ones(1, columns, dtype=torch.long) if columns else None
+    with pytest.raises(ValueError, match="^position_ids: start again, which means packed documents, and those cannot"):
+        model(IDS, attention_mask=keep, position_ids=POSITIONS, past_key_values=static(model))
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("columns", quick([0, 20], [20]))
+def test_a_compiled_static_cache_takes_no_documents_either(columns: int) -> None:
+    model = ours_alone(n_layer=1)
+    compiled: Callable[..., Any] = torch.compile(model, fullgraph=True, backend="eager")
+    keep = torch.ones(1, columns, dtype=torch.long) if columns else None
+    with pytest.raises(RuntimeError, match="^position_ids: start again, which means packed documents, and those"):
+        compiled(IDS, attention_mask=keep, position_ids=POSITIONS, past_key_values=static(model))
+    counted = dict(attention_mask=keep, position_ids=torch.arange(12)[None])
+    found = compiled(IDS, past_key_values=static(model), **counted).logits
+    assert far(found, model(IDS).logits) <= 1e-10
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keep", [None, torch.ones_like(IDS)[:, :8]], ids=["no mask", "all ones"])
+@pytest.mark.parametrize("make", [DynamicCache, static], ids=["dynamic", "static"])
+@pytest.mark.parametrize("end", [5, 8], ids=["one token", "more"])
+def test_a_document_that_starts_after_cached_ones_is_refused(end: int, make: Any, keep: Tensor | None) -> None:
+    model = ours_alone(n_layer=1)
+    cache = DynamicCache(config=model.config) if make is DynamicCache else static(model)
+    model(IDS[:, :4], past_key_values=cache)
+    positions = torch.arange(end - 4)[None]
+    given = dict(past_key_values=cache, attention_mask=None if keep is None else keep[:, :end])
+    with pytest.raises(
+        ValueError, match="^position_ids: row 0 goes to 0 after 4 cached tokens, which may mean another document, and"
+    ):
+        model(IDS[:, 4:end], position_ids=positions, **given)
+    # under a mask they are positions only
+    seen = model(IDS[:, 4:end], position_ids=positions, past_key_values=cache, mask="causal")
+    assert seen.logits.shape[1] == end - 4
+
+
+@torch.no_grad()
+def test_padding_may_be_cached() -> None:
+    model, (ids, keep) = ours_alone(n_layer=1), left_padded((5, 12), 12)
+    positions, cache = (keep.cumsum(1) - 1).clamp(min=0), DynamicCache(config=model.config)
+    model(ids[:, :9], attention_mask=keep[:, :9], position_ids=positions[:, :9], past_key_values=cache)
+    found = model(ids[:, 9:], attention_mask=keep, position_ids=positions[:, 9:], past_key_values=cache).logits
+    assert far(found, model(ids, attention_mask=keep, position_ids=positions).logits[:, 9:]) <= 1e-10

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .deferred import check_when_run
+
 
 def keep_mask(tensor: Tensor, name: str, *, dims: tuple[int, ...]) -> Tensor:
     """Turn a 0-1 tensor of any dtype into bool, True = may attend; shape unchanged.
@@ -11,7 +13,8 @@ def keep_mask(tensor: Tensor, name: str, *, dims: tuple[int, ...]) -> Tensor:
     attend, float16's lowest number or less elsewhere.
 
     Raises:
-        TypeError: not a real tensor. ValueError: wrong number of dimensions, empty, or other values.
+        TypeError: not a real tensor. ValueError: wrong number of dimensions, empty, or other values. RuntimeError:
+            other values in a compiled graph.
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(
@@ -27,17 +30,38 @@ def keep_mask(tensor: Tensor, name: str, *, dims: tuple[int, ...]) -> Tensor:
     if tensor.is_complex() or tensor.layout != torch.strided:
         got = tensor.dtype if tensor.is_complex() else tensor.layout
         raise TypeError(f"{name}: expected a dense tensor of bool or 0-1, got {got}; convert it first")
-    is_traced = torch.compiler.is_compiling()
-    if tensor.dtype.is_floating_point and max(dims) > 2:
-        # a lowest number of any dtype, and what is as good as one, leaves nothing of a softmax weight
-        is_lowest = tensor <= torch.finfo(torch.float16).min
-        if is_traced:
-            return (tensor != 0) != is_lowest.any()
+    may_be_added = tensor.dtype.is_floating_point and max(dims) > 2
+    if torch.compiler.is_compiling():
+        return _traced(tensor, name, may_be_added=may_be_added)
+    if may_be_added:
+        is_lowest = _is_lowest(tensor)
         if bool(is_lowest.any()) and bool((is_lowest | (tensor == 0)).all()):
             return tensor == 0
-    if not is_traced:
-        _check_zero_one(tensor, name)
+    _check_zero_one(tensor, name)
     return tensor != 0
+
+
+def _is_lowest(tensor: Tensor) -> Tensor:
+    # a lowest number of any dtype, and what is as good as one, leaves nothing of a softmax weight
+    return tensor <= torch.finfo(torch.float16).min
+
+
+def _traced(tensor: Tensor, name: str, *, may_be_added: bool) -> Tensor:
+    # the same answers and refusals, without a look
+    is_sound, keep = ((tensor == 0) | (tensor == 1)).all(), tensor != 0
+    if tensor.dtype.is_floating_point:
+        is_sound = is_sound & keep.any()
+    if may_be_added:
+        is_lowest = _is_lowest(tensor)
+        is_added = is_lowest.any()
+        is_sound = is_sound | (is_added & (is_lowest | (tensor == 0)).all())
+        keep = keep != is_added
+    check_when_run(
+        is_sound,
+        f"{name}: expected only 0 and 1 (1 = may attend), and some 1 in floats, or what transformers adds to scores: 0 "
+        "and the lowest number; a score bias goes in as attention_bias=",
+    )
+    return keep
 
 
 def _check_zero_one(tensor: Tensor, name: str) -> None:

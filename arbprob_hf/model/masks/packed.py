@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .arguments import MaskArguments, check_tokens
+from .deferred import check_when_run
 from .tiles import Sizes
 
 _BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
@@ -32,10 +33,11 @@ def read_packing(
         positions: long (B or 1, T), the `position_ids` that were given. Where nothing else says who sees whom, those
             that start again mean packed documents, as everywhere in transformers; and also beside a 2-D
             `attention_mask`, where transformers would let documents see one another.
-        is_cached: whether a cache was given.
+        is_cached: whether a cache was given; documents cannot go on from one.
 
     Raises:
-        ValueError, TypeError: one line; for positions, where they may mean documents and may not.
+        ValueError, TypeError: one line; for positions, where they may mean documents and may not. RuntimeError: the
+            same of values, from a compiled graph.
     """
     named = {name: options[name] for name in (*_BOUNDS, "seq_idx") if options.get(name) is not None}
     if named and given.document_ids is not None:
@@ -43,13 +45,42 @@ def read_packing(
     if named:
         return replace(given, document_ids=_named_documents(named, sizes))
     is_open = all(x is None for x in (given.document_ids, given.mask, given.ranks, given.limits))
-    if not is_open or positions is None or positions.shape[1] < 2 or type(sizes.offset) is not int or sizes.offset:
+    if not is_open or positions is None or not _says_which_exist(given.attention_mask, sizes):
         return given
-    keep = given.attention_mask
-    if keep is not None and not (isinstance(keep, Tensor) and keep.shape == (sizes.batch, sizes.q_len)):
+    if positions.shape[1] == 1 and not (_is_looked_at(sizes.device) and sizes.device.type == "cpu"):
+        # a step of generation, where an accelerator would have to be waited for
         return given
-    positions = positions.expand(sizes.batch, -1)
-    return replace(given, document_ids=_from_positions(positions, keep, is_cached=is_cached))
+    positions, keep = positions.expand(sizes.batch, -1), given.attention_mask
+    real = _columns(keep, sizes) if isinstance(keep, Tensor) else None
+    if sizes.filled != sizes.q_len:
+        _refuse_going_back(positions, real, sizes)
+    if positions.shape[1] == 1:
+        return given
+    real = None if real is None else _own(real, sizes)
+    return replace(given, document_ids=documents_of(positions, real, is_cached=is_cached))
+
+
+def _says_which_exist(keep: Any, sizes: Sizes) -> bool:
+    # what else stands for a mask is the whole truth, or refused elsewhere
+    if not isinstance(keep, Tensor):
+        return keep is None
+    is_known = isinstance(sizes.offset, int)
+    fits = keep.dim() == 2 and (not is_known or keep.shape[1] in (sizes.filled, sizes.kv_len))
+    return fits and keep.shape[0] == sizes.batch and keep.device == sizes.device
+
+
+def _columns(keep: Tensor, sizes: Sizes) -> Tensor:
+    # which columns hold tokens, those of a static cache included: bool (B, T_kv)
+    return torch.nn.functional.pad(keep, (0, sizes.kv_len - keep.shape[1])) != 0
+
+
+def _own(real: Tensor, sizes: Sizes) -> Tensor:
+    # those of this pass, of (B, T_kv): bool (B, T)
+    return real if sizes.kv_len == sizes.q_len else real[:, _index(sizes)]
+
+
+def _index(sizes: Sizes) -> Tensor:
+    return torch.arange(sizes.q_len, device=sizes.device) + sizes.offset
 
 
 def _named_documents(named: Mapping[str, Any], sizes: Sizes) -> Tensor:
@@ -61,12 +92,16 @@ def _named_documents(named: Mapping[str, Any], sizes: Sizes) -> Tensor:
             found[name] = value
         else:
             _check_bounds(name, value, sizes)
-            ends, index = value[1:].to(sizes.device, torch.long), torch.arange(sizes.q_len, device=sizes.device)
+            ends, index = value.to(sizes.device, torch.long), torch.arange(sizes.q_len, device=sizes.device)
             found[name] = torch.searchsorted(ends.contiguous(), index, right=True)[None]
     first, *others = found
     for other in others:
-        if _is_looked_at(sizes.device) and not torch.equal(found[first].diff() != 0, found[other].diff() != 0):
-            raise ValueError(f"{other}: bounds documents elsewhere than {first} does; pass one of them")
+        are_alike = ((found[first].diff() != 0) == (found[other].diff() != 0)).all()
+        message = f"{other}: bounds documents elsewhere than {first} does; pass one of them"
+        if not _is_looked_at(sizes.device):
+            check_when_run(are_alike, message)
+        elif not bool(are_alike):
+            raise ValueError(message)
     return found[first]
 
 
@@ -78,42 +113,78 @@ def _check_bounds(name: str, value: Any, sizes: Sizes) -> None:
         raise ValueError(f"{name}: expected shape (documents + 1,), got {tuple(value.shape)}")
     if sizes.batch != 1:
         raise ValueError(f"{name}: expected a batch of one row that holds all documents, got {sizes.batch} rows")
-    if _is_looked_at(value.device):
-        is_rising = bool((value.diff() >= 0).all())
-        if not is_rising or int(value[0]) != 0 or int(value[-1]) != sizes.q_len:
-            raise ValueError(
-                f"{name}: expected bounds that rise from 0 to the number of tokens, {sizes.q_len}, "
-                f"got {value.tolist()!s:.60}"
-            )
+    are_right = (value.diff() >= 0).all() & (value[0] == 0) & (value[-1] == sizes.q_len)
+    message = f"{name}: expected bounds that rise from 0 to the number of tokens, {sizes.q_len}"
+    if not _is_looked_at(value.device):
+        check_when_run(are_right, message)
+    elif not bool(are_right):
+        raise ValueError(f"{message}, got {value.tolist()!s:.60}")
 
 
 def _is_looked_at(device: torch.device) -> bool:
-    # an accelerator would have to finish everything before it first
-    return device.type == "cpu" and not torch.compiler.is_compiling()
+    return device.type != "meta" and not torch.compiler.is_compiling()
 
 
-def _from_positions(positions: Tensor, keep: Tensor | None, *, is_cached: bool) -> Tensor | None:
-    # -> the document of each token, (B or 1, T), or None where there is one in each row
-    is_known = not torch.compiler.is_compiling() and positions.device.type != "meta"
-    if not is_known and is_cached:
-        return None
-    real = torch.ones_like(positions, dtype=torch.bool) if keep is None else keep != 0
-    begins = _jumps(positions, real)
+_OF_ITS_OWN = (
+    "position_ids: start again, which means packed documents, and those cannot go on from a cache; generate each "
+    "document by itself, or pass mask="
+)
+_UNCLEAR = (
+    ", which may mean packed documents and may not; pass document_ids= for documents, otherwise mask= for who sees "
+    "whom, such as mask='causal'"
+)
+
+
+def _refuse_going_back(positions: Tensor, real: Tensor | None, sizes: Sizes) -> None:
+    # a position that as many cached tokens have passed already starts again, or belongs to no text in order
+    counts: Any = sizes.offset
+    is_back = positions < counts
+    if real is not None:
+        cached = torch.arange(sizes.kv_len, device=sizes.device) < sizes.offset
+        counts = (real & cached).sum(1, keepdim=True)  # (B, 1)
+        is_back = (positions < counts) & _own(real, sizes)
+    rest = (
+        "which may mean another document, and none can go on from a cache; pass attention_mask= for padding, otherwise "
+        "mask= for who sees whom, such as mask='causal'"
+    )
+    if not _is_looked_at(sizes.device):
+        check_when_run(~is_back.any(), f"position_ids: go back to what is cached, {rest}")
+    elif bool(is_back.any()):
+        row, column = is_back.nonzero()[0].tolist()
+        count = int(sizes.offset) if real is None else int(counts[row])
+        raise ValueError(
+            f"position_ids: row {row} goes to {int(positions[row, column])} after {count} cached tokens, {rest}"
+        )
+
+
+def documents_of(positions: Tensor, real: Tensor | None, *, is_cached: bool) -> Tensor | None:
+    """The document of each token by its position, long (B, T), or None where each row is one.
+
+    Args:
+        positions: long (B, T). real: bool (B, T), which are tokens, or None when all are.
+        is_cached: whether documents cannot be, as a cache is read or filled.
+
+    Raises:
+        ValueError: positions that may mean documents and may not, or documents beside a cache. RuntimeError: the same
+            from a compiled graph.
+    """
+    is_known = _is_looked_at(positions.device)
+    real = torch.ones_like(positions, dtype=torch.bool) if real is None else real
+    begins = _jumps(positions, real)  # (B, T)
     if is_known and not bool(begins.any()):
         return None
     distinct = _are_distinct(positions, real)  # (B, 1)
-    if is_known:
-        first = positions.gather(1, real.int().argmax(1, keepdim=True))
-        packed = ((positions == 0) | (positions == first) | ~begins).all(1, keepdim=True)
-        _refuse_unclear(positions, begins, packed, distinct)
-        if is_cached and bool((packed & begins).any()):
-            raise ValueError(
-                "position_ids: start again, which means packed documents, and those cannot go on from a cache; "
-                "generate each document by itself, or pass mask="
-            )
-        if not bool((packed & begins).any()):
-            return None
-    return torch.where(distinct, 0, begins.cumsum(1))
+    first = positions.gather(1, real.int().argmax(1, keepdim=True))
+    packed = ((positions == 0) | (positions == first) | ~begins).all(1, keepdim=True)
+    _refuse_unclear(positions, begins, _are_unclear(real, begins, packed, distinct))
+    starts = packed & begins
+    if is_cached:
+        if not is_known:
+            check_when_run(~starts.any(), _OF_ITS_OWN)
+        elif bool(starts.any()):
+            raise ValueError(_OF_ITS_OWN)
+        return None
+    return None if is_known and not bool(starts.any()) else torch.where(packed, begins.cumsum(1), 0)
 
 
 def _jumps(positions: Tensor, real: Tensor) -> Tensor:
@@ -134,15 +205,19 @@ def _are_distinct(positions: Tensor, real: Tensor) -> Tensor:
     return ((ordered.diff() != 0) | (ordered[:, 1:] == highest)).all(1, keepdim=True)
 
 
-def _refuse_unclear(positions: Tensor, begins: Tensor, packed: Tensor, distinct: Tensor) -> None:
-    # a row with jumps is one of two: documents that start again, or one document with positions of its own choice
-    unclear = (begins.any(1, keepdim=True) & (packed == distinct)).squeeze(1)
-    if not bool(unclear.any()):
-        return
-    row = int(unclear.int().argmax())
-    column = int(begins[row].int().argmax())
-    steps = f"{int(positions[row, column - 1])} to {int(positions[row, column])}"
-    raise ValueError(
-        f"position_ids: row {row} goes from {steps}, which may mean packed documents and may not; pass document_ids= "
-        "for documents, otherwise mask= for who sees whom, such as mask='causal'"
-    )
+def _are_unclear(real: Tensor, begins: Tensor, packed: Tensor, distinct: Tensor) -> Tensor:
+    # a row with jumps is one of two: documents that start again, or one document with positions of its own choice;
+    # where many tokens follow the one before, these may be parts of documents, bool (B,)
+    tokens, jumps = real.sum(1, keepdim=True), begins.sum(1, keepdim=True)
+    in_runs = 3 * (tokens - 1 - jumps) >= tokens
+    return ((jumps > 0) & ((packed == distinct) | (distinct & in_runs))).squeeze(1)
+
+
+def _refuse_unclear(positions: Tensor, begins: Tensor, unclear: Tensor) -> None:
+    if not _is_looked_at(positions.device):
+        check_when_run(~unclear.any(), f"position_ids: jump{_UNCLEAR}")
+    elif bool(unclear.any()):
+        row = int(unclear.int().argmax())
+        column = int(begins[row].int().argmax())
+        steps = f"{int(positions[row, column - 1])} to {int(positions[row, column])}"
+        raise ValueError(f"position_ids: row {row} goes from {steps}{_UNCLEAR}")
