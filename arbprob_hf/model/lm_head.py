@@ -26,13 +26,18 @@ class ShiftedLabels:
     transformers knows this of the class names in a table of its own. For others its Trainer smooths the label of
     slot t itself (`label_smoothing_factor`), and the network learns to repeat its input; `transformers serve` and
     lm-evaluation-harness look there too. So every such class is entered when it is defined: a downloaded one, one
-    derived from it, and what FSDP2 makes of it.
+    derived from it, and what FSDP2 makes of it. A derived class whose own loss does not shift says so.
+
+    Attributes:
+        shifts_labels: False where slot t is scored on the label of slot t itself, in classes derived from that one too.
     """
+
+    shifts_labels = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        if cls.__name__ not in known.values():
+        if cls.shifts_labels and cls.__name__ not in known.values():
             known["arbprob" if "arbprob" not in known else cls.__name__] = cls.__name__
 
 

@@ -18,42 +18,37 @@ from .masks.packed import PACKING
 from .masks.tiles import Sizes
 
 # what transformers, TRL, PEFT and captum pass along without the network using it, or used by a caller of this check
-_OUTPUTS = ("output_hidden_states", "output_attentions", "return_dict", "return_loss", "skip_logits")
-_PASSED_ALONG = (*_OUTPUTS, "num_items_in_batch", "shift_labels", "cache_position", *PACKING)
+_OUTPUTS = ("output_hidden_states", "output_attentions", "output_router_logits", "return_dict")
+_OF_CALLERS = ("return_loss", "skip_logits", "num_items_in_batch", "shift_labels", "cache_position")
+_PASSED_ALONG = (*_OUTPUTS, *_OF_CALLERS, *PACKING)
 # columns that tokenizers and data sets leave beside the ids; they say nothing about who sees whom
-_COLUMNS = ("special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length", "index", "seq_lengths")
-# what changes the answer of other models of transformers, and would be ignored by this one
-_ENCODERS = ("encoder_hidden_states", "encoder_attention_mask", "cross_attn_head_mask", "token_type_ids")
-_ELSEWHERE = (
-    *_ENCODERS,
-    "head_mask",
-    "ignore_index",
-    "sliding_window",
-    "softcap",
-    "scaling",
-    "block_mask",
-    "score_mod",
-)
+_COLUMNS = ("special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length", "index")
+# what changes the answer of other models of transformers, or says it of packed rows, with what says it here
+_ELSEWHERE = {
+    "is_causal": "say mask='full' or mask='causal'",
+    "seq_lengths": "pass document_ids= for packed documents",
+    **dict.fromkeys(("head_mask", "token_type_ids", "sliding_window", "block_mask"), ""),
+}
 
 
 def check_options(options: dict[str, Any], forward: Callable[..., Any]) -> None:
-    """Raise for a keyword that could have changed the answer, and would be ignored.
-
-    Such are misspelt arguments of `forward`, what other models of transformers take, and tensors of unknown names.
-    """
-    if torch.compiler.is_compiling() or not options:
-        return
-    if options.get("is_causal") is not None:
-        raise TypeError("is_causal: not an argument of forward; say mask='full' or mask='causal'")
-    known = [*inspect.signature(forward).parameters, *_PASSED_ALONG]
+    """Raise for a keyword that could have changed the answer, and would be ignored: any of an unknown name."""
     for name, value in options.items():
-        if name in known or name in _COLUMNS or value is None:
-            continue
-        near = [] if name in _ELSEWHERE else difflib.get_close_matches(name, known, n=1, cutoff=0.82)
+        if value is not None and name not in _PASSED_ALONG and name not in _COLUMNS:
+            raise TypeError(f"{name}: not an argument of forward{_what_to_do(name, forward)}")
+
+
+def _what_to_do(name: str, forward: Callable[..., Any]) -> str:
+    known = _ELSEWHERE.get(name)
+    if known:
+        return f"; {known}"
+    if known is None and not torch.compiler.is_compiling():
+        near = difflib.get_close_matches(
+            name, [*inspect.signature(forward).parameters, *_PASSED_ALONG], n=1, cutoff=0.82
+        )
         if near:
-            raise TypeError(f"{name}: not an argument of forward; did you mean {near[0]}?")
-        if isinstance(value, Tensor) or name in _ELSEWHERE:
-            raise TypeError(f"{name}: not an argument of forward, and would be ignored; leave it out")
+            return f"; did you mean {near[0]}?"
+    return ", and would be ignored; leave it out"
 
 
 def check_cache_position(value: Any, sizes: Sizes) -> None:

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from arbprob_hf import Mask
 from tests.model.twins import ours_alone, tokens
 from tests.networks import far
+from tests.tables import quick
 
 IDS = tokens()
 EMBEDS = torch.zeros(2, 12, 24, dtype=torch.float64)
@@ -67,6 +69,14 @@ def test_it_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:
         (dict(ignore_index=0), "ignore_index: not an argument of forward, and would be ignored; leave it out"),
         (dict(head_mask=IDS), "head_mask: not an argument of forward, and would be ignored"),
         (dict(sliding_window=4), "sliding_window: not an argument of forward, and would be ignored"),
+        (dict(seq_lengths=IDS), "seq_lengths: not an argument of forward; pass document_ids= for packed documents"),
+        (dict(attention=Mask.parse("full")), "attention: not an argument of forward"),
+        (dict(pattern="full"), "pattern: not an argument of forward, and would be ignored; leave it out"),
+        (dict(causal=False), "causal: not an argument of forward"),
+        (dict(bidirectional=True), "bidirectional: not an argument of forward, and would be ignored"),
+        (dict(window=2), "window: not an argument of forward, and would be ignored"),
+        (dict(docs=[[0] * 12] * 2), "docs: not an argument of forward"),
+        (dict(mask_function=lambda b, h, q, k: True), "mask_function: not an argument of forward"),
         (dict(cache_position=5), r"cache_position: expected an integer tensor .tokens,., got int"),
         (dict(cache_position=IDS), r"cache_position: expected shape .tokens,. = .12,., got \(2, 12\)"),
         (
@@ -83,6 +93,23 @@ def test_it_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:
 def test_an_option_that_would_have_no_effect_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=f"^{message}"):
         ours_alone()(IDS, **given)
+
+
+IGNORED: dict[str, dict[str, Any]] = {
+    "misspelt": dict(attenton_mask=IDS),
+    "of other models": dict(is_causal=False),
+    "a tensor": dict(token_type_ids=IDS),
+    "a word": dict(pattern="full"),
+}
+
+
+@pytest.mark.parametrize("name", quick(IGNORED, ["misspelt", "of other models"]))
+def test_a_graph_refuses_such_an_option_too(name: str) -> None:
+    torch.compiler.reset()
+    given = IGNORED[name]
+    compiled = torch.compile(ours_alone(n_layer=1), fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match=f"{next(iter(given))}: not an argument of forward"):
+        compiled(IDS, use_cache=False, **given)
 
 
 @torch.no_grad()
