@@ -50,6 +50,8 @@ _OTHERWISE = "or start from its weights with --init_from in another output_dir"
 _ADVICE = f"give the same to resume it, {_OTHERWISE}"
 # texts of which a refusal shows where they part
 _LONG = ("task", "accelerator_config")
+# options of a text with an order of its own
+_IDLE_IN_STREAMS = {"train_sampling_strategy", "dataloader_drop_last", "data_seed"}
 # what of a stream says who reads it
 _READERS = {"processes", "dataloader_num_workers"}
 # what a refusal says of parts of a stream that are no numbers
@@ -159,6 +161,8 @@ def compare(checkpoint: Path, record: Record) -> None:
     if "text" not in saved or "text" not in record:
         # a trainer that does not know what its text is cannot compare it, nor the questions about it
         changed -= {"text", "block_size", "position_init", *_QUESTIONS}
+    if saved.get("stream") and record.get("stream"):
+        changed -= _IDLE_IN_STREAMS
     if (checkpoint / READERS_NAME).is_file() and _differs_by_readers_alone(saved, record):
         changed.discard("text")
     if "text" in changed and changed.isdisjoint(_BEFORE_TEXT):

@@ -186,7 +186,9 @@ def parse(argv: Sequence[str], *, announce: Callable[[str], None] | None = None)
     _refuse_missing_gpu(options)
     from .defaults import TrainingArguments
 
-    return Arguments(model_args, data_args, _group(TrainingArguments, options), run_args)
+    training_args = _group(TrainingArguments, options)
+    training_args.note_typed([name for name, option in options.items() if option.where == COMMAND_LINE])
+    return Arguments(model_args, data_args, training_args, run_args)
 
 
 def _group(group: type[_Group], options: dict[str, Option]) -> _Group:

@@ -64,6 +64,7 @@ def stream_loader(trainer: Trainer, *, with_states: bool) -> DataLoader[Any]:
         pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
         persistent_workers=args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
+        multiprocessing_context=args.dataloader_multiprocessing_context,
     )
     prepared: DataLoader[Any] = prepare_data_loader(
         loader, args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 class TrainingArguments(transformers.TrainingArguments):
     """transformers' own training options; only the defaults below differ, and `hub_training_state` is added.
 
-    What each field does in a run is in `options.table`. Raises ValueError or ImportError for what cannot be done here,
-    and warns of what has no effect.
+    What each field does in a run is in `runs.option_table`. Raises ValueError or ImportError for what cannot be done
+    here, and warns of what has no effect.
     """
 
     output_dir: str | None = "outputs/run"
@@ -77,6 +78,9 @@ class TrainingArguments(transformers.TrainingArguments):
         if isinstance(self.fsdp, str) and self.fsdp.lower() in (*TRUE, *FALSE):
             self.fsdp = self.fsdp.lower() in TRUE or None  # type: ignore[assignment]
         given = {name for name, default in _defaults(type(self)).items() if getattr(self, name) != default}
+        # none and false ask for nothing; asked now, as transformers changes some on a CPU
+        self._like_default = {name for name in _defaults(type(self)) if getattr(self, name)} - given
+        asked = {name for name in given if getattr(self, name) is not None and getattr(self, name) is not False}
         refuse_early(self)
         super().__post_init__()
         if self.do_eval is None:
@@ -87,7 +91,17 @@ class TrainingArguments(transformers.TrainingArguments):
         refuse_integrations(self)
         refuse_combinations(self)
         if self.process_index == 0:
-            for name, why in (*idle_options(self, _defaults(type(self))), *idle_combinations(self, given)):
+            for name, why in idle_options(self, _defaults(type(self))):
+                logger.warning("%s: has no effect: %s", name, why)
+        self._warn_of_idle(asked)
+
+    def note_typed(self, names: Collection[str]) -> None:
+        """Warn of those among `names`, given on the command line, that have no effect, though they are the defaults."""
+        self._warn_of_idle(self._like_default.intersection(names))
+
+    def _warn_of_idle(self, given: set[str]) -> None:
+        if self.process_index == 0:
+            for name, why in idle_combinations(self, given):
                 logger.warning("%s: has no effect: %s", name, why)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers.trainer
+from accelerate.data_loader import DataLoaderDispatcher
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Sampler
 
@@ -67,7 +68,7 @@ class BlockCounter:
 
     def measure(self, loader: DataLoader[Any], order: EpochOrder, *, accumulation: int, drop_last: bool) -> None:
         """Take the sizes of the training loader over `order`, which accelerate has shared out to the processes."""
-        self.rows, self.batch = len(order), int(loader.total_batch_size)  # type: ignore[attr-defined]
+        self.rows, self.batch = len(order), _total_batch_size(loader)
         self.accumulation, self.drops_last = accumulation, drop_last
         begin = self._begin
         if begin is not None and begin.rows != self.rows:
@@ -206,6 +207,13 @@ class EpochOrder(Sampler[int]):
         order = list(self.sampler)
         left = order[self.counter.blocks_before(self.epoch) :]
         return itertools.chain(left, itertools.islice(itertools.cycle(order), -len(left) % self.together))
+
+
+def _total_batch_size(loader: Any) -> int:
+    if isinstance(loader, DataLoaderDispatcher):
+        # it reads for all processes; its own total_batch_size asks the data set for one
+        return int(loader.batch_sampler.batch_size * (1 if loader.split_batches else loader.state.num_processes))
+    return int(loader.total_batch_size)
 
 
 def epoch_order(loader: DataLoader[Any]) -> EpochOrder | None:

@@ -65,7 +65,9 @@ class Outcome:
     evaluated: str | None = None
 
     def __str__(self) -> str:
-        parts = [f"{self.steps} steps" if self.evaluated is None else f"{self.evaluated} evaluated"]
+        parts = [
+            f"{self.steps} step{'s' * (self.steps != 1)}" if self.evaluated is None else f"{self.evaluated} evaluated"
+        ]
         if self.saved_step != self.steps:
             parts += [f"the best kept, of step {self.saved_step}"]
         if self.eval_loss is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import transformers
 
 from arbprob_hf.runs import option_table
 from arbprob_hf.runs.option_table import TABLE, Resume
-from arbprob_hf.training.arguments import TrainingArguments
+from arbprob_hf.training.arguments import TrainingArguments, parse
 
 # of other versions of transformers than this one
 ELSEWHERE = {"activation_checkpointing", "activation_checkpointing_kwargs"}
@@ -81,7 +82,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"optim_args": "momentum=0.9"}, "^optim_args: the optimizer adamw_torch_fused does not take momentum$"),
     ({"lr_scheduler_kwargs": {"num_cycle": 2}}, "^lr_scheduler_kwargs: cosine: .*unexpected keyword .*'num_cycle'"),
     ({"lr_scheduler_kwargs": "num_cycles"}, "^lr_scheduler_kwargs: expected names with values in braces, got 'num_c"),
-    ({"lr_scheduler_type": "warmup_stable_decay"}, "^lr_scheduler_type: warmup_stable_decay: .*'num_decay_steps'"),
+    (
+        {"lr_scheduler_type": "warmup_stable_decay"},
+        "^lr_scheduler_kwargs: the schedule warmup_stable_decay needs num_decay_steps; give --lr_scheduler_kwargs '{",
+    ),
+    ({"ddp_backend": "gloo"}, "^ddp_backend: several processes talk through it, and this is one; start it with torchr"),
+    (
+        {"accelerator_config": {"splitbatches": True}},
+        "^accelerator_config: unknown name 'splitbatches'; did you mean s",
+    ),
+    ({"accelerator_config": {"zzz": True}}, "^accelerator_config: unknown name 'zzz'; expected among split_batches, "),
+    ({"accelerator_config": __file__}, "^accelerator_config: .*test_option_table.* cannot be read as JSON: "),
     (
         {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"power": 2}},
         "^lr_scheduler_kwargs: the schedule constant takes none, got power$",
@@ -169,6 +180,25 @@ IDLE: list[tuple[dict[str, Any], str]] = [
     ({"torch_empty_cache_steps": 5}, "torch_empty_cache_steps: has no effect: a CPU has no such cache"),
     ({"debug": "tpu_metrics_debug"}, "debug: has no effect: tpu_metrics_debug is of TPUs"),
     ({"do_eval": False, "eval_delay": 3}, "eval_delay: has no effect: nothing is evaluated while training"),
+    ({"do_eval": True, "eval_strategy": "no", "eval_delay": 3}, "eval_delay: has no effect"),
+    ({"eval_strategy": "epoch", "eval_steps": 3}, "eval_steps: has no effect: eval_strategy is epoch"),
+    ({"save_strategy": "epoch", "save_steps": 3}, "save_steps: has no effect: save_strategy is epoch"),
+    (
+        {"save_strategy": "best", "metric_for_best_model": "loss", "save_steps": 3},
+        "save_steps: has no effect: save_strategy is best",
+    ),
+    ({"logging_strategy": "epoch", "logging_steps": 3}, "logging_steps: has no effect: logging_strategy is epoch"),
+    (
+        {"save_strategy": "no", "save_total_limit": 5},
+        "save_total_limit: has no effect: save_strategy is no, and only a",
+    ),
+    ({"save_strategy": "no", "save_only_model": True}, "save_only_model: has no effect: save_strategy is no"),
+    ({"eval_strategy": "no", "per_device_eval_batch_size": 3}, "per_device_eval_batch_size: has no effect: nothing is"),
+    ({"ddp_bucket_cap_mb": 10}, "ddp_bucket_cap_mb: has no effect: this is one process"),
+    ({"ddp_static_graph": True}, "ddp_static_graph: has no effect"),
+    ({"ddp_find_unused_parameters": True}, "ddp_find_unused_parameters: has no effect"),
+    ({"ddp_broadcast_buffers": True}, "ddp_broadcast_buffers: has no effect"),
+    ({"greater_is_better": True}, "greater_is_better: has no effect: there is no metric_for_best_model"),
 ]
 
 
@@ -182,6 +212,36 @@ def test_what_has_no_effect_is_told_once(
     made(**options)
     assert caplog.text.count(message) == 1
     assert caplog.text.count("has no effect") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("--dataloader_pin_memory true", "dataloader_pin_memory: has no effect: batches stay on the CPU"),
+        ("--eval_strategy epoch --eval_steps 200", "eval_steps: has no effect"),
+        ("--save_strategy no --save_total_limit 2", "save_total_limit: has no effect"),
+        ("--ddp_static_graph true", "ddp_static_graph: has no effect"),
+        ('--gradient_checkpointing_kwargs {"use_reentrant":false}', "gradient_checkpointing_kwargs: has no effect"),
+        ("--save_strategy no --save_only_model false --dataloader_pin_memory false", ""),
+        ("--eval_strategy epoch", ""),
+        ("--eval_steps none --logging_strategy epoch --logging_steps 5", ""),
+    ],
+)
+def test_what_was_typed_without_effect_is_told_though_it_is_the_default(
+    typed: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    parse(typed.split())
+    assert told in caplog.text
+    assert caplog.text.count("has no effect") == bool(told)
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_option_of_a_shipped_configuration_is_told_to_have_no_effect(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arbprob_hf.training.arguments._refuse_missing_paths", lambda given: None)
+    parse(["--config", str(path)])
+    assert "has no effect" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["perplexity", "eval_bits_per_byte", "task_perplexity"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,26 @@ def test_an_epoch_has_every_block_once_on_changing_processes_and_batches(
     else:
         assert set(had) == set(range(rows))
         assert sum(had.values()) - rows < (together if size > 1 else 1)
+
+
+def test_a_run_whose_batches_one_process_reads_for_all_resumes_bit_for_bit(
+    tmp_path: Path, micro_trainer, weights_of
+) -> None:
+    options = {"accelerator_config": {"dispatch_batches": True}}
+    whole = micro_trainer(tmp_path / "a", **options)
+    whole.train()
+    last = whole.state.global_step
+    again = micro_trainer(tmp_path / "a", **options)
+    shutil.rmtree(tmp_path / "a" / f"checkpoint-{last}")
+    again.train(resume_from_checkpoint=True)
+    assert weights_of(again) == weights_of(whole)
+
+
+def test_skipping_no_data_is_told_to_have_no_effect_where_nothing_is_resumed(
+    tmp_path: Path, micro_trainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    micro_trainer(tmp_path, ignore_data_skip=True, max_steps=1).train()
+    assert "ignore_data_skip: has no effect: nothing is resumed" in caplog.text
 
 
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:

@@ -544,6 +544,11 @@ def test_scoring_under_another_mask_than_the_weights_own_is_told_of(
     assert caplog.text.count("was trained with") == 1
 
 
+def test_one_step_is_no_steps() -> None:
+    assert str(Outcome(Path("x"), 1, 1)).startswith("1 step; ")
+    assert str(Outcome(Path("x"), 2, 2)).startswith("2 steps; ")
+
+
 def test_without_training_and_weights_there_is_nothing_to_evaluate(text: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"^do_train: without training, init_from or output_dir is evaluated; .*no conf"

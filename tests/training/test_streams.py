@@ -13,6 +13,7 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf.data import StreamedBlocks, load_tokenizer
@@ -90,6 +91,31 @@ def test_a_resumed_run_has_the_blocks_and_questions_that_would_have_come(
     first, second = (load_file(path / "model.safetensors") for path in (done.folder, folder))
     assert all(first[name].equal(second[name]) for name in first)
     assert again.eval_loss == done.eval_loss
+
+
+def test_options_that_a_stream_does_not_have_are_told_of_and_change_no_run(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    contexts: list[Any] = []
+    make = DataLoader.__init__
+
+    def noted(self: Any, *args: Any, **options: Any) -> None:
+        contexts.append(options.get("multiprocessing_context"))
+        make(self, *args, **options)
+
+    monkeypatch.setattr(DataLoader, "__init__", noted)
+    idle = {"train_sampling_strategy": "sequential", "dataloader_drop_last": "true", "data_seed": 3}
+    short = {"max_steps": 2, "save_steps": 1, "eval_steps": 2, "dataloader_num_workers": 1}
+    done = run(text, tmp_path / "a", **short, **idle, dataloader_multiprocessing_context="spawn")
+    assert "spawn" in contexts
+    for name in idle:
+        assert f"{name}: has no effect: a stream is read in its own order" in caplog.text
+    shutil.rmtree(done.folder / "checkpoint-2")
+    first = load_file(done.folder / "model.safetensors")
+    # without them it is the same run, and it goes on
+    run(text, done.folder, **short, resume="true")
+    second = load_file(done.folder / "model.safetensors")
+    assert all(first[name].equal(second[name]) for name in first)
 
 
 def test_what_was_read_is_not_read_again(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import json
+import logging
+import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -12,18 +18,25 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
-from transformers.optimization import get_scheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, get_scheduler
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ...errors import one_line
 from ...runs.option_table import plain
 from .command_line import resume_choice
 from .deepspeed import uses_deepspeed
 
+logger = logging.getLogger(__name__)
+
 # optimizers of low-rank projections, which know nn.Linear alone
 _LOW_RANK = ("galore", "apollo")
 # schedules without a warm-up
 _NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 _STEPS_TRIED = 1000
+_DDP = ("ddp_bucket_cap_mb", "ddp_static_graph", "ddp_find_unused_parameters", "ddp_broadcast_buffers")
+# what torchrun and MPI tell each of the processes that they start
+_LAUNCHED = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_OTHERWISE_GIVEN = ("optimizer", "num_warmup_steps", "num_training_steps", "kwargs")
 _FIGURES = ("loss", "perplexity", "bits_per_byte")
 
 
@@ -40,10 +53,31 @@ def refuse_early(args: TrainingArguments) -> None:
     known = ("nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl")
     if args.ddp_backend is not None and args.ddp_backend not in known:
         raise ValueError(f"ddp_backend: expected one of {', '.join(known)}, got {args.ddp_backend!r:.60}")
+    if args.ddp_backend is not None and not any(map(os.environ.get, _LAUNCHED)):
+        raise ValueError(
+            "ddp_backend: several processes talk through it, and this is one; start it with torchrun "
+            "--nproc_per_node 2, or leave ddp_backend out"
+        )
     for name in ("deepspeed", "accelerator_config", "fsdp_config"):
         path = getattr(args, name)
         if isinstance(path, str) and not path.startswith("{") and not Path(path).is_file():
             raise ValueError(f"{name}: expected a JSON file or names with values in braces, got {path!r:.60}")
+    _refuse_unknown_names(
+        "accelerator_config", args.accelerator_config, [one.name for one in fields(AcceleratorConfig)]
+    )
+
+
+def _refuse_unknown_names(option: str, given: Any, known: list[str]) -> None:
+    if isinstance(given, str):
+        try:
+            given = json.loads(given if given.startswith("{") else Path(given).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{option}: {given:.60} cannot be read as JSON: {one_line(error):.100}") from error
+    for name in given if isinstance(given, Mapping) else ():
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            advice = f"did you mean {near[0]}?" if near else f"expected among {', '.join(known)}"
+            raise ValueError(f"{option}: unknown name {name!r:.60}; {advice}")
 
 
 def refuse_metric(args: TrainingArguments, modes: Iterator[str] | tuple[str, ...] = ()) -> None:
@@ -76,14 +110,50 @@ def idle_combinations(args: TrainingArguments, given: set[str]) -> Iterator[tupl
         "ddp_timeout": "processes on a CPU wait for one another as long as it takes" if on_cpu else "",
         "torch_empty_cache_steps": "a CPU has no such cache" if on_cpu else "",
         "debug": "tpu_metrics_debug is of TPUs" if "tpu_metrics_debug" in map(plain, args.debug) else "",
-        "eval_delay": "" if args.do_eval else "nothing is evaluated while training",
+        **_idle_intervals(args),
+        **dict.fromkeys(_DDP, "" if args.world_size > 1 else "this is one process"),
+        "dataloader_pin_memory": "batches stay on the CPU" if on_cpu else "",
+        "greater_is_better": "" if args.metric_for_best_model else "there is no metric_for_best_model",
         "activation_checkpointing_kwargs": "" if args.gradient_checkpointing else "activation_checkpointing is off",
+        "gradient_checkpointing_kwargs": "" if args.gradient_checkpointing else "gradient_checkpointing is off",
         "optim_target_modules": "" if _is_low_rank(args) else f"the optimizer {plain(args.optim)} takes all weights",
     }
     used = _tiny_optimizer(args)
     for name, word in (("adam_beta1", "betas"), ("adam_beta2", "betas"), ("adam_epsilon", "eps")):
         reasons[name] = "" if word in used else f"the optimizer {plain(args.optim)} has no such number"
     yield from ((name, reason) for name, reason in reasons.items() if reason and name in given)
+
+
+def _idle_intervals(args: TrainingArguments) -> dict[str, str]:
+    """The options of log, evaluations and checkpoints that the strategies leave without effect."""
+    log, evaluation, save = (plain(getattr(args, f"{name}_strategy")) for name in ("logging", "eval", "save"))
+    # transformers takes it for eval_steps where there are none
+    serves_evaluation = evaluation == "steps" and args.eval_steps == args.logging_steps
+    while_training = "nothing is evaluated while training" if args.do_train and evaluation == "no" else ""
+    reasons = {
+        "logging_steps": "" if log == "steps" or serves_evaluation else f"logging_strategy is {log}",
+        "eval_steps": "" if evaluation == "steps" else f"eval_strategy is {evaluation}",
+        "save_steps": "" if save == "steps" else f"save_strategy is {save}",
+        "eval_delay": while_training,
+        "per_device_eval_batch_size": "" if args.do_eval or args.eval_on_start else "nothing is evaluated",
+    }
+    if save == "no":
+        saves_none = "save_strategy is no, and only a signal that stops the run saves a checkpoint"
+        reasons |= dict.fromkeys(("save_total_limit", "save_only_model"), saves_none)
+    return reasons
+
+
+def warn_of_idle_in_streams(args: TrainingArguments) -> None:
+    """Say which options of `args` are of a text with an order of its own, and not of a stream."""
+    config: Any = args.accelerator_config
+    for name, is_given in (
+        ("train_sampling_strategy", plain(args.train_sampling_strategy) != "random"),
+        ("dataloader_drop_last", args.dataloader_drop_last),
+        ("data_seed", args.data_seed is not None),
+        ("accelerator_config", config is not None and (config.split_batches or config.dispatch_batches)),
+    ):
+        if is_given:
+            logger.warning("%s: has no effect: a stream is read in its own order, by each process its part", name)
 
 
 def _precision(args: TrainingArguments) -> None:
@@ -188,6 +258,17 @@ def _schedule(args: TrainingArguments) -> None:
         raise ValueError(f"lr_scheduler_kwargs: expected names with values in braces, got {given!r:.60}")
     if given and name in ("constant", "constant_with_warmup"):
         raise ValueError(f"lr_scheduler_kwargs: the schedule {name} takes none, got {', '.join(given)}")
+    # its first parameters are the optimizer and what other options say
+    make: Any = TYPE_TO_SCHEDULER_FUNCTION[name]
+    parameters = inspect.signature(make).parameters.values()
+    needed = [one.name for one in parameters if one.default is one.empty and one.name not in _OTHERWISE_GIVEN]
+    lacking = [one for one in needed if one not in (given or {})]
+    if lacking:
+        example = ", ".join(f"{one}: 100" for one in lacking)
+        raise ValueError(
+            f"lr_scheduler_kwargs: the schedule {name} needs {', '.join(lacking)}; give --lr_scheduler_kwargs "
+            f"'{{{example}}}', for one, or another lr_scheduler_type"
+        )
     steps = args.max_steps if args.max_steps > 0 else _STEPS_TRIED
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=args.learning_rate)
     try:
