@@ -39,6 +39,7 @@ def search(trainer: ArbProbTrainer, **options: Any) -> Any:
     )
 
 
+@pytest.mark.long
 def test_the_run_with_the_lowest_loss_is_the_best(tmp_path: Path) -> None:
     best = search(searching(tmp_path))
     assert best.hyperparameters == {"learning_rate": 1e-2}

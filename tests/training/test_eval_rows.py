@@ -29,6 +29,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "dataloader_in_order": False,
     },
 }
+# the others score the five modes in the long run alone; plain rows are scored with all of them
+QUICK = ("last batch dropped", "batches split", "dispatched")
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -50,7 +52,9 @@ def test_predict_scores_every_row_once(tmp_path: Path, micro_trainer, rows) -> N
     assert trainer.predict(rows(ROWS)).metrics["test_scored_tokens"] == ROWS * (LENGTH - 1)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in OPTIONS]
+)
 def test_every_question_of_the_five_modes_is_scored_once(tmp_path: Path, micro_trainer, name: str) -> None:
     tokens = np.random.default_rng(0).integers(1, 40, (ROWS, LENGTH))
     blocks = Dataset.from_dict({"input_ids": tokens, "document_ids": np.zeros_like(tokens)}).with_format("numpy")
