@@ -194,11 +194,17 @@ class RisingRateCallback(TrainerCallback):
 
 
 class StepBoundaryCallback(TrainerCallback):
-    """Saves and ends the run when a signal was agreed on; seeds the loader's workers for each epoch."""
+    """Saves and ends the run when a signal was agreed on; seeds the loader's workers; says what a start ignores."""
 
     def __init__(self, stop: StopSignal, random: torch.Generator) -> None:
         self.stop = stop
         self.random = random
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.ignore_data_skip and not state.global_step and state.is_world_process_zero:
+            logger.warning("ignore_data_skip: has no effect: nothing is resumed")
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -22,6 +22,7 @@ from transformers import Trainer
 
 from ..data import StreamedBlocks
 from ..data.shares import ReaderState
+from .options.checks import warn_of_idle_in_streams
 from .signals import IDLE, STOPPING, StopSignal
 
 # of a batch of a stream: the number and the state of its reader
@@ -55,6 +56,8 @@ def stream_loader(trainer: Trainer, *, with_states: bool) -> DataLoader[Any]:
     """
     args, blocks = trainer.args, trainer.train_dataset
     assert isinstance(blocks, StreamedBlocks), "other data sets are loaded by transformers"
+    if args.process_index == 0:
+        warn_of_idle_in_streams(args)
     collate = trainer.data_collator
     loader = DataLoader(
         _WithStates(blocks) if with_states else blocks,

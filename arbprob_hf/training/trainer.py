@@ -25,7 +25,6 @@ from .early_stopping import EarlyStopping
 from .eval_modes import loss_figures
 from .finite import NonFiniteError, is_bad, refuse_bad_weights, step_error
 from .hub import refuse_hub_options
-from .options.checks import warn_of_idle_in_streams
 from .options.command_line import resume_choice
 from .options.validation import refuse_numbers, refuse_options, refuse_parts
 from .positions import BlockCounter, EpochOrder, Lengths, Position, ReaderTracker, epoch_order, skipping_nothing
@@ -86,8 +85,6 @@ class ArbProbTrainer(SearchingTrainer):
         refuse_options(self.args)
         refuse_hub_options(self.args)
         refuse_parts(self)
-        if isinstance(self.train_dataset, StreamedBlocks) and self.is_world_process_zero():
-            warn_of_idle_in_streams(self.args)
         # the check before every step replaces it: the filter would log 0.0 or an average instead of NaN
         self.args.logging_nan_inf_filter = False
         self._stop = StopSignal()
@@ -121,8 +118,6 @@ class ArbProbTrainer(SearchingTrainer):
 
             def begin() -> tuple[Path | None, Position | None, StreamPosition | None]:
                 held.enter_context(lock_run_folder(output_dir, resume=choice is not False))
-                if choice is False and self.args.ignore_data_skip:
-                    logger.warning("ignore_data_skip: has no effect: nothing is resumed")
                 found = choose_checkpoint(choice, output_dir)
                 if found is not None:
                     compare(found, describe_run(self._own_model(), self.args, self.text))
