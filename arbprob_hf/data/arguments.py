@@ -151,10 +151,26 @@ class DataArguments:
                 f"validation_split must differ from train_split, both are {brief(self.train_split)}; "
                 "leave validation_split out to hold out documents"
             )
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        is_local_text = self.source == "embedded" or is_local(self.source)
+        for name in ("source_config", "source_revision"):
+            value = getattr(self, name)
+            if is_local_text and value is not None:
+                raise ValueError(
+                    f"{name} {brief(value, 40)} is for data sets by name; source {brief(self.source)} has none, "
+                    "leave it out"
+                )
         if not self.streaming and self.shuffle_buffer != SHUFFLE_BUFFER:
             raise ValueError(
                 f"shuffle_buffer is {self.shuffle_buffer}, but only a stream has one: a text that is prepared is "
                 "shuffled whole; give streaming: true, or leave shuffle_buffer out"
+            )
+        if self.streaming and self.preprocessing_num_workers != 1:
+            raise ValueError(
+                f"preprocessing_num_workers is {self.preprocessing_num_workers}, but a stream is tokenised while "
+                "it is read; give dataloader_num_workers, or leave preprocessing_num_workers out"
             )
         if self.streaming and self.num_train_samples is not None:
             raise ValueError(

@@ -354,12 +354,23 @@ def _checked(rows: Rows, column: str, name: str) -> Iterator[str | None]:
     if not number:
         raise UnreadableError(f"source {_shown(name)} is empty: a table without rows; write it again, or remove it")
     if missing is not None and not with_column:
-        rows_in = next((key for key, value in missing.columns.items() if value and isinstance(value, list)), None)
+        rows_in = _way_to_rows(missing.columns)
         advice = f"where rows are in {brief(rows_in, 40)}, give that as json_field" if rows_in is not None else ""
         raise missing_column(column, _shown(name), missing.columns, advice)
     raise WrongColumnError(
         f"text_column {brief(column, 40)} of source {_shown(name)} is null in all of its {number} rows"
     )
+
+
+def _way_to_rows(columns: Mapping[str, Any]) -> str | None:
+    """The keys, with dots between them, that lead to the first list in an object that is not empty."""
+    objects = [("", columns)]
+    for above, found in objects:
+        for key, value in found.items():
+            if value and isinstance(value, list):
+                return above + key
+        objects += [(f"{above}{key}.", value) for key, value in found.items() if isinstance(value, dict)]
+    return None
 
 
 def _check_text(text: Any, column: str, name: str, place: str) -> None:

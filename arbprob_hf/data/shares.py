@@ -19,6 +19,8 @@ READERS_NAME = "readers.json"
 
 # a text by number, the place of its file in the order of a reading, and a row of that file
 Start = tuple[int, int, int]
+# numbers drawn at a time
+_DRAWN = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ def buffered(
     else:
         held, draws = np.arange(size), left
     # of several texts in one place, the last one stays
-    held[random.integers(size, size=draws)] = size + np.arange(draws)
+    for begin in range(0, draws, _DRAWN):
+        count = min(_DRAWN, draws - begin)
+        held[random.integers(size, size=count)] = size + begin + np.arange(count)
     if not ends:
         return held, None
     order = held[random.permutation(len(held))][left - draws :]

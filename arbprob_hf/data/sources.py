@@ -173,6 +173,14 @@ class LocalFiles:
         self._where = brief(arguments.source)
         self._column, self._json_field = arguments.text_column, arguments.json_field
         self._splits = local_splits(arguments.source)
+        kinds = {reader_of(path.name) for paths in self._splits.values() for path in paths}
+        if self._json_field is not None and "json" not in kinds:
+            field = brief(self._json_field, 40)
+            raise ValueError(f"json_field {field} is for .json files; {self._where} has none, leave it out")
+        if self._column != "text" and kinds == {"text"}:
+            raise ValueError(
+                f"text_column {brief(self._column, 40)} is for tables; {self._where} is plain text, leave it out"
+            )
         # the last part alone: a card must not reveal where somebody keeps files
         self.title = f"local text {Path(arguments.source).expanduser().resolve().name}"
 
@@ -344,12 +352,6 @@ def find_source(arguments: DataArguments) -> Embedded | LocalFiles | Named:
     """The kind of source that `arguments` name. Raises ValueError where there is none, or it is unavailable."""
     name = arguments.source
     local = name == "embedded" or is_local(name)
-    for option in ("source_config", "source_revision"):
-        value = getattr(arguments, option)
-        if local and value is not None:
-            raise ValueError(
-                f"{option} {brief(value, 40)} is for data sets by name; source {brief(name)} has none, leave it out"
-            )
     if name == "embedded":
         return Embedded(arguments)
     if local:

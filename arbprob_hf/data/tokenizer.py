@@ -139,8 +139,9 @@ def _byte_level_bpe(vocabulary: Path, merges: Path) -> PreTrainedTokenizerFast:
 Integers = npt.NDArray[np.int64]
 # characters tokenised at a time, and those of a part of a long text: a tokenizer holds some hundred bytes for each
 _TOGETHER, _PART = 1 << 22, 1 << 18
-# as far as the last place where a word ends and one whitespace stands before the next
-_TO_LAST_SPACE = re.compile(r".*\S(?=\s\S)", re.DOTALL)
+# as far as the last place where one whitespace stands before a word, better behind a letter or a digit: for some
+# tokenizers a punctuation mark and the end of its line are one
+_TO_LAST_SPACE = [re.compile(rf".*{before}(?=\s\S)", re.DOTALL) for before in (r"[^\W_]", r"\S")]
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> list[list[int]]:
@@ -168,7 +169,8 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> li
 def _parts(text: str) -> Iterator[str]:
     begin = 0
     while len(text) - begin > _PART:
-        last = _TO_LAST_SPACE.match(text, begin, begin + _PART)
+        cuts = (pattern.match(text, begin, begin + _PART) for pattern in _TO_LAST_SPACE)
+        last = next(filter(None, cuts), None)
         # without a space, as in DNA, some other token may stand at the cut
         end = begin + _PART if last is None else last.end()
         yield text[begin:end]

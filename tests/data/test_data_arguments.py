@@ -49,6 +49,20 @@ def test_a_buffer_without_a_stream_is_refused() -> None:
     assert DataArguments(shuffle_buffer=64, streaming=True).shuffle_buffer == 64
 
 
+def test_processes_that_tokenise_beforehand_are_refused_for_a_stream() -> None:
+    with pytest.raises(
+        ValueError, match="^preprocessing_num_workers is 2, but a stream is tokenised .*; give dataload"
+    ):
+        DataArguments(streaming=True, preprocessing_num_workers=2)
+
+
+@pytest.mark.parametrize("name", ["source_config", "source_revision"])
+@pytest.mark.parametrize("source", ["embedded", __file__], ids=["embedded", "file"])
+def test_what_names_a_state_of_a_data_set_is_refused_of_local_text_when_it_is_given(name: str, source: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} 'main' is for data sets by name; source .* has none, leave it out"):
+        DataArguments(source=source, **{name: "main"})
+
+
 @pytest.mark.parametrize("value", ["x", 12.5, True])
 def test_a_wrong_type_of_an_integer_is_a_type_error(value: object) -> None:
     with pytest.raises(TypeError, match=r"^block_size: expected an integer of at least 2, got "):

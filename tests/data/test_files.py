@@ -131,6 +131,11 @@ WRONG = [
         b'{"rows": [{"text": "one"}]}',
         r"a\.json', which has \['rows'\]; where rows are in 'rows', give that as json_f",
     ),
+    (
+        "a.json",
+        b'{"n": 1, "data": {"none": [], "rows": [{"text": "one"}]}}',
+        r"which has \['n', 'data'\]; where rows are in 'data\.rows', give that as json_field",
+    ),
     ("a.json", b'{\n"text": \n', r"a\.json', line 3: is not JSON"),
     ("a.csv", b"id,text\n1,one\n2,two,three\n", r"a\.csv', line 3: has 3 cells, but the first line names 2 columns"),
     ("a.csv", b"id,text\n1,one\n2\n", r"a\.csv', line 3: has 1 cells, but the first line names 2 columns"),
@@ -304,6 +309,15 @@ def test_rows_within_an_object_are_found_by_json_field(read: Read, content: Any,
         read(tmp_path / "a.json", json_field="data.x")
     with pytest.raises(TypeError, match=r"^json_field 'data' of '.*a\.json' must lead to a list of rows, got \{"):
         read(tmp_path / "a.json", json_field="data")
+
+
+@both
+def test_fields_of_tables_are_refused_for_plain_text(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one<|endoftext|>two")
+    with pytest.raises(ValueError, match=r"^json_field 'a\.b' is for \.json files; '.*a\.txt' has none, leave it out$"):
+        read(tmp_path / "a.txt", json_field="a.b")
+    with pytest.raises(ValueError, match=r"^text_column 'body' is for tables; '.*a\.txt' is plain text, leave it out$"):
+        read(tmp_path / "a.txt", text_column="body")
 
 
 def test_another_column_is_another_stream(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arbprob_hf.data import StreamedBlocks
+from arbprob_hf.data import StreamedBlocks, shares
 from arbprob_hf.data.shares import READERS_NAME, Share, StreamPosition, buffered, deal, first_states
 from arbprob_hf.data.streaming import Streamed
 
@@ -154,3 +154,13 @@ def test_what_came_long_before_is_not_read_again() -> None:
     # the oldest text in a buffer is seldom older than this
     count, _, row = state.shares[0].start
     assert count == row >= 5000 - 64 - 50 * 12
+
+
+def test_numbers_that_are_drawn_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = Share(0, 1, texts=1000)
+    one, two = (np.random.default_rng(0) for _ in range(2))
+    whole, _ = buffered(7, share, one)
+    monkeypatch.setattr(shares, "_DRAWN", 13)
+    parts, _ = buffered(7, share, two)
+    assert parts.tolist() == whole.tolist()
+    assert one.integers(1000) == two.integers(1000)

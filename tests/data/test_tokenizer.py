@@ -16,6 +16,7 @@ import pytest
 from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from arbprob_hf.data import fallback as hub
@@ -198,6 +199,16 @@ def test_a_text_in_parts_has_the_tokens_of_the_whole(text: str) -> None:
         patch.setattr(tokenizing, "_TOGETHER", 20)
         found = tokenizing.tokenise(tokenizer, ["", text, " "])
     assert found == [[], tokenizer(text).input_ids, tokenizer(" ").input_ids]
+
+
+def test_parts_are_cut_where_no_mark_takes_the_end_of_its_line() -> None:
+    # of Qwen's tokenizer
+    pieces = pre_tokenizers.Split(Regex(r" ?[^\s\p{L}\p{N}]+[\r\n]*| ?\p{L}+|\s+"), "isolated")
+    text = "one two!\nok"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizing, "_PART", 10)
+        cut = [piece for part in tokenizing._parts(text) for piece, _ in pieces.pre_tokenize_str(part)]
+    assert cut == [piece for piece, _ in pieces.pre_tokenize_str(text)]
 
 
 def test_parts_are_bounded_whatever_the_text() -> None:
