@@ -46,6 +46,8 @@ _REFUSED = (
     "deepspeed_processes",
     *(name for name in with_role(Resume.REFUSED) if name not in _BEFORE_TEXT),
 )
+# the weights that a run started from, as `training.model_setup.starting_weights` names them
+_START = ("init_from", "init_revision")
 _OTHERWISE = "or start from its weights with --init_from in another output_dir"
 _ADVICE = f"give the same to resume it, {_OTHERWISE}"
 # texts of which a refusal shows where they part
@@ -184,6 +186,26 @@ def compare(checkpoint: Path, record: Record) -> None:
         told = [f"{name} {saved.get(name)} -> {record.get(name)}" for name in names if name in changed]
         if told:
             logger.warning("%s goes on with %s: %s", checkpoint.name, ", ".join(told), effect)
+
+
+def with_saved_start(checkpoint: Path, text: Mapping[str, Any] | None) -> Record | None:
+    """`text`, but with what `checkpoint` notes of the weights its run started from, which a resumed run never reads.
+
+    Others that were given now are told of in one line.
+    """
+    saved = json.loads((checkpoint / RECORD_NAME).read_text(encoding="utf-8"))
+    before, now = ({name: one[name] for name in _START if name in one} for one in (saved, text or {}))
+    # a folder may be moved: what counts is what is in it
+    if text is not None and before.get("init_revision") != now.get("init_revision"):
+        logger.warning(
+            "%s is of a run from %s, as its card goes on to say: init_from, now %s, has no effect on a resumed run",
+            checkpoint.name,
+            ", ".join(before.values()) or "weights that it does not name",
+            ", ".join(now.values()) or "not given",
+        )
+    if text is None and not before:
+        return None
+    return {**{name: value for name, value in (text or {}).items() if name not in _START}, **before}
 
 
 def _not_comparable(saved: Record, record: Record) -> set[str]:

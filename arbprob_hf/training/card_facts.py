@@ -18,7 +18,7 @@ from ..model.saved_patterns import RULES_LINE, carried_code
 from ..publishing import CardFacts, ModeRow
 from .arguments import Arguments, TrainingArguments
 from .eval_modes import FIGURES
-from .model_setup import hub_name, masks_showing_answers
+from .model_setup import masks_showing_answers
 from .options.command_line import resume_choice
 from .progress import duration
 
@@ -100,7 +100,8 @@ def describe(
         split=blocks.origin.split,
         held_out=blocks.origin.held_out,
         repository=arguments.training.hub_model_id,
-        base_model=hub_name(arguments.model.init_from),
+        # a folder of this machine is no base model that others could find
+        base_model=start["init_from"] if start.get("init_revision", "").startswith("commit ") else None,
         language=run.language or blocks.origin.language,
         picture=MASK_PICTURE,
         patterns=_patterns(model),

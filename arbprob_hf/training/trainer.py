@@ -18,7 +18,7 @@ from ..data.shares import StreamPosition
 from ..runs.checkpoint_writer import CheckpointWriter, installed
 from ..runs.checkpoints import choose_checkpoint, is_staged, quarantine_later, sealed_names, verify
 from ..runs.lock import lock_run_folder
-from ..runs.record import compare, describe_run
+from ..runs.record import compare, describe_run, with_saved_start
 from .callbacks import RisingRateCallback, StepBoundaryCallback
 from .dataloaders import isolate, stream_loader, whole_sets
 from .early_stopping import EarlyStopping
@@ -121,6 +121,7 @@ class ArbProbTrainer(SearchingTrainer):
                 found = choose_checkpoint(choice, output_dir)
                 if found is not None:
                     compare(found, describe_run(self._own_model(), self.args, self.text))
+                    self.text = with_saved_start(found, self.text)
                     quarantine_later(found, output_dir)
                 if found is None or self.args.ignore_data_skip:
                     return found, None, None

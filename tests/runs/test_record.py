@@ -190,6 +190,47 @@ def test_another_text_is_refused(cut: Path, micro_trainer, tmp_path: Path, other
     assert len(str(refused.value)) <= 300
 
 
+def start(name: str, digest: str) -> dict[str, str]:
+    return {"init_from": name, "init_revision": f"weights of SHA-256 {digest}"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        (
+            start("a", "12"),
+            {},
+            "from a, weights of SHA-256 12, as its card goes on to say: init_from, now not given, has",
+        ),
+        (start("a", "12"), start("a", "34"), "init_from, now a, weights of SHA-256 34, has no effect on a resumed run"),
+        (
+            {},
+            start("b", "34"),
+            "checkpoint-2 is of a run from weights that it does not name, as its card goes on to say",
+        ),
+        # a folder may be moved
+        (start("a", "12"), start("moved", "12"), None),
+        (start("a", "12"), None, None),
+        ({}, {}, None),
+    ],
+    ids=["not given", "changed since", "given late", "moved", "unknown", "random"],
+)
+def test_a_resumed_run_goes_on_naming_the_weights_that_it_started_from(
+    tmp_path: Path, micro_trainer, caplog, before, now, told: str | None
+) -> None:
+    text = describe_text(blocks_of(0), "a.txt")
+    first = micro_trainer(tmp_path, max_steps=2)
+    first.text = {**text, **before}
+    first.train()
+    caplog.clear()
+    resumed = micro_trainer(tmp_path, max_steps=4)
+    resumed.text = None if now is None else {**text, **now}
+    resumed.train(resume_from_checkpoint=True)
+    record = json.loads((tmp_path / "checkpoint-4" / RECORD_NAME).read_text())
+    assert {name: value for name, value in record.items() if name.startswith("init_")} == before
+    assert told in caplog.text if told else "init_from" not in caplog.text
+
+
 def test_another_block_size_is_named_before_the_text(tmp_path: Path, micro_trainer, whole_run) -> None:
     trainer = micro_trainer(tmp_path, max_steps=2)
     trainer.text = describe_text(blocks_of(0), "a.txt")

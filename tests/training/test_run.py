@@ -306,6 +306,20 @@ def test_a_run_may_go_on_from_weights_of_another(text: Path, done: Outcome, tmp_
     assert (record["init_from"], record["init_revision"]) == ("done", f"weights of SHA-256 {digest}")
 
 
+@pytest.mark.long
+def test_the_card_of_a_resumed_run_names_the_weights_that_the_first_part_read(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = {"init_from": "somebody/model", "init_revision": "commit 0123"}
+    with monkeypatch.context() as first:
+        first.setattr("arbprob_hf.training.run.starting_weights", lambda *_: start)
+        run(text, tmp_path, max_steps=1, sample_count=0)
+    run(text, tmp_path, max_steps=2, sample_count=0, resume_from_checkpoint="true")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == "somebody/model"
+    assert "| weights at the start | somebody/model, commit 0123 |" in card.text
+
+
 def test_weights_that_know_fewer_tokens_than_the_tokenizer_are_refused(text: Path, tmp_path: Path) -> None:
     config = ArbProbConfig.preset("nano", vocab_size=300, bos_token_id=0, eos_token_id=0)
     ArbProbForCausalLM(config).save_pretrained(tmp_path / "small")
