@@ -229,9 +229,13 @@ def _write_manifest(folder: Path) -> None:
         for path in _files(folder)
         if path != folder / MANIFEST_NAME
     }
-    text = json.dumps({"format": 1, "step": _step_of(folder.name), "files": files}, indent=1, sort_keys=True)
-    # no final newline: a manifest that lost its last byte is not one
+    text = _dumped({"format": 1, "step": _step_of(folder.name), "files": files})
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def _dumped(manifest: object) -> str:
+    # no final newline: a manifest that lost its last byte is not one
+    return json.dumps(manifest, indent=1, sort_keys=True)
 
 
 def _read_manifest(checkpoint: Path) -> dict[str, tuple[int, str]] | str:
@@ -241,14 +245,18 @@ def _read_manifest(checkpoint: Path) -> dict[str, tuple[int, str]] | str:
     if not (checkpoint / MANIFEST_NAME).is_file():
         return f"it was never sealed (no {MANIFEST_NAME})"
     try:
-        manifest = json.loads((checkpoint / MANIFEST_NAME).read_text(encoding="utf-8"))
+        text = (checkpoint / MANIFEST_NAME).read_bytes().decode()
+        manifest = json.loads(text)
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         version, step = manifest["format"], manifest["step"]
+        # of two equal names JSON keeps the last, and the file of the other would not be checked
+        is_as_written = text == _dumped(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST_NAME} is damaged"
     # JSON knows fractions, NaN and true, too
     are_sizes = all(type(size) is int and isinstance(digest, str) for size, digest in files.values())
-    if type(version) is not int or version != 1 or not files or not are_sizes or type(step) not in (int, type(None)):
+    is_form = type(version) is int and version == 1 and type(step) in (int, type(None))
+    if not is_as_written or not is_form or not files or not are_sizes:
         return f"{MANIFEST_NAME} is damaged"
     named = _step_of(checkpoint.name)
     if named is not None and named != step:

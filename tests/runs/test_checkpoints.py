@@ -139,7 +139,12 @@ def test_what_lies_in_the_place_of_a_work_folder_is_removed(two: Path, make) -> 
 
 
 def test_no_single_flipped_bit_of_a_manifest_goes_unseen(tmp_path: Path) -> None:
-    manifest = _seal(tmp_path, 4) / MANIFEST_NAME
+    folder = staging(tmp_path) / "checkpoint-4"
+    folder.mkdir(parents=True)
+    # names of which a flipped bit makes others that are there, too
+    for name in ("rng_state_0.pth", "rng_state_1.pth"):
+        (folder / name).write_text(name)
+    manifest = seal(folder, tmp_path) / MANIFEST_NAME
     content = manifest.read_bytes()
     unseen = []
     for bit in range(8 * len(content)):
