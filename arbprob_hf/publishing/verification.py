@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..errors import check_folder, one_line
 from ..model import classifiers, modeling_arbprob
 from ..model_folder import load_network, read_config
-from ..runs.checkpoints import MANIFEST_NAME, numbered
+from ..runs.checkpoints import MANIFEST_NAME, numbered, unlisted_names
 from ..runs.checkpoints import verify as verify_seal
 from ..runs.fingerprint import (
     FINGERPRINT_NAME,
@@ -58,9 +58,14 @@ def verify(folder: Path, *, trust_remote_code: bool = False) -> list[Finding]:
         ValueError: no folder, or one that holds no model of this package's kind and never did; one line.
     """
     check_folder(folder, "name a run's folder, a checkpoint, or the folder of a model")
-    if not any((folder / name).exists() for name in ("config.json", MANIFEST_NAME, FINGERPRINT_NAME)):
+    has_model = any((folder / name).exists() for name in ("config.json", MANIFEST_NAME, FINGERPRINT_NAME))
+    if not has_model and not numbered(folder):
         raise ValueError(f"{folder}: holds no model (no config.json); name a run's folder, a checkpoint, or a model's")
     findings = [*_files(folder)]
+    # weights without a configuration are no run that has yet to finish
+    if not has_model and not new_files(folder, {}):
+        text = "none yet: the run is not finished, --resume_from_checkpoint true goes on with it"
+        return [*findings, Finding("note", "model", text)]
     saved = _saved(folder, findings)
     if trust_remote_code and any(finding.status == "fail" for finding in findings):
         trust_remote_code = False
@@ -116,12 +121,12 @@ def _guarded(check: str, work: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 def _files(folder: Path) -> Iterator[Finding]:
-    if (folder / MANIFEST_NAME).exists():
-        problem = verify_seal(folder)
-        yield Finding("fail" if problem else "ok", "files", problem or f"as sealed in {MANIFEST_NAME}")
-    for checkpoint in numbered(folder):
-        problem = verify_seal(checkpoint)
-        yield Finding("fail" if problem else "ok", checkpoint.name, problem or f"as sealed in {MANIFEST_NAME}")
+    own = [("files", folder)] if (folder / MANIFEST_NAME).exists() else []
+    for check, sealed in [*own, *((checkpoint.name, checkpoint) for checkpoint in numbered(folder))]:
+        problem = verify_seal(sealed)
+        yield Finding("fail" if problem else "ok", check, problem or f"as sealed in {MANIFEST_NAME}")
+        others = [] if problem else unlisted_names(sealed)
+        yield from (Finding("note", check, f"{name} was not there when it was sealed") for name in others)
     cached = _cached_blobs(folder)
     if cached:
         wrong = [path.name for path, digest in cached if _blob_digest(path, digest) != digest]

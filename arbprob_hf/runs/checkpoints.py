@@ -95,6 +95,12 @@ def sealed_names(checkpoint: Path) -> set[str]:
     return set(listed)
 
 
+def unlisted_names(checkpoint: Path) -> list[str]:
+    """The names of the files in a verified `checkpoint` that it was not sealed with."""
+    found = {path.relative_to(checkpoint).as_posix() for path in _files(checkpoint)}
+    return sorted(found - sealed_names(checkpoint) - {MANIFEST_NAME})
+
+
 def numbered(folder: Path) -> list[Path]:
     """Everything in `folder` that is named `checkpoint-<step>`, whatever it is, lowest step first."""
     if not folder.is_dir():
@@ -309,8 +315,7 @@ def choose_checkpoint(choice: str | bool, output_dir: Path) -> Path | None:
             f"{found} cannot be resumed from: its weights are in {pickle}, a pickle, and a resume takes safetensors "
             "alone; load them with from_pretrained, save_pretrained, and start from that folder (init_from)"
         )
-    unlisted = sorted({path.relative_to(found).as_posix() for path in _files(found)} - sealed_names(found))
-    if others := [name for name in unlisted if name != MANIFEST_NAME]:
+    if others := unlisted_names(found):
         logger.warning("%s holds %d files that it was not sealed with: %s", found, len(others), ", ".join(others[:5]))
     return found
 

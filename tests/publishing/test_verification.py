@@ -158,6 +158,28 @@ def test_once_a_hash_fails_trusted_code_is_not_run(copied: Path, tmp_path: Path)
     assert not (tmp_path / "left").exists()
 
 
+def test_the_folder_of_a_run_that_was_killed_is_held_against_its_seals(copied: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    shutil.copytree(copied / "checkpoint-2", killed / "checkpoint-2")
+    assert [str(finding) for finding in verify(killed)] == [
+        "ok    checkpoint-2: as sealed in manifest.json",
+        "note  model: none yet: the run is not finished, --resume_from_checkpoint true goes on with it",
+    ]
+    flip(killed / "checkpoint-2" / "optimizer.pt", 4000)
+    assert CliRunner().invoke(app, ["verify", str(killed)]).exit_code == 1
+    # of a run that was finished, a model is missing
+    (copied / "config.json").unlink()
+    (copied / FINGERPRINT_NAME).unlink()
+    assert any(failure.startswith("fail  model: ") for failure in failures(copied))
+
+
+def test_files_that_a_checkpoint_was_not_sealed_with_are_noted(copied: Path) -> None:
+    (copied / "checkpoint-2" / "pytorch_model.bin").write_bytes(b"from elsewhere")
+    for folder, check in ((copied, "checkpoint-2"), (copied / "checkpoint-2", "files")):
+        notes = [str(finding) for finding in verify(folder) if finding.status == "note"]
+        assert f"note  {check}: pytorch_model.bin was not there when it was sealed" in notes
+
+
 def test_a_run_with_a_damaged_checkpoint_names_it(copied: Path) -> None:
     flip(copied / "checkpoint-2" / "optimizer.pt", 4000)
     assert failures(copied) == [
