@@ -41,9 +41,13 @@ class CheckpointWriter:
     def failure(self, name: str, error: BaseException) -> CheckpointError:
         """What to raise where the checkpoint `name` could not be written."""
         free = shutil.disk_usage(self.output_dir).free // 2**20
+        # a disk is blamed where it was the disk
+        advice = (
+            f" ({free} MiB free): make room, then resume" if isinstance(error, OSError) or is_full_disk(error) else ""
+        )
         return CheckpointError(
-            f"{name} could not be saved in {self.output_dir}: {_one_line(error)}; the earlier checkpoints are intact "
-            f"({free} MiB free): make room, then resume"
+            f"{name} could not be saved in {self.output_dir}: {_one_line(error)}; "
+            f"the earlier checkpoints are intact{advice}"
         )
 
 

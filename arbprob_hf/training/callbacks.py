@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy
 
 from ..data.collators import QuestionCollator
@@ -191,6 +192,15 @@ class RisingRateCallback(TrainerCallback):
                 getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
                 state.max_steps,
             )
+
+
+def enter_states(state: TrainerState, callbacks: Iterable[TrainerCallback]) -> None:
+    """Give callbacks that the resumed checkpoint did not know a place among the states that are saved."""
+    for callback in callbacks:
+        if isinstance(callback, ExportableState):
+            # transformers declares a list of callbacks, and keeps their states by name
+            states: Any = state.stateful_callbacks
+            states.setdefault(type(callback).__name__, callback.state())
 
 
 class StepBoundaryCallback(TrainerCallback):

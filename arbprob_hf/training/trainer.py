@@ -19,7 +19,7 @@ from ..runs.checkpoint_writer import CheckpointWriter, installed
 from ..runs.checkpoints import choose_checkpoint, is_staged, quarantine_later, sealed_names, verify
 from ..runs.lock import lock_run_folder
 from ..runs.record import compare, describe_run, with_saved_start
-from .callbacks import RisingRateCallback, StepBoundaryCallback
+from .callbacks import RisingRateCallback, StepBoundaryCallback, enter_states
 from .dataloaders import isolate, stream_loader, whole_sets
 from .early_stopping import EarlyStopping
 from .eval_modes import loss_figures
@@ -358,6 +358,7 @@ class ArbProbTrainer(SearchingTrainer):
         self._refuse_bad_weights()
         writer, name = self._writer(trial), f"checkpoint-{self.state.global_step}"
         self._from_main(writer.clear)
+        enter_states(self.state, self.callback_handler.callbacks)
         try:
             super()._save_checkpoint(model, trial)
             self._name_best(writer.output_dir)
@@ -471,8 +472,7 @@ class ArbProbTrainer(SearchingTrainer):
             )
         if self._tracker is not None and self._tracker.is_changed and self.is_world_process_zero():
             logger.warning(
-                "%s goes on with other readers of the stream: they share what is left of this reading of the text, and "
-                "none comes twice",
+                "%s goes on with other readers of the stream: they share what is left of this reading, none comes twice",
                 source.name,
             )
 

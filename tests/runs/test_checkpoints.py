@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from arbprob_hf.runs.checkpoint_writer import CheckpointWriter
 from arbprob_hf.runs.checkpoints import (
     ASIDE_NAME,
     MANIFEST_NAME,
@@ -302,3 +304,9 @@ def test_installed_weights_replace_the_old_ones(tmp_path: Path, old: list[str], 
     assert _names(folder) == sorted([*new, "config.json", "notes.txt", "templates"])
     assert {(folder / name).read_text() for name in [*new, "config.json", "templates/chat.jinja"]} == {"stage"}
     assert not stage.exists()
+
+
+def test_the_disk_is_blamed_where_it_was_the_disk(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path)
+    assert "make room" in str(writer.failure("checkpoint-1", OSError(errno.ENOSPC, "No space left on device")))
+    assert str(writer.failure("checkpoint-1", KeyError("name"))).endswith("; the earlier checkpoints are intact")

@@ -12,7 +12,9 @@ from arbprob_hf.training.trainer import ArbProbTrainer
 from tests.micro_runs import OPTIONS, Crash, micro_model, token_rows
 
 
-def trainer_in(folder: Path, *, callbacks: Any = None, eval_dataset: Any = None, **options: Any) -> ArbProbTrainer:
+def trainer_in(
+    folder: Path, *, callbacks: Any = None, eval_dataset: Any = None, compute_metrics: Any = None, **options: Any
+) -> ArbProbTrainer:
     # nothing is learnt, so that no evaluation is better than the first
     given = {**OPTIONS, "learning_rate": 0.0, "eval_steps": 1, "save_steps": 1, "early_stopping_patience": 2, **options}
     return ArbProbTrainer(
@@ -22,6 +24,7 @@ def trainer_in(folder: Path, *, callbacks: Any = None, eval_dataset: Any = None,
         eval_dataset=eval_dataset or token_rows(2, seed=1),
         data_collator=collate,
         callbacks=callbacks,
+        compute_metrics=compute_metrics,
     )
 
 
@@ -119,3 +122,19 @@ def test_stopping_early_that_cannot_be_is_refused(tmp_path: Path, options: dict[
 def test_stopping_early_is_an_option_of_a_run() -> None:
     found = parse(["--source", "fallback", "--early_stopping_patience", "3"]).training
     assert (found.early_stopping_patience, found.metric_for_best_model, found.greater_is_better) == (3, "loss", False)
+
+
+def test_stopping_early_may_be_added_to_a_run_that_goes_on(tmp_path: Path) -> None:
+    trainer_in(tmp_path, early_stopping_patience=None, max_steps=2).train()
+    trainer = trainer_in(tmp_path)
+    trainer.train(resume_from_checkpoint=True)
+    assert (trainer.state.global_step, trainer.state.stateful_callbacks["EarlyStopping"]["attributes"]) == (
+        5,
+        {"early_stopping_patience_counter": 2},
+    )
+
+
+def test_metrics_of_ones_own_are_computed_under_the_options_of_a_run(tmp_path: Path, caplog) -> None:
+    trainer = trainer_in(tmp_path, compute_metrics=lambda found: {"rows": len(found.predictions)})
+    assert trainer.evaluate()["eval_rows"] == 2
+    assert "prediction_loss_only has no effect" in caplog.text

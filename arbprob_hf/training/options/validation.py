@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from ...runs.option_table import refuse_values
@@ -10,6 +11,8 @@ from .deepspeed import refuse_engine
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 # option -> the least that means something
 _LEAST: dict[str, float] = {
@@ -84,7 +87,13 @@ def refuse_integrations(args: TrainingArguments) -> None:
 
 
 def refuse_parts(trainer: Trainer) -> None:
-    """Raise ValueError for something given to `trainer` in code that needs the logits of training, never made."""
+    """Raise ValueError for something given to `trainer` in code that needs the logits of training, never made.
+
+    Metrics of one's own are computed from the logits of evaluation, whatever the options say.
+    """
+    if trainer.compute_metrics is not None and trainer.args.prediction_loss_only:
+        logger.warning("prediction_loss_only has no effect: compute_metrics is given, which takes logits")
+        trainer.args.prediction_loss_only = False
     if trainer.compute_loss_func is not None:
         raise ValueError(
             "compute_loss_func must be None: training makes no logits to compute it from; the loss is the model's own"
