@@ -472,7 +472,7 @@ class ArbProbTrainer(SearchingTrainer):
             )
         if self._tracker is not None and self._tracker.is_changed and self.is_world_process_zero():
             logger.warning(
-                "%s goes on with other readers of the stream: they share what is left of this reading, none comes twice",
+                "%s goes on with other readers of the stream: they share the rest of this reading, none comes twice",
                 source.name,
             )
 
