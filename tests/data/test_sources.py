@@ -76,7 +76,7 @@ def test_file_names_tell_the_splits(layout: str, tmp_path: Path, caplog: pytest.
     with caplog.at_level(logging.WARNING):
         named = load(tmp_path, validation_split="validation")
     assert (named.train["text"][:], named.validation["text"][:]) == (TEXTS[:8], TEXTS[8:10])
-    assert caplog.text.count("are left out, no split in their names") == 1
+    assert caplog.text.count("1 is left out, no split in their names") == 1
     assert everything(load(tmp_path)) == TEXTS[:8]
 
 
