@@ -129,10 +129,6 @@ _OF_ITS_OWN = (
     "position_ids: start again, which means packed documents, and those cannot go on from a cache; generate each "
     "document by itself, or pass mask="
 )
-_UNCLEAR = (
-    ", which may mean packed documents and may not; pass document_ids= for documents, otherwise mask= for who sees "
-    "whom, such as mask='causal'"
-)
 
 
 def _refuse_going_back(positions: Tensor, real: Tensor | None, sizes: Sizes) -> None:
@@ -143,18 +139,20 @@ def _refuse_going_back(positions: Tensor, real: Tensor | None, sizes: Sizes) -> 
         cached = torch.arange(sizes.kv_len, device=sizes.device) < sizes.offset
         counts = (real & cached).sum(1, keepdim=True)  # (B, 1)
         is_back = (positions < counts) & _own(real, sizes)
-    rest = (
-        "which may mean another document, and none can go on from a cache; pass attention_mask= for padding, otherwise "
-        "mask= for who sees whom, such as mask='causal'"
-    )
     if not _is_looked_at(sizes.device):
-        check_when_run(~is_back.any(), f"position_ids: go back to what is cached, {rest}")
+        check_when_run(~is_back.any(), _another("go back to what is cached"))
     elif bool(is_back.any()):
         row, column = is_back.nonzero()[0].tolist()
         count = int(sizes.offset) if real is None else int(counts[row])
-        raise ValueError(
-            f"position_ids: row {row} goes to {int(positions[row, column])} after {count} cached tokens, {rest}"
-        )
+        steps = f"row {row} goes to {int(positions[row, column])} after {count} cached tokens"
+        raise ValueError(_another(steps))
+
+
+def _another(what: str) -> str:
+    return (
+        f"position_ids: {what}, which may mean another document, and none can go on from a cache; pass attention_mask= "
+        "for padding, otherwise mask= for who sees whom, such as mask='causal'"
+    )
 
 
 def documents_of(positions: Tensor, real: Tensor | None, *, is_cached: bool) -> Tensor | None:
@@ -215,9 +213,16 @@ def _are_unclear(real: Tensor, begins: Tensor, packed: Tensor, distinct: Tensor)
 
 def _refuse_unclear(positions: Tensor, begins: Tensor, unclear: Tensor) -> None:
     if not _is_looked_at(positions.device):
-        check_when_run(~unclear.any(), f"position_ids: jump{_UNCLEAR}")
+        check_when_run(~unclear.any(), _unclear("jump"))
     elif bool(unclear.any()):
         row = int(unclear.int().argmax())
         column = int(begins[row].int().argmax())
         steps = f"{int(positions[row, column - 1])} to {int(positions[row, column])}"
-        raise ValueError(f"position_ids: row {row} goes from {steps}{_UNCLEAR}")
+        raise ValueError(_unclear(f"row {row} goes from {steps}"))
+
+
+def _unclear(what: str) -> str:
+    return (
+        f"position_ids: {what}, which may mean packed documents and may not; pass document_ids= for documents, "
+        "otherwise mask= for who sees whom, such as mask='causal'"
+    )
