@@ -146,7 +146,7 @@ def test_a_stream_goes_on_with_other_workers_and_says_so(
 ) -> None:
     folder = interrupted(done, tmp_path / "run")
     run(text, folder, task="uniform", layout="two_stream", resume="true", dataloader_num_workers=1)
-    assert "checkpoint-6 goes on with other readers of the stream: they share what is left of this" in caplog.text
+    assert "checkpoint-6 goes on with other readers of the stream: they share the rest of this reading" in caplog.text
     saved = json.loads((folder / "checkpoint-12" / "readers.json").read_text())
     assert (saved["processes"], saved["workers"], len(saved["states"])) == (1, 1, 1)
 
