@@ -147,7 +147,7 @@ _TO_LAST_SPACE = [re.compile(rf".*{before}(?=\s\S)", re.DOTALL) for before in (r
 def tokenise(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> list[list[int]]:
     """The tokens of each document, in bounded memory: without special ones, and however long it is.
 
-    Long ones are tokenised in parts that are cut before a single whitespace, where byte-level tokenizers cut behind a word.
+    Long ones are tokenised in parts, cut before a single whitespace where byte-level tokenizers cut behind a word.
     """
     found: list[list[int]] = [[] for _ in documents]
     parts = [(number, part) for number, document in enumerate(documents) for part in _parts(document)]
