@@ -17,14 +17,17 @@ WITH_CODE = [page for page in PAGES if blocks(page, "python")]
 TRAINING = [words for page in PAGES for words in commands(page) if "train_hf.py" in words and len(words) > 2]
 # written by a run or by the code of a page
 WRITTEN = {
+    "a.txt",
     "config.json",
     "custom_arbprob.py",
+    "fingerprint.json",
     "logs/mask.png",
     "logs/samples.txt",
     "logs/training_curves.png",
     "logs/training_log.csv",
     "attention_arbprob.py",
     "masks_arbprob.py",
+    "manifest.json",
     "my_patterns.py",
     "questions_arbprob.py",
     "run.json",

@@ -487,7 +487,7 @@ def test_tensorboard_gets_the_losses_on_request(text: Path, tmp_path: Path, monk
 def test_without_evaluations_and_samples_the_card_says_so(text: Path, tmp_path: Path) -> None:
     bare = run(text, tmp_path / "bare", max_steps=1, eval_strategy="no", sample_count=0)
     assert (bare.eval_loss, bare.samples) == (None, ())
-    assert str(bare).startswith("1 steps; ")
+    assert str(bare).startswith("1 step; ")
     card = ModelCard.load(tmp_path / "bare" / "README.md")
     assert "this run made no evaluation" in card.text
     assert "samples.txt" not in card.text
