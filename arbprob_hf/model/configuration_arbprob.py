@@ -237,7 +237,11 @@ _WRITER = f"{__package__}.checkpoint_code"
 @functools.cache
 def is_copy() -> bool:
     """Whether this code was loaded with a checkpoint: its files are saved again as they are."""
-    return importlib.util.find_spec(_WRITER) is None
+    try:
+        return importlib.util.find_spec(_WRITER) is None
+    except ModuleNotFoundError:
+        # a folder of downloaded code that was made a moment ago may not be seen by imports yet
+        return True
 
 
 def _from_gpt2(fields: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, pattern
+from arbprob_hf.model.configuration_arbprob import is_copy
 from arbprob_hf.model.masks.mask import PATTERNS
 
 SIZES = dict(n_layer=2, n_head=2, n_embd=16, n_positions=16, vocab_size=31, initializer_range=0.3)
@@ -74,3 +75,13 @@ def test_a_file_that_was_edited_since_is_seen(tmp_path: Path) -> None:
     second = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True).eval()
     assert first(ids).logits.any()
     assert not second(ids).logits.any()
+
+
+def test_code_in_a_folder_that_imports_do_not_see_yet_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    # what it says is kept
+    look = is_copy.__wrapped__
+    assert not look()
+    monkeypatch.setattr(
+        "arbprob_hf.model.configuration_arbprob._WRITER", "transformers_modules.nowhere.checkpoint_code"
+    )
+    assert look()
