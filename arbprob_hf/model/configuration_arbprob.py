@@ -161,8 +161,9 @@ class ArbProbConfig(PreTrainedConfig):
 
         Raises ValueError or TypeError, before anything is written, where the file could not be loaded again.
         """
-        _check(self)
         _check_json(self)
+        # whatever reading the file refuses
+        self.from_dict(json.loads(self.to_json_string()))
         if is_copy():
             super().save_pretrained(save_directory, push_to_hub, **kwargs)
             return
@@ -257,8 +258,12 @@ def _from_gpt2(fields: dict[str, Any]) -> dict[str, Any]:
 def _report_misspelt(unknown: dict[str, Any], *, is_typed: bool) -> None:
     # transformers stores whatever it is given; a field one letter off would be silently without effect
     known = [field.name for field in dataclass_fields(ArbProbConfig)]
+    if is_typed and "dropout" in unknown:
+        raise ValueError(
+            f"dropout: not a field of ArbProbConfig; set {', '.join(_PROBABILITIES)}, or a preset's dropout"
+        )
     for key in sorted(set(unknown).difference(_OF_TRANSFORMERS)):
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.82)
+        near = difflib.get_close_matches(key, [*known, "dropout"] if is_typed else known, n=1, cutoff=0.82)
         if near and not hasattr(ArbProbConfig, key):
             said = f"{key}: not a field of ArbProbConfig"
             if is_typed:

@@ -91,10 +91,23 @@ def test_a_name_near_a_field_is_warned_of_where_it_comes_from_a_file(
 
 
 @pytest.mark.parametrize("make", [ArbProbConfig, lambda **given: ArbProbConfig.preset("nano", **given)])
-@pytest.mark.parametrize("name", ["layer_norm_eps", "n_layr", "n_heads", "use_mask_token"])
+@pytest.mark.parametrize("name", ["layer_norm_eps", "n_layr", "n_heads", "use_mask_token", "droput"])
 def test_a_name_near_a_field_is_refused_where_a_hand_writes_it(make: Any, name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name}: not a field of ArbProbConfig; did you mean \w+\?$"):
         make(**{name: 1})
+
+
+def test_the_dropout_of_a_preset_is_no_field_that_a_hand_may_write(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="^dropout: not a field of ArbProbConfig; set resid_pdrop, embd_pdrop, attn_pdr"
+    ):
+        ArbProbConfig(**SIZES, dropout=0.0)
+    assert ArbProbConfig.preset("nano", dropout=0.25).attn_pdrop == 0.25
+    # a tool may set it
+    config = ArbProbConfig(**SIZES)
+    config.dropout = 0.5
+    config.save_pretrained(tmp_path)
+    assert ArbProbConfig.from_pretrained(tmp_path).dropout == 0.5
 
 
 LOADERS = [ArbProbConfig, AutoConfig, ArbProbForCausalLM, AutoModelForCausalLM]
@@ -146,6 +159,13 @@ UNREADABLE: dict[str, tuple[str, Any, str]] = {
     "a layout": ("layout", "sigma", "^target_positions: expected true with the layout sigma, got false"),
     "an object": ("owner", object(), "^owner: expected a value that JSON can hold, got <object object"),
     "a tensor": ("scale", torch.ones(2), r"^scale: expected a value that JSON can hold, got tensor\(\[1., 1.\]\)"),
+    "labels": ("label2id", 5, "^label2id: expected a number for each name of a label, or null, got 5$"),
+    "letters for labels": (
+        "id2label",
+        {"x": "y"},
+        "^id2label: expected a name for each number of a label, from 0, got",
+    ),
+    "another network within": ("text_config", {"a": 1}, "^text_config: expected none, as this network is not made of"),
     "keys": (
         "table",
         {(1, 2): 3},
