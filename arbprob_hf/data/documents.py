@@ -76,7 +76,7 @@ def texts_of(rows: Dataset, column: str, *, where: str) -> Dataset:
         rows = rows.rename_column(column, "text")
     missing = rows.data.column("text").null_count
     if missing:
-        logger.warning("source %s: %s rows have no text (null) and are left out", where, missing)
+        logger.warning("source %s: rows without a text (null) are left out: %s", where, missing)
     # of another type, `datasets` would copy all of them
     return rows if rows.features["text"] == Value("string") else rows.cast_column("text", Value("string"))
 

@@ -311,4 +311,4 @@ def _rows(
 # a stream reads its files again and again
 @functools.cache
 def _say_missing(name: str, rows: int) -> None:
-    logger.warning("source %s: %s rows have no text (null) and are left out", brief(name), rows)
+    logger.warning("source %s: rows without a text (null) are left out: %s", brief(name), rows)

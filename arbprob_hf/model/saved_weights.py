@@ -35,6 +35,8 @@ _SIZES = (
 )
 # a weight of a layer: what stands before the network's own name, and the number of the layer
 _OF_LAYER = re.compile(r"((?:[^.]+\.)*?)(?:transformer\.)?h\.(\d{1,9})\.")
+# what early checkpoints hold beside the weights
+_BUFFER = re.compile(r"\battn\.(masked_)?bias$")
 # safetensors' own bound of a header, in bytes
 _LONGEST_HEADER = 100_000_000
 
@@ -159,7 +161,7 @@ def _weight_files(source: Any, options: dict[str, Any]) -> list[Path]:
             return [Path(found)]
         try:
             listed = json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values()
-            shards = [find_file(source, shard, options) for shard in sorted(set(listed))]
+            shards = [find_file(source, _beside(shard), options) for shard in sorted(set(listed))]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{name}: {found!r:.100} is no index of weights; the file is damaged") from error
         # transformers names those that are not there
@@ -167,18 +169,36 @@ def _weight_files(source: Any, options: dict[str, Any]) -> list[Path]:
     return []
 
 
+def _beside(shard: str) -> str:
+    if os.path.basename(shard) != shard:
+        raise ValueError(f"{shard!r} is in another folder")
+    return shard
+
+
 def _safetensors_shapes(path: Path) -> Shapes:
+    size = os.path.getsize(path)
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > min(_LONGEST_HEADER, os.path.getsize(path)):
+            if length > min(_LONGEST_HEADER, size):
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(file.read(length))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+        end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        whole = [name for name, entry in entries.items() if entry["dtype"][0] in "IU" and not _BUFFER.search(name)]
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path.name}: its header cannot be read; the file is damaged, fetch or save it anew"
         ) from error
+    if end != size:
+        raise ValueError(f"{path.name}: expected {end} bytes, got {size}; the file is cut off, fetch or save it anew")
+    if whole:
+        raise ValueError(
+            f"{whole[0]}: expected floats, got {entries[whole[0]]['dtype']} in {path.name}; weights that are quantised "
+            "need the quantization_config of what made them"
+        )
+    return shapes
 
 
 def _pickled_shapes(path: Path) -> Shapes:

@@ -73,7 +73,7 @@ def verify(checkpoint: Path) -> str | None:
             if found != size:
                 return f"{name} has {found} bytes, sealed with {size}"
         for name, (_, digest) in listed.items():
-            if _sha256(checkpoint / name) != digest:
+            if sha256(checkpoint / name) != digest:
                 return f"{name} is not the file that was sealed (its SHA-256 differs)"
     except OSError as error:
         return f"it cannot be read ({error})"
@@ -231,7 +231,7 @@ def _free_name(path: Path) -> Path:
 
 def _write_manifest(folder: Path) -> None:
     files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in _files(folder)
         if path != folder / MANIFEST_NAME
     }
@@ -279,11 +279,13 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def _sha256(path: Path) -> str:
+def sha256(*paths: Path) -> str:
+    """The SHA-256 of files, one after the other, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

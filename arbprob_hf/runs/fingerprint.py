@@ -19,6 +19,7 @@ import transformers
 from torch import Tensor, nn
 
 from ..atomic_write import replacing
+from .checkpoints import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -158,15 +159,6 @@ def compare_figures(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Compari
     where = ", ".join(f"{name} {before[name]} then, {here.get(name)} here" for name in differing) or "on a GPU"
     said = f"log-probabilities differ by {apart:.2g} nats at most; {bound:.2g} is allowed ({where})"
     return Comparison(apart <= bound, said)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """The network of a run: a preset with random weights, or GPT-2 weights to go on from."""
 
-import hashlib
 import json
 import logging
 import math
@@ -19,6 +18,7 @@ from ..model.modeling_arbprob import ArbProbForCausalLM
 from ..model.saved_patterns import check_travels
 from ..model_folder import load_network
 from ..pattern_file import read_patterns
+from ..runs.checkpoints import sha256
 from ..runs.record import RECORD_NAME
 from .arguments import ModelArguments
 
@@ -137,13 +137,9 @@ def starting_weights(model_args: ModelArguments, model: ArbProbForCausalLM) -> d
         commit = getattr(model.config, "_commit_hash", None)
         return {"init_from": source, "init_revision": f"commit {commit or model_args.init_revision or 'main'}"}
     folder = Path(source).expanduser().resolve()
-    digest = hashlib.sha256()
     # pickles of other things lie there, too
-    for path in sorted(one for one in folder.iterdir() if _WEIGHTS.fullmatch(one.name)):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return {"init_from": folder.name, "init_revision": f"weights of SHA-256 {digest.hexdigest()}"}
+    weights = sorted(one for one in folder.iterdir() if _WEIGHTS.fullmatch(one.name))
+    return {"init_from": folder.name, "init_revision": f"weights of SHA-256 {sha256(*weights)}"}
 
 
 def refuse_flex(model: ArbProbForCausalLM, device: torch.device) -> None:

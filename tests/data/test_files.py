@@ -254,7 +254,7 @@ def test_rows_without_text_are_left_out_aloud(read: Read, tmp_path: Path, caplog
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": null}\n{}\n{"text": "two"}\n')
     with caplog.at_level(logging.WARNING):
         assert read(tmp_path / "a.jsonl") == ["one", "two"]
-    assert sum("2 rows have no text (null) and are left out" in line for line in caplog.messages) == 1
+    assert sum("rows without a text (null) are left out: 2" in line for line in caplog.messages) == 1
 
 
 @both

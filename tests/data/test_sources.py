@@ -120,7 +120,7 @@ def test_rows_without_text_are_left_out_with_a_warning(tmp_path: Path, caplog: p
     file.write_text('{"text": "one"}\n{"text": null}\n{"text": "two"}\n')
     with caplog.at_level(logging.WARNING):
         texts = load(file)
-    assert "1 rows have no text (null) and are left out" in caplog.text
+    assert "rows without a text (null) are left out: 1" in caplog.text
     assert len(texts.validation) == 1
 
 

@@ -372,3 +372,42 @@ def test_a_backend_that_may_drop_the_mask_is_refused_where_it_is_chosen(backend:
     with pytest.raises(ValueError, match=message):
         model.set_attn_implementation(backend)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_weights_that_are_cut_off_are_one_line_that_names_the_file(tmp_path: Path) -> None:
+    weights = saved(tmp_path, "whole") / "model.safetensors"
+    size = weights.stat().st_size
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with (
+        no_network_is_made(),
+        pytest.raises(
+            ValueError, match=f"^model.safetensors: expected {size} bytes, got {size - 100}; the file is cut off"
+        ),
+    ):
+        ArbProbForCausalLM.from_pretrained(weights.parent)
+
+
+def test_an_index_names_no_file_of_another_folder(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "whole")
+    (folder / "model.safetensors").rename(tmp_path.parent / "elsewhere.safetensors")
+    index = {"metadata": {}, "weight_map": {"transformer.wte.weight": "../elsewhere.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        ValueError, match=r"^model.safetensors.index.json: .* is no index of weights; the file is damaged"
+    ):
+        ArbProbForCausalLM.from_pretrained(folder)
+
+
+def test_weights_in_whole_numbers_need_what_made_them(tmp_path: Path) -> None:
+    weights = saved(tmp_path, "whole") / "model.safetensors"
+    held = load_file(weights)
+    save_file({name: value.to(torch.int8) for name, value in held.items()}, weights, metadata={"format": "pt"})
+    with (
+        no_network_is_made(),
+        pytest.raises(ValueError, match=r"^transformer\.\S+: expected floats, got I8 in model.saf"),
+    ):
+        ArbProbForCausalLM.from_pretrained(weights.parent)
+    # what early GPT-2 checkpoints hold beside the weights is not looked at
+    held["transformer.h.0.attn.bias"] = torch.ones(1, 1, 4, 4, dtype=torch.uint8)
+    save_file(held, weights, metadata={"format": "pt"})
+    assert ArbProbForCausalLM.from_pretrained(weights.parent)(tokens()).logits.shape == (2, 12, 101)
