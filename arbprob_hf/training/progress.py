@@ -28,7 +28,7 @@ from .eval_modes import perplexity
 _PACKAGE = logging.getLogger("arbprob_hf")
 # of no use to a reader: how fast, and what the line says otherwise
 _LEFT_OUT = ("total_flos", "num_input_tokens_seen", "epoch", "grad_norm", "loss", "learning_rate")
-_SPEEDS = ("_runtime", "_per_second")
+_SPEEDS = ("_runtime", "_per_second", "_preparation_time")
 
 
 def use_progress_lines(trainer: Trainer) -> None:

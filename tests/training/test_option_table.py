@@ -88,6 +88,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"ddp_backend": "gloo"}, "^ddp_backend: several processes talk through it, and this is one; start it with torchr"),
     (
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrantt": True}},
+        "^gradient_checkpointing_kwargs: unknown name 'use_reentrantt'; did you mean use_reentrant",
+    ),
+    ({"data_seed": 2**70}, "^data_seed: expected 0 to 4294967295, got 1180591620717411303424"),
+    (
         {"accelerator_config": {"splitbatches": True}},
         "^accelerator_config: unknown name 'splitbatches'; did you mean s",
     ),

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, get_scheduler
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -65,6 +66,10 @@ def refuse_early(args: TrainingArguments) -> None:
     _refuse_unknown_names(
         "accelerator_config", args.accelerator_config, [one.name for one in fields(AcceleratorConfig)]
     )
+    # of what it takes, the first is the layer, and the rest is the layer's own
+    taken = [*inspect.signature(checkpoint).parameters, "preserve_rng_state"]
+    recomputing = [name for name in taken if name not in ("function", "args", "kwargs")]
+    _refuse_unknown_names("gradient_checkpointing_kwargs", args.gradient_checkpointing_kwargs, recomputing)
 
 
 def _refuse_unknown_names(option: str, given: Any, known: list[str]) -> None:

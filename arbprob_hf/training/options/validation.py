@@ -39,6 +39,10 @@ def refuse_numbers(args: Any) -> None:
     for name, least in _LEAST.items():
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"{name}: expected at least {least}, got {getattr(args, name)}")
+    # what torch and numpy take
+    for name in ("seed", "data_seed"):
+        if getattr(args, name) is not None and not 0 <= getattr(args, name) < 2**32:
+            raise ValueError(f"{name}: expected 0 to {2**32 - 1}, got {getattr(args, name)}")
     # transformers would take the first for "no limit" and end a run of the second without a step
     if args.max_steps == 0 or args.max_steps < -1:
         raise ValueError(f"max_steps: expected at least 1, or -1 to train num_train_epochs, got {args.max_steps}")
