@@ -66,9 +66,7 @@ def texts_in(path: str, column: str, *, name: str | None = None, json_field: str
     except (WrongColumnError, UnreadableError, TypeError):
         raise
     except FileNotFoundError as error:
-        raise UnreadableError(
-            f"source {_shown(name)} is not there any more; put it back, or start again without it"
-        ) from error
+        raise gone(name) from error
     except UnicodeDecodeError as error:
         raise _not_utf8(path, name) from error
     except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error, pa.ArrowException) as error:
