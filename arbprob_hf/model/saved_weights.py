@@ -186,7 +186,7 @@ def _safetensors_shapes(path: Path) -> Shapes:
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        whole = [name for name, entry in entries.items() if entry["dtype"][0] in "IU" and not _BUFFER.search(name)]
+        whole = [name for name, entry in entries.items() if entry["dtype"][0] in "IU" and _is_weight(name)]
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path.name}: its header cannot be read; the file is damaged, fetch or save it anew"
@@ -199,6 +199,11 @@ def _safetensors_shapes(path: Path) -> Shapes:
             "need the quantization_config of what made them"
         )
     return shapes
+
+
+def _is_weight(name: str) -> bool:
+    # other tensors are left unread, and told of by transformers
+    return name.endswith((".weight", ".bias")) and not _BUFFER.search(name)
 
 
 def _pickled_shapes(path: Path) -> Shapes:

@@ -21,7 +21,9 @@ def outcomes(family: str, mixins: Path, *names: str) -> dict[str, tuple[str, str
     command = [sys.executable, "-m", "tests.mixins.run", family, str(mixins), str(tiny), str(report), *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
     assert report.exists(), done.stdout[-3000:] + done.stderr[-3000:]
-    return {name: (how, why) for name, (how, why) in json.loads(report.read_text()).items()}
+    found = {name: (how, why) for name, (how, why) in json.loads(report.read_text()).items()}
+    assert found, done.stdout[-3000:] + done.stderr[-3000:]
+    return found
 
 
 @pytest.mark.long

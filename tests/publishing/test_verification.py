@@ -139,8 +139,7 @@ def test_code_of_a_tokenizer_is_neither_run_nor_asked_about_unless_it_is_trusted
 
 
 @pytest.mark.long
-def test_trusted_code_of_a_tokenizer_is_run(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_trusted_code_of_a_tokenizer_is_run(copied: Path, tmp_path: Path) -> None:
     with_tokenizer_code(copied, tmp_path / "left")
     (copied / FINGERPRINT_NAME).unlink()
     assert [str(finding) for finding in verify(copied, trust_remote_code=True) if finding.status == "fail"] == []
