@@ -1,0 +1,67 @@
+"""The whole table of speed, goal beside figure: every benchmark that has goals, one after the other.
+
+    python benchmarks/all.py [--quick] [--only train_step decoding] [--out FILE]
+
+Each runs in a process of its own; a benchmark that fails is named at the end, and the exit status is 1. With --quick,
+on two cores, it takes at most 15 minutes. How to read it: docs/benchmarks.md.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from measure import Row, machine, table_head, table_line
+
+HERE = Path(__file__).parent
+# in the order of the table
+NAMES = ("train_step",)
+
+
+def main() -> int:
+    options = _options()
+    lines = [machine(), ""]
+    print(*lines, sep="\n", flush=True)
+    failed = []
+    for name in options.only or NAMES:
+        start = time.perf_counter()
+        head = [f"## {name}", "", *table_head()]
+        print(*head, sep="\n", flush=True)
+        rows, error = rows_of(name, quick=options.quick)
+        lines += [*head, *map(table_line, rows), ""]
+        if error:
+            failed.append(f"{name}: {error}")
+        print(f"\n{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
+    print(*failed, sep="\n", file=sys.stderr)
+    if options.out:
+        Path(options.out).write_text("\n".join(lines), encoding="utf-8")
+    return 1 if failed else 0
+
+
+def rows_of(name: str, *, quick: bool) -> tuple[list[Row], str]:
+    """What one benchmark measured, printed as it comes, and the last line of its error, or ""."""
+    command = [sys.executable, str(HERE / f"{name}.py"), "--json", *(["--quick"] if quick else [])]
+    rows, said = [], ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                rows.append(Row(**json.loads(line)))
+                print(table_line(rows[-1]), flush=True)
+            else:
+                said = line.strip() or said
+    return rows, "" if process.returncode == 0 else said or f"exit status {process.returncode}"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="only the rows that have a goal, in few rounds")
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--out", help="write the table there too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
