@@ -20,6 +20,8 @@ from .plan import Plan
 BLOCK = 128
 # kinds of masks that are compiled in one process
 _KINDS = 512
+# passed to torch's kernels, such as {"BACKEND": "FLASH"} where FlashAttention-4 is installed
+KERNEL_OPTIONS: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class FlexPlan(Plan):
             score_mod=self.score_mod,
             block_mask=self.block_mask,
             scale=scaling,
+            kernel_options=KERNEL_OPTIONS or None,
         )
         return out, None
 
