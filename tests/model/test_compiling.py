@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CompileConfig, StaticCache
+from transformers import StaticCache
 
 from arbprob_hf import Mask, documents, padding
 from tests.model.twins import left_padded, ours_alone, tokens
@@ -110,20 +110,46 @@ def test_one_graph_serves_every_step_of_a_static_cache() -> None:
         assert far(torch.cat(made, dim=1), model(ids).logits) <= 1e-10
 
 
-@pytest.mark.parametrize("mask", ["causal", "causal & window(3)"])
-def test_generate_compiles_one_step_whatever_is_padded(mask: str) -> None:
+LENGTHS = range(3, 23)
+VARYING: dict[str, Any] = {
+    "nothing": lambda length: dict(),
+    "padding": lambda length: dict(attention_mask=torch.ones(2, length).index_fill(1, torch.tensor([0]), 0)),
+    "3-D": lambda length: dict(attention_mask=torch.ones(2, length, length).tril()),
+    "additive": lambda length: dict(attention_mask=torch.full((1, 1, length, length), float("-inf")).triu(1)),
+    "mask tensor": lambda length: dict(mask=torch.ones(length, length).tril()),
+    "pattern": lambda length: dict(mask=Mask.parse("causal & (window(3) | sinks(2))")),
+    "per head": lambda length: dict(mask=Mask.parse("causal & heads(window(3), full, prefix(2))")),
+    "pattern with tensors": lambda length: dict(mask=Mask.parse("causal") & documents(packed(length))),
+    "ranks": lambda length: dict(ranks=torch.arange(length).flip(0).expand(2, -1)),
+    "documents": lambda length: dict(document_ids=packed(length)),
+    "documents and padding": lambda length: dict(
+        document_ids=packed(length), attention_mask=torch.ones(2, length).index_fill(1, torch.tensor([length - 1]), 0)
+    ),
+    "bias": lambda length: dict(attention_bias=torch.zeros(1, 1, length, length, dtype=torch.float64)),
+    "positions": lambda length: dict(position_ids=torch.arange(length)[None]),
+    "labels": lambda length: dict(labels=tokens(2, length)),
+}
+
+
+def packed(length: int) -> torch.Tensor:
+    """Documents of other lengths at every length."""
+    return (torch.arange(length) // (1 + length // 3)).expand(2, -1)
+
+
+@pytest.mark.parametrize("name", quick(VARYING, ["documents and padding"]))
+def test_twenty_lengths_are_compiled_twice_at_most(name: str) -> None:
     model, graphs = ours_alone(n_layer=1), []
 
     def count(graph: torch.fx.GraphModule, inputs: list[Any], **options: Any) -> Any:
         graphs.append(graph)
         return graph.forward
 
-    once = CompileConfig(fullgraph=True, dynamic=False, backend=count)
-    once._compile_all_devices = True
-    options = dict(attention_mask=KEEP, mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0)
-    compiled = model.generate(IDS, cache_implementation="static", compile_config=once, **options)
-    assert compiled.equal(model.generate(IDS, **options))
-    assert len(graphs) == 1
+    compiled = torch.compile(model, fullgraph=True, backend=count)
+    for length in LENGTHS:
+        ids, given = tokens(2, length, seed=length), VARYING[name](length)
+        assert far(compiled(ids, use_cache=False, **given).logits, model(ids, use_cache=False, **given).logits) <= 1e-10
+    # the first length by itself, and any length
+    assert len(graphs) == 2
 
 
 def test_a_padding_mask_may_be_as_wide_as_a_static_cache() -> None:

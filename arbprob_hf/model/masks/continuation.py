@@ -32,15 +32,17 @@ class Continued(TensorMask):
         return (known & (k <= last)) | ((k > last) & (k <= q))
 
     def evaluate(self, grid: Grid) -> Tensor:
-        is_step = grid.offset is None and len(grid.queries) == 1 and grid.queries.stop == grid.keys.stop > self.prompt
-        if not is_step:
+        queries, keys = grid.queries, grid.keys
+        # by their ends: what a compiler follows has no length
+        is_one = grid.offset is None and queries.stop - queries.start == 1
+        if not (is_one and queries.stop == keys.stop > self.prompt):
             return super().evaluate(grid)
         # decoding: the last row of the prompt, and every column since
         table = self.table.to(grid.device if grid.device is not None else self.table.device)
         rows = slice(grid.rows.start, grid.rows.stop) if table.shape[0] > 1 else slice(None)
         heads = slice(grid.heads.start, grid.heads.stop) if table.shape[1] > 1 else slice(None)
-        known = table[rows, heads, -1:, grid.keys.start :]
-        return torch.nn.functional.pad(known, (0, len(grid.keys) - known.shape[-1]), value=True)
+        known = table[rows, heads, -1:, keys.start :]
+        return torch.nn.functional.pad(known, (0, keys.stop - keys.start - known.shape[-1]), value=True)
 
     def tiles(self, tiling: Tiling) -> Tiles:
         within = tiling.offset + tiling.q_len <= self.prompt and tiling.kv_len <= self.prompt

@@ -24,9 +24,11 @@ class Ends:
 def between(start: int, stop: int) -> range:
     """The indices `start` to `stop - 1`.
 
-    torch.export follows sizes as symbols, and `range` would ask for the number that such a symbol has at the moment.
+    torch.export and torch.compile follow sizes as symbols, and `range` would ask for the number that such a symbol has
+    at the moment: a network compiled for varying lengths would be compiled for each of them.
     """
-    is_known = isinstance(start, int) and isinstance(stop, int)
+    # a compiler calls its symbols ints
+    is_known = isinstance(start, int) and isinstance(stop, int) and not torch.compiler.is_compiling()
     return range(start, stop) if is_known else cast(range, Ends(start, stop))
 
 
