@@ -6,6 +6,7 @@ arXiv:2411.09009) and Liger's fused linear cross entropy, here in plain torch fo
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,8 +17,17 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from .attention.plan import can_read_values
 
 IGNORED = -100
+# rows scored at a time: on a CPU few, so that their logits stay in the last cache; an accelerator has to be kept busy
+_CHUNK_ROWS, _ACCELERATOR_ROWS = 256, 2048
 # vocabularies below this are scored in larger chunks
 _FEW_TOKENS = 1024
+# logits that a CPU turns into probabilities at a time: 1 MiB in float32, what a core's own cache holds
+_BLOCK_LOGITS = 2**18
+# a product in half precision is rounded for so many rows of the weight at a time, before it is added in the accurate
+# type; that of a thin head is cheap enough to be added, and so lose less, for every few rows scored
+_GRADIENT_ROWS, _FEW_ADDED, _THIN = 4096, 128, 256
+# rows of logits begin where a cache line does: BLAS writes them half as fast elsewhere
+_ALIGNED = 64
 
 
 class ShiftedLabels:
@@ -48,6 +58,7 @@ def causal_loss(
     *,
     shift_labels: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
+    count: Callable[[], int] | None = None,
 ) -> Tensor:
     """Mean negative log-likelihood of the labels, in nats, without the logits.
 
@@ -57,14 +68,45 @@ def causal_loss(
         labels: long (B, T); the label of slot t + 1 is predicted by slot t. -100 is not scored.
         shift_labels: long (B, T), labels shifted already: that of slot t is predicted by slot t. Replaces `labels`.
         num_items_in_batch: what the sum is divided by; the number of scored labels when None.
+        count: what `scored_count` of the labels returned before the network ran.
 
     Returns:
         float32 (float64 for float64 input) scalar; 0 with zero gradients where no label is scored.
     """
     targets = _targets(labels, shift_labels, hidden.device)
-    scored = (targets != IGNORED).nonzero().squeeze(1)  # (N,)
-    total = linear_cross_entropy(hidden.flatten(0, 1)[scored], weight, targets[scored])
-    return total / _divisor(scored.numel() if num_items_in_batch is None else num_items_in_batch, total)
+    scored = _scored_slots(targets, count)  # (N,)
+    items = scored.numel() if num_items_in_batch is None else num_items_in_batch
+    divisor = _known(items)
+    rows = hidden.flatten(0, 1).index_select(0, scored)  # (N, D)
+    total = linear_cross_entropy(rows, weight, targets[scored], divisor=divisor or 1)
+    return total if divisor else total / _divisor(items, total)
+
+
+def scored_count(labels: Tensor | None, shift_labels: Tensor | None) -> Callable[[], int] | None:
+    """Ask a GPU how many labels are scored, before the network runs; a function that says so afterwards, or None.
+
+    The answer comes back while the network computes: reading it waits for what the GPU had to do before this was
+    asked, not for the network, so the GPU never runs out of work. None where there is nothing to wait for.
+    """
+    given = labels if shift_labels is None else shift_labels
+    if not isinstance(given, Tensor) or given.device.type != "cuda" or torch.compiler.is_compiling():
+        return None
+    answer = (given[..., 1:] if shift_labels is None else given).ne(IGNORED).sum().to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(given.device))
+
+    def count() -> int:
+        arrived.synchronize()
+        return int(answer)
+
+    return count
+
+
+def _scored_slots(targets: Tensor, count: Callable[[], int] | None) -> Tensor:
+    # indices of the slots with a label, in order, long (N,)
+    if count is None:
+        return (targets != IGNORED).nonzero().squeeze(1)
+    return targets.eq(IGNORED).to(torch.uint8).argsort(stable=True)[: count()]
 
 
 def logits_loss(
@@ -94,6 +136,13 @@ def _divisor(count: Tensor | int, total: Tensor) -> Tensor | int:
     return count.to(total.device).clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
 
 
+def _known(count: Tensor | int) -> float | None:
+    # what to divide by, where the host knows it without waiting for a device
+    if not isinstance(count, Tensor):
+        return max(count, 1)
+    return max(count.item(), 1) if count.numel() == 1 and can_read_values(count.device) else None
+
+
 def _check_targets(targets: Tensor, vocabulary: int) -> None:
     """Raise for a label that is no token; on the CPU only, as an accelerator would have to be waited for."""
     if torch.compiler.is_compiling() or targets.device.type != "cpu" or not targets.numel():
@@ -104,8 +153,8 @@ def _check_targets(targets: Tensor, vocabulary: int) -> None:
         raise ValueError(f"labels: expected -100 or 0 to {vocabulary - 1}, got {bad}")
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Sum of -log softmax(hidden @ weight.T)[target], in nats.
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, divisor: float = 1) -> Tensor:
+    """Sum of -log softmax(hidden @ weight.T)[target] in nats, divided by `divisor`.
 
     Args:
         hidden: float (N, D). weight: float (V, D). targets: long (N,), each in [0, V).
@@ -116,22 +165,28 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     _check_targets(targets, weight.shape[0])
     device = hidden.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    wants_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, compute, wants_gradient)
+    wants = (hidden.requires_grad, weight.requires_grad) if torch.is_grad_enabled() else (False, False)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, compute, wants, divisor)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Sum of cross entropies, with both gradients made while each chunk's probabilities are at hand."""
+    """Sum of cross entropies, with the gradients that are wanted made while each chunk's probabilities are at hand."""
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor, compute: torch.dtype, wants: bool
+        ctx: FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        compute: torch.dtype,
+        wants: tuple[bool, bool],
+        divisor: float,
     ) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            total, *gradients = _in_chunks(hidden.to(compute), weight.to(compute), targets, wants)
-        if wants:
-            ctx.save_for_backward(*gradients)
-            ctx.dtypes = hidden.dtype, weight.dtype  # type: ignore[attr-defined]
+            chunks = _Chunks(hidden.to(compute), weight.to(compute), targets, wants)
+            total, of_hidden, of_weight = chunks.score(divisor)
+        ctx.save_for_backward(of_hidden, of_weight)  # type: ignore[arg-type]
+        ctx.dtypes = hidden.dtype, weight.dtype  # type: ignore[attr-defined]
         return total
 
     @staticmethod
@@ -141,60 +196,93 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 "the chunked loss is differentiable once: for second derivatives leave return_logits=False out, and "
                 "the loss is computed from the logits"
             )
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        hidden_dtype, weight_dtype = ctx.dtypes
-        return (
-            (hidden_gradient * upstream).to(hidden_dtype),
-            (weight_gradient * upstream).to(weight_dtype),
-            None,
-            None,
-            None,
-        )
+        # a loss that nothing was done to has an upstream of 1: a pass over the vocabulary less
+        is_one = can_read_values(upstream.device) and upstream.item() == 1
+        found = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        scaled = [None if g is None else (g if is_one else g * upstream).to(dtype) for g, dtype in found]
+        return *scaled, None, None, None, None
 
 
-def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> tuple[Tensor, ...]:
-    # -> total, gradient (N, D), gradient (V, D); the gradients only when wanted
-    accurate = torch.promote_types(hidden.dtype, torch.float32)
-    total = torch.zeros((), dtype=accurate, device=hidden.device)
-    hidden_gradient = torch.empty_like(hidden, dtype=accurate) if wants else None
-    weight_gradient = torch.zeros_like(weight, dtype=accurate) if wants else None
-    # a product in half precision is summed over the chunks in the accurate one
-    product = torch.empty_like(weight) if wants and weight.dtype != accurate else None
-    size = _chunk_rows(hidden.shape[1], weight.dtype, weight.shape[0])
-    # one set of buffers serves all chunks: fresh ones would be returned to the system and faulted in again
-    logits = hidden.new_empty(min(size, hidden.shape[0]), weight.shape[0])
-    likelihoods = torch.empty_like(logits, dtype=accurate)
-    for start in range(0, hidden.shape[0], size):
-        rows, answers = hidden[start : start + size], targets[start : start + size]
-        scores, probabilities = logits[: rows.shape[0]], likelihoods[: rows.shape[0]]  # (rows, V)
-        torch.mm(rows, weight.t(), out=scores)
-        torch.softmax(scores, dim=-1, dtype=accurate, out=probabilities)
+class _Chunks:
+    """The rows of a loss, a chunk at a time: one set of buffers serves all, fresh ones would be faulted in again."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, targets: Tensor, wants: tuple[bool, bool]) -> None:
+        self.hidden, self.weight, self.targets, self.wants = hidden, weight, targets, wants
+        self.accurate = torch.promote_types(hidden.dtype, torch.float32)
+        vocabulary, is_cpu = weight.shape[0], hidden.device.type == "cpu"
+        width = -(-vocabulary // _ALIGNED) * _ALIGNED
+        # with few tokens a chunk of so many rows would be all overhead, and whole logits are small
+        size = _CHUNK_ROWS * max(1, _FEW_TOKENS // vocabulary) if is_cpu else _ACCELERATOR_ROWS
+        self.size = max(1, min(size, hidden.shape[0]))
+        self.block = min(self.size, max(1, _BLOCK_LOGITS // width)) if is_cpu else self.size
+        self.logits = hidden.new_empty(self.size, width)
+        # on a CPU a softmax may overwrite what it reads
+        is_in_place = is_cpu and hidden.dtype == self.accurate
+        self.likelihoods = None if is_in_place else self.logits.new_empty(self.block, width, dtype=self.accurate)
+
+    def score(self, divisor: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """-> total, gradient (N, D), gradient (V, D), all over `divisor`; None for a gradient that is not wanted."""
+        of_hidden = torch.empty_like(self.hidden, dtype=self.accurate) if self.wants[0] else None
+        of_weight = torch.empty_like(self.weight, dtype=self.accurate) if self.wants[1] else None
+        nats = torch.empty_like(self.targets, dtype=self.accurate)
+        for start in range(0, len(self.targets), self.size):
+            chosen = slice(start, start + self.size)
+            rows = self.hidden[chosen]
+            nats[chosen], error = self._error(rows, self.targets[chosen])
+            if of_hidden is not None:
+                of_hidden[chosen] = error @ self.weight
+            if of_weight is not None:
+                self._add(of_weight, error, rows, 1 / divisor, is_first=start == 0)
+        if of_hidden is not None:
+            of_hidden.mul_(1 / divisor)
+        if of_weight is not None and not len(self.targets):
+            of_weight.zero_()
+        return nats.sum() / divisor, of_hidden, of_weight
+
+    def _error(self, rows: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+        # -> nats (rows,), probabilities less 1 at the answers (rows, V); the probabilities where no gradient is wanted
+        vocabulary, count = self.weight.shape[0], rows.shape[0]
+        logits = self.logits[:count]  # (rows, V and what aligns it)
+        scores = logits[:, :vocabulary]
+        torch.mm(rows, self.weight.t(), out=scores)
+        logits[:, vocabulary:] = float("-inf")
+        answer = scores.gather(1, answers[:, None]).squeeze(1).to(self.accurate)
+        peak, top = answer.new_empty(count, dtype=logits.dtype), torch.empty_like(answer)
+        for first in range(0, count, self.block):
+            chosen = slice(first, first + self.block)
+            block = logits[chosen]
+            likelihoods = block if self.likelihoods is None else self.likelihoods[: len(block)]
+            torch.amax(block, 1, out=peak[chosen])
+            torch.softmax(block, dim=-1, dtype=self.accurate, out=likelihoods)
+            torch.amax(likelihoods, 1, out=top[chosen])
+            if any(self.wants):
+                # before any rounding: for a token known almost surely, p - 1 is all there is
+                likelihoods[torch.arange(len(block), device=rows.device), answers[chosen]] -= 1
+                if likelihoods is not block:
+                    block.copy_(likelihoods)
         # -log p[answer] = (peak - answer) - log p[peak]: p[peak] never underflows, and the difference of two large
         # logits is taken before a small logarithm is added to it
-        peak, answer = scores.amax(1), scores.gather(1, answers[:, None]).squeeze(1)
-        total += (peak.to(accurate) - answer.to(accurate) - probabilities.amax(1).log()).sum()
-        if hidden_gradient is not None and weight_gradient is not None:
-            # before any rounding: for a token known almost surely, p - 1 is all there is
-            probabilities[torch.arange(rows.shape[0], device=rows.device), answers] -= 1
-            error = probabilities if probabilities.dtype == scores.dtype else scores.copy_(probabilities)
-            hidden_gradient[start : start + size] = error @ weight
-            if product is None:
-                weight_gradient.addmm_(error.t(), rows)  # (V, rows) @ (rows, D)
-            else:
-                weight_gradient.add_(torch.mm(error.t(), rows, out=product))
-    return (total,) if not wants else (total, hidden_gradient, weight_gradient)  # type: ignore[return-value]
+        return peak.to(self.accurate) - answer - top.log(), scores
 
-
-def _chunk_rows(width: int, dtype: torch.dtype, vocabulary: int) -> int:
-    # measured on CPU: more rows lose the cache for a thin head, fewer lose matrix efficiency for a wide one, most of
-    # all in half precision, where the sum over chunks weighs more
-    rows = 512
-    if width <= 256:
-        rows = 128
-    elif dtype in (torch.float32, torch.float64):
-        rows = 256
-    # with few tokens a chunk of so many rows would be all overhead, and whole logits are small
-    return rows * max(1, _FEW_TOKENS // vocabulary)
+    def _add(self, of_weight: Tensor, error: Tensor, rows: Tensor, scale: float, *, is_first: bool) -> None:
+        # of_weight (V, D) += scale * error.T @ rows; the first chunk writes what need not be zero before
+        if rows.dtype == self.accurate:
+            torch.addmm(of_weight, error.t(), rows, beta=0 if is_first else 1, alpha=scale, out=of_weight)
+            return
+        is_cpu, (vocabulary, width) = rows.device.type == "cpu", of_weight.shape
+        step = _FEW_ADDED if is_cpu and width <= _THIN else len(rows)
+        size = min(_GRADIENT_ROWS, vocabulary) if is_cpu else vocabulary
+        product = rows.new_empty(size, width)
+        for first in range(0, vocabulary, size):
+            part = of_weight[first : first + size]  # still in the cache when the next rows are added
+            found = product[: len(part)]
+            for row in range(0, len(rows), step):
+                chosen = slice(row, row + step)
+                torch.mm(error[chosen, first : first + size].t(), rows[chosen], out=found)
+                if is_first and row == 0:
+                    part.copy_(found).mul_(scale)
+                else:
+                    part.add_(found, alpha=scale)
 
 
 # what one or several sequences need at a step, not whole texts

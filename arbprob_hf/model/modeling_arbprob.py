@@ -25,7 +25,7 @@ from .attention.backends import check_backend, prepare_attention
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask, is_copy
 from .generation import ArbProbGenerationMixin, check_room
-from .lm_head import ShiftedLabels, causal_loss, head_logits, is_plain, logits_loss
+from .lm_head import ShiftedLabels, causal_loss, head_logits, is_plain, logits_loss, scored_count
 from .masks.arguments import MaskArguments, resolve_mask
 from .masks.custom import Custom
 from .masks.lookahead import check_cache_valid
@@ -431,6 +431,7 @@ class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, A
         shift_labels = kwargs.pop("shift_labels", None)
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         is_scored = labels is not None or shift_labels is not None
+        count = scored_count(labels, shift_labels)
         # a loss needs no keys and values afterwards: they are kept only when asked for
         use_cache = False if is_scored and use_cache is None and past_key_values is None else use_cache
         outputs = self.transformer(
@@ -455,7 +456,7 @@ class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, A
         if is_scored:
             whole = logits if type(logits_to_keep) is int and logits_to_keep == 0 else None
             options = {"shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
-            loss = self._loss(hidden_states, whole, labels, **options)
+            loss = self._loss(hidden_states, whole, labels, count, **options)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -464,13 +465,15 @@ class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, A
             attentions=outputs.attentions,
         )
 
-    def _loss(self, hidden_states: Tensor, logits: Tensor | None, labels: Tensor | None, **options: Any) -> Tensor:
+    def _loss(
+        self, hidden_states: Tensor, logits: Tensor | None, labels: Tensor | None, count: Any, **options: Any
+    ) -> Tensor:
         for name, given in (("labels", labels), ("shift_labels", options["shift_labels"])):
             if given is not None:
                 check_labels(name, given, hidden_states)
         if logits is None:
             # a head that is wrapped or quantised, or a compiler that cannot select rows, takes the usual way
             if is_plain(self.lm_head) and not torch.compiler.is_compiling():
-                return causal_loss(hidden_states, self.lm_head.weight, labels, **options)
+                return causal_loss(hidden_states, self.lm_head.weight, labels, count=count, **options)
             logits = self.lm_head(hidden_states)
         return logits_loss(logits, labels, **options)

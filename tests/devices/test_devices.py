@@ -106,6 +106,20 @@ def test_without_a_mask_the_numbers_are_gpt2s_on_the_same_device(device: str, ba
 
 
 @devices
+@pytest.mark.parametrize("items", [None, 7], ids=["mean", "items"])
+def test_a_step_of_training_never_waits_for_the_device(device: str, items: int | None) -> None:
+    model = on(network(), device).train()
+    exact = network().train()
+    labels = tokens().masked_fill(torch.arange(LENGTH) % 3 == 0, -100)
+    expected = exact(tokens(), labels=labels, num_items_in_batch=items, return_logits=False).loss
+    ids, labels = tokens().to(device), labels.to(device)
+    with no_waiting(device):
+        loss = model(ids, labels=labels, num_items_in_batch=items, return_logits=False).loss
+        loss.backward()
+    torch.testing.assert_close(loss.detach().cpu().double(), expected.detach(), **CLOSE)
+
+
+@devices
 @backends
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_masks_mean_the_same(device: str, backend: str, mask: Mask) -> None:

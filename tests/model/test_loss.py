@@ -34,14 +34,42 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda h, w: linear_cross_entropy(h, w, targets), (hidden, weight))
 
 
-# fewer than a chunk, exactly one, one more, several, and a wide head whose chunks are longer
-@pytest.mark.parametrize(("rows", "width"), [(1, 16), (7, 16), (128, 16), (129, 16), (700, 16), (256, 300), (600, 300)])
+# fewer rows than a chunk has (with so few tokens 4096), exactly one, one more and several, thin and wide heads
+@pytest.mark.parametrize(("rows", "width"), [(1, 16), (7, 16), (4096, 4), (4097, 4), (9000, 4), (256, 300), (600, 300)])
 def test_value_and_gradients_are_cross_entropys(rows: int, width: int) -> None:
     hidden, weight, targets = problem(rows, width=width)
     own, expected = linear_cross_entropy(hidden, weight, targets), reference(hidden, weight, targets)
     assert far(own, expected) <= 1e-10 * rows
     for a, b in zip(gradients_of(own, hidden, weight), gradients_of(expected, hidden, weight), strict=True):
         assert far(a, b) <= 1e-10
+
+
+# rows of logits that end where they are aligned, one before and one after; one whose logits come in blocks
+@pytest.mark.parametrize("vocabulary", [63, 64, 65, 3000])
+def test_no_length_of_the_rows_of_logits_matters(vocabulary: int) -> None:
+    hidden, targets = torch.randn(300, 5).double().requires_grad_(), torch.randint(vocabulary, (300,))
+    weight = torch.randn(vocabulary, 5).double().requires_grad_()
+    own, expected = linear_cross_entropy(hidden, weight, targets), reference(hidden, weight, targets)
+    for a, b in zip(gradients_of(own, hidden, weight), gradients_of(expected, hidden, weight), strict=True):
+        assert far(a, b) <= 1e-10
+
+
+def test_the_divisor_divides_the_sum_and_both_gradients() -> None:
+    hidden, weight, targets = problem(200)
+    plain, divided = (linear_cross_entropy(hidden, weight, targets, divisor=by) for by in (1, 7))
+    assert far(divided, plain / 7) <= 1e-12
+    found = gradients_of(divided, hidden, weight)
+    assert max(far(a / 7, b) for a, b in zip(gradients_of(plain, hidden, weight), found, strict=True)) <= 1e-12
+
+
+def test_slots_are_chosen_by_their_count_as_by_looking_at_each() -> None:
+    hidden, weight, targets = problem(40)
+    labels = targets.masked_fill(torch.rand(40) < 0.7, -100)[None]
+    looked = causal_loss(hidden[None], weight, labels)
+    counted = causal_loss(hidden[None], weight, labels, count=lambda: int((labels[:, 1:] != -100).sum()))
+    assert far(looked, counted) == 0
+    for a, b in zip(gradients_of(looked, hidden, weight), gradients_of(counted, hidden, weight), strict=True):
+        assert far(a, b) == 0
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight"])
@@ -82,6 +110,15 @@ def test_the_way_out_has_second_derivatives() -> None:
     gradient = torch.autograd.grad(loss, model.transformer.ln_f.weight, create_graph=True)[0]
     gradient.square().sum().backward()
     assert model.transformer.ln_f.weight.grad.abs().max() > 0
+
+
+def test_a_gradient_that_is_not_wanted_costs_no_product() -> None:
+    hidden, weight, targets = problem(200)
+    with Products() as both:
+        linear_cross_entropy(hidden, weight, targets)
+    with Products() as one:
+        linear_cross_entropy(hidden, weight.detach(), targets)
+    assert (both.count, one.count) == (3, 2)
 
 
 def test_no_row_gives_zero_and_zero_gradients() -> None:
@@ -127,8 +164,10 @@ def test_the_loss_of_bf16_inputs_is_float32() -> None:
     assert loss.item() == pytest.approx(exact.item(), rel=5e-3)
 
 
-def test_the_weight_gradient_under_autocast_is_summed_in_float32() -> None:
-    hidden, weight, targets = problem(2000, dtype=torch.float32, width=32)
+# thin and wide: how many rows a product is rounded over depends on it
+@pytest.mark.parametrize("width", [32, 300])
+def test_the_weight_gradient_under_autocast_is_summed_in_float32(width: int) -> None:
+    hidden, weight, targets = problem(2000, dtype=torch.float32, width=width)
     exact = gradients_of(reference(hidden.double(), weight.double(), targets), weight)[0]
     with torch.autocast("cpu", torch.bfloat16):
         own = gradients_of(linear_cross_entropy(hidden, weight, targets), weight)[0]
@@ -152,13 +191,23 @@ class Largest(TorchDispatchMode):
         return out
 
 
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        return func(*args, **(kwargs or {}))
+
+
 def test_no_tensor_of_tokens_by_vocabulary_is_ever_made() -> None:
     # with a vocabulary this large the chunk is the largest thing there is
-    model, ids = ours_alone(vocab_size=2000, n_layer=1, dtype=torch.float32), tokens(16, 32)
-    whole = 16 * 31 * 2000
+    model, ids = ours_alone(vocab_size=2000, n_layer=1, dtype=torch.float32), tokens(64, 32)
+    whole = 64 * 31 * 2000
     with Largest() as chunked:
         model(ids, labels=ids, return_logits=False).loss.backward()
-    assert 128 * 2000 <= chunked.elements < whole / 3
+    assert 256 * 2000 <= chunked.elements < whole / 3
     with Largest() as plain:
         model(ids, labels=ids)
     assert plain.elements >= whole
