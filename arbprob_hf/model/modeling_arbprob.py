@@ -366,8 +366,8 @@ class ArbProbModel(ArbProbPreTrainedModel):
         if bias is not None:
             check_bias(bias, sizes)
         device = sizes.device.type
-        # autocast leaves float64 alone
-        is_cast = torch.is_autocast_enabled(device) and dtype != torch.float64
+        # autocast leaves float64 alone, and torch's device "meta" does not know it
+        is_cast = device != "meta" and torch.is_autocast_enabled(device) and dtype != torch.float64
         compute = torch.get_autocast_dtype(device) if is_cast else dtype
         plans = {}
         for text, default in self._default_masks().items():

@@ -48,6 +48,7 @@ class Case:
     def model(self, package: types.SimpleNamespace, dtype: torch.dtype = torch.float32) -> Any:
         """A small network out of the modules of a package, made once for cases alike."""
         package.backends.SHORTEST, package.sdpa.TILE = (1, 4) if self.tiled else (256, 128)
+        package.plan_cache.PLANS.clear()
         # the kernels behind the fused pair trust their arguments: given wrong ones, they write where they should not
         package.tiled._is_fused = lambda *states: False
         made = package.__dict__.setdefault("models", {})

@@ -9,7 +9,7 @@ from torch.nn.attention import flex_attention as torch_flex
 
 import arbprob_hf
 from arbprob_hf import HIDDEN, Mask
-from arbprob_hf.model.attention import backends, flex, sdpa
+from arbprob_hf.model.attention import backends, flex, plan_cache, sdpa
 from arbprob_hf.model.attention.backends import prepare_attention
 from arbprob_hf.model.masks.arguments import MaskArguments, resolve_mask
 from arbprob_hf.model.masks.tiles import Sizes
@@ -31,6 +31,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex, "BLOCK", TILE)
     # torch's unfused form without tracing each new mask anew: the same operations
     monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    # of other tiles than other tests have
+    monkeypatch.setattr(plan_cache, "PLANS", plan_cache.PlanCache())
 
 
 class Draw:
@@ -144,6 +146,12 @@ def test_every_backend_gives_the_reference(number: int) -> None:
         expected += torch.autograd.grad(expected[0].square().sum(), exact)
         for backend in ("eager", "sdpa", "flex_attention"):
             path, got = outcome(mask, draw, given, backend)
+            if len(plan_cache.PLANS):
+                # a kept plan answers as it did when it was made
+                again = outcome(mask, draw, given, backend)
+                assert again[0] == path
+                assert all(map(torch.equal, again[1], got)), f"seed {seed}, {backend}, {mask}: the second time"
+                plan_cache.PLANS.clear()
             paths[path] += 1
             for which, (ours, theirs) in enumerate(zip(got, expected, strict=False)):
                 # a key that many queries see collects large gradients

@@ -10,6 +10,7 @@ from ..masks.tiles import Sizes
 from .decode import step_plan
 from .flex import flex_plan
 from .plan import EagerPlan, Plan, additive_plan, eager_plan, unmasked_plan
+from .plan_cache import kept_plan
 from .sdpa import SHORTEST, structured_plan
 
 # shorter passes have nothing that flex_attention could skip, and it would be compiled for many shapes
@@ -21,12 +22,17 @@ def prepare_attention(
 ) -> Plan:
     """How `backend` computes attention under a resolved mask; made once a forward, shared by the layers.
 
+    Under a mask that a text says in full it is made once for a length, and shared by all forwards.
+
     Args:
         dtype: of the queries, autocast included.
         bias: float (B or 1, H or 1, T_q, T_kv) added to the scores, or None.
     """
     check_backend(backend)
-    return BACKENDS[backend](mask, sizes, dtype=dtype, bias=bias)
+    make = BACKENDS[backend]
+    if bias is not None:
+        return make(mask, sizes, dtype=dtype, bias=bias)
+    return kept_plan(mask, sizes, (backend, dtype), lambda one: make(mask, one, dtype=dtype, bias=None))
 
 
 def _sdpa_plan(mask: Mask, sizes: Sizes, *, dtype: torch.dtype, bias: Tensor | None) -> Plan:

@@ -136,9 +136,15 @@ def guard_overflow(kernel: Callable[[Tensor, Tensor], Tensor], query: Tensor, ke
 
 
 def can_read_values(device: torch.device) -> bool:
-    """Whether to decide by values: not under a compiler or a function transform, nor where a device is waited for."""
-    is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    return device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed
+    """Whether to decide by values: not under a compiler, a function transform or fake tensors, nor off the CPU."""
+    return device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether operations run under a function transform, such as vmap, or on fake tensors, which have no values."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
 def _clamp_safe(states: Tensor) -> Tensor:

@@ -104,13 +104,13 @@ def _is_causal_throughout(mask: Mask, tiles: Tiles, sizes: Sizes) -> bool:
     for start in range(0, sizes.q_len, TILE):
         own = range(start, min(start + TILE, sizes.q_len))
         allowed = mask.evaluate(Grid(range(sizes.batch), range(sizes.heads), own, own, sizes.device))
-        if not bool((allowed == torch.ones(len(own), len(own), dtype=torch.bool).tril()).all()):
+        if not bool((allowed == torch.ones(len(own), len(own), dtype=torch.bool, device=sizes.device).tril()).all()):
             return False
     return True
 
 
 def _tiled(mask: Mask, tiles: Tiles, sizes: Sizes, dtype: torch.dtype) -> TiledPlan:
-    has_keys = torch.ones(sizes.batch, sizes.heads, sizes.q_len, 1, dtype=torch.bool)
+    has_keys = torch.ones(sizes.batch, sizes.heads, sizes.q_len, 1, dtype=torch.bool, device=sizes.device)
     pieces = []
     for region, is_full in _regions(tiles, sizes):
         if is_full:
@@ -121,7 +121,7 @@ def _tiled(mask: Mask, tiles: Tiles, sizes: Sizes, dtype: torch.dtype) -> TiledP
         sees = allowed.any(-1, keepdim=True)
         has_keys[region.rows, region.heads, region.queries] &= sees
         # a softmax over nothing is nan: such a query sees all, and its output is zeroed
-        scores = torch.zeros((), dtype=dtype).where(allowed | ~sees, float("-inf"))
+        scores = torch.zeros((), dtype=dtype, device=sizes.device).where(allowed | ~sees, float("-inf"))
         pieces.append(replace(region, scores=scores))
     return TiledPlan(tuple(pieces), None if bool(has_keys.all()) else has_keys)
 
@@ -130,7 +130,7 @@ def _regions(tiles: Tiles, sizes: Sizes) -> Iterator[tuple[Piece, bool]]:
     # rows and heads, the queries of one tile, and the runs of keys they have to look at; whether they see all of those
     table = torch.stack(torch.broadcast_tensors(tiles.any, tiles.all), dim=-1).tolist()
     for row, by_head in enumerate(table):
-        rows = slice(0, sizes.batch) if len(table) == 1 else slice(row, row + 1)
+        rows = slice(None) if len(table) == 1 else slice(row, row + 1)
         for first, last in _alike(by_head):
             heads = slice(0, sizes.heads) if len(by_head) == 1 else slice(first, last)
             for start, stop, keys in _joined(by_head[first]):
@@ -171,7 +171,8 @@ def _runs(flags: list[bool], length: int) -> Iterator[slice]:
 
 
 def _grid(region: Piece, keys: slice, sizes: Sizes) -> Grid:
-    rows, heads, queries = (range(one.start, one.stop) for one in (region.rows, region.heads, region.queries))
+    rows = range(sizes.batch)[region.rows]
+    heads, queries = (range(one.start, one.stop) for one in (region.heads, region.queries))
     absolute = range(queries.start + int(sizes.offset), queries.stop + int(sizes.offset))
     return Grid(rows, heads, absolute, range(keys.start, keys.stop), sizes.device)
 

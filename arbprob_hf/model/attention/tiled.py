@@ -19,7 +19,7 @@ FEW_KEYS = 512
 
 @dataclass(frozen=True)
 class Piece:
-    """Some queries and the keys they look at. Slices have a start, a stop and no step.
+    """Some queries and the keys they look at. Slices have a start, a stop and no step; `slice(None)` for all rows.
 
     Attributes:
         rows, heads, queries: whose attention this is.
