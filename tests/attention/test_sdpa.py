@@ -26,6 +26,12 @@ def some_pairs(share: float) -> Tensor:
     return torch.rand(BATCH, LENGTH, LENGTH, generator=torch.Generator().manual_seed(1)) < share
 
 
+def some_documents() -> Tensor:
+    # short ones that stand together, and long ones
+    lengths = torch.tensor([[1, 2, 300, 5, 60, 4, 4, 200, 64, 60], [65, 63, 1, 1, 1, 500, 60, 4, 2, 3]])
+    return torch.stack([torch.arange(10).repeat_interleave(row)[:LENGTH] for row in lengths])
+
+
 local = causal() & window(64)
 PATHS: dict[str, tuple[Mask, str]] = {
     "full": (full(), "open"),
@@ -51,6 +57,13 @@ PATHS: dict[str, tuple[Mask, str]] = {
         causal() & documents(torch.stack([torch.arange(LENGTH) // 100, torch.arange(LENGTH) // 77])),
         "tiled",
     ),
+    "documents of every length": (causal() & documents(some_documents()), "tiled"),
+    "documents of every length, one for all rows": (causal() & documents(some_documents()[:1]), "tiled"),
+    "one document from slot 0": (causal() & documents(torch.zeros(LENGTH, dtype=torch.long)), "causal"),
+    "tiny documents": (causal() & documents(torch.arange(LENGTH) // 3), "tiled"),
+    "any order within documents": (order(ranks()) & documents(some_documents()), "sorted tiled"),
+    "any order within shuffled documents": (documents(ranks() % 5) & order(ranks()), "sorted tiled"),
+    "hidden slots within documents": (order(half_hidden(), ranks() - 1) & documents(some_documents()), "sorted tiled"),
     "padding": (causal() & padding(ranks() > 9), "tiled"),
     "per head": (heads(causal(), local, local, window(30)), "tiled"),
     "blind queries": (local & ~prefix(200), "tiled"),

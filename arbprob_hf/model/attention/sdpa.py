@@ -1,6 +1,6 @@
 """Attention by torch's scaled_dot_product_attention where the structure of a long mask saves work; equal numbers.
 
-- sorted: an order mask whose slots, put in order, make one of the other plans.
+- sorted: an order mask, packed documents or not, whose slots, put in order, make one of the other plans.
 - causal: a mask that is causal throughout, whatever it is made of, needs no tensor.
 - tiled: queries go tile by tile, and skip the keys that none of them may see.
 """
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks.mask import Mask
-from ..masks.tensors import HIDDEN, Order
+from ..masks.mask import And, Mask
+from ..masks.runs import causal_runs, conjuncts
+from ..masks.tensors import HIDDEN, Documents, Order
 from ..masks.tiles import Grid, Sizes, Tiles, Tiling
 from .plan import FusedPlan, Plan, can_read_values, guard_overflow, zero_empty_rows
 from .tiled import Piece, tiled_attention
@@ -25,6 +26,8 @@ TILE = 64
 SHORTEST_SORTED = 640
 # neighbouring tiles of queries go together where that adds no more than a tenth to the pairs: kernels like height
 SLACK = 1.1
+# of the queries of a long run that go together, in tiles
+HIGHEST_STEP = 4
 # tiles pay when they spare at least a quarter of the pairs
 LARGEST_SHARE = 0.75
 
@@ -109,7 +112,71 @@ def _is_causal_throughout(mask: Mask, tiles: Tiles, sizes: Sizes) -> bool:
     return True
 
 
+def _packed(is_start: Tensor, sizes: Sizes, dtype: torch.dtype) -> TiledPlan:
+    # runs that are causal in themselves go in steps, the short ones several at a time
+    steps, shorts = [], []
+    for row, flags in enumerate(is_start):
+        rows = slice(None) if len(is_start) == 1 else slice(row, row + 1)
+        bounds = [*flags.nonzero().flatten().tolist(), sizes.q_len]
+        for first, last, is_one in _joined_runs(bounds):
+            if is_one:
+                steps += [(rows, first, *ends) for ends in _steps(first, last)]
+            else:
+                shorts.append((row, rows, first, last))
+    return TiledPlan((*_stepped(steps, sizes, dtype), *_joined_pieces(shorts, is_start, sizes, dtype)))
+
+
+def _joined_runs(bounds: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
+    # neighbouring short runs together, up to a tile: first and last + 1, and whether it is a single run
+    first = 0
+    for number in range(1, len(bounds)):
+        if number + 1 == len(bounds) or bounds[number + 1] - bounds[first] > TILE:
+            yield bounds[first], bounds[number], number == first + 1
+            first = number
+
+
+def _steps(first: int, last: int) -> Iterator[tuple[int, int]]:
+    # queries of a run of tokens: the more keys stand before them, the more go together
+    start = first
+    while start < last:
+        height = max(1, min((start - first) * 2 // 5 // TILE, HIGHEST_STEP)) * TILE
+        yield start, min(start + height, last)
+        start += height
+
+
+def _stepped(steps: Sequence[tuple[slice, int, int, int]], sizes: Sizes, dtype: torch.dtype) -> Iterator[Piece]:
+    # keys `first` to `stop` for the queries `start` to `stop`: each piece takes its corner of the same scores
+    keys = max((stop - first for _, first, _, stop in steps), default=0)
+    queries = max((stop - start for _, _, start, stop in steps), default=0)
+    scores = torch.full((queries, keys), float("-inf"), dtype=dtype, device=sizes.device).triu_(keys - queries + 1)
+    for rows, first, start, stop in steps:
+        own = scores[None, None, queries - (stop - start) :, keys - (stop - first) :]
+        yield Piece(rows, slice(0, sizes.heads), slice(start, stop), (slice(first, stop),), own)
+
+
+def _joined_pieces(
+    shorts: Sequence[tuple[int, slice, int, int]], is_start: Tensor, sizes: Sizes, dtype: torch.dtype
+) -> Iterator[Piece]:
+    # whole runs, of which no query sees another's keys
+    if not shorts:
+        return
+    width = max(last - first for *_, first, last in shorts)
+    firsts = torch.tensor([first for *_, first, _ in shorts], device=sizes.device)[:, None]
+    columns = (firsts + torch.arange(width, device=sizes.device)).clamp(max=sizes.q_len - 1)
+    numbers = torch.tensor([row for row, *_ in shorts], device=sizes.device)[:, None]
+    run = is_start.cumsum(1)[numbers, columns]  # (pieces, width)
+    allowed = (run[:, :, None] == run[:, None, :]).tril()  # (pieces, width, width)
+    scores = torch.zeros((), dtype=dtype, device=sizes.device).where(allowed, float("-inf"))
+    for (_, rows, first, last), own in zip(shorts, scores, strict=True):
+        span, size = slice(first, last), last - first
+        yield Piece(rows, slice(0, sizes.heads), span, (span,), own[None, None, :size, :size])
+
+
 def _tiled(mask: Mask, tiles: Tiles, sizes: Sizes, dtype: torch.dtype) -> TiledPlan:
+    if sizes.offset == 0 and sizes.q_len == sizes.kv_len:
+        is_start = causal_runs(mask, sizes.q_len)
+        if is_start is not None:
+            return _packed(is_start, sizes, dtype)
     has_keys = torch.ones(sizes.batch, sizes.heads, sizes.q_len, 1, dtype=torch.bool, device=sizes.device)
     pieces = []
     for region, is_full in _regions(tiles, sizes):
@@ -184,17 +251,26 @@ def _filled(allowed: Tensor, grid: Grid) -> Tensor:
 
 def _sorted(mask: Mask, sizes: Sizes, dtype: torch.dtype) -> SortedPlan | None:
     is_whole = sizes.offset == 0 and sizes.q_len == sizes.kv_len
-    if type(mask) is not Order or not is_whole or sizes.q_len < SHORTEST_SORTED:
+    parts = conjuncts(mask)
+    orders = [part for part in parts if type(part) is Order]
+    packed = [part for part in parts if type(part) is Documents]
+    if len(orders) != 1 or len(packed) < len(parts) - 1 or not is_whole or sizes.q_len < SHORTEST_SORTED:
         return None
-    rank = mask.rank.to(sizes.device)
-    limit = rank if mask.limit is None else mask.limit.to(sizes.device)
-    rank, limit = torch.broadcast_tensors(rank, limit)  # (B or 1, T)
-    # by limit, and where limits are equal the visible slots first
-    order = (2 * limit + (rank >= HIDDEN)).argsort(dim=1, stable=True)
+    rank = orders[0].rank
+    limit = rank if orders[0].limit is None else orders[0].limit
+    # by document, in it by limit, and where limits are equal the visible slots first; the last key sorts first
+    keys = [2 * limit + (rank >= HIDDEN), *(one.ids for one in packed)]
+    rank, limit, *keys = torch.broadcast_tensors(rank, limit, *keys)  # (B or 1, T)
+    order = keys[0].argsort(dim=1, stable=True)
+    for key in keys[1:]:
+        order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
     if bool((order.diff(dim=1) > 0).all()):
         return None
-    inner = _structured(Order(rank.gather(1, order), limit.gather(1, order)), sizes, dtype)
-    return None if inner is None else SortedPlan(inner, order, order.argsort(dim=1))
+    inner: Mask = Order(rank.gather(1, order), limit.gather(1, order))
+    for key in keys[1:]:
+        inner = And(inner, Documents(key.gather(1, order)))
+    plan = _structured(inner, sizes, dtype)
+    return None if plan is None else SortedPlan(plan, order, order.argsort(dim=1))
 
 
 class _Reordered(torch.autograd.Function):
