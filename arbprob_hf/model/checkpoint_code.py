@@ -33,6 +33,7 @@ ROOMS = {
         "validation",
         "lm_head",
         "generation",
+        "slot_passes",
         "modeling_arbprob",
         "classifiers",
     ),

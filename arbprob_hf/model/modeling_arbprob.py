@@ -36,6 +36,7 @@ from .questions.layouts import MASK_ID
 from .questions.mixin import QuestionMixin
 from .saved_patterns import check_travels, read_saved
 from .saved_weights import check_complete, check_sizes, warn_of_values
+from .slot_passes import SlotPassMixin, compute_dtype
 from .validation import (
     check_bias,
     check_cache,
@@ -209,7 +210,7 @@ def _residual(projection: Conv1D, config: ArbProbConfig) -> Conv1D:
     return projection
 
 
-class ArbProbModel(ArbProbPreTrainedModel):
+class ArbProbModel(SlotPassMixin, ArbProbPreTrainedModel):
     """The GPT-2 network without a head.
 
     `attention_paths` lists, layer by layer, how attention was computed in the last forward pass.
@@ -287,8 +288,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
             check_options(kwargs, type(self).forward)
         # of the layer norm: other weights may be quantised, and then have no such number type, or none at all
         check_inputs(self.config, input_ids, inputs_embeds, dtype=self.ln_f.weight.dtype, has_ranks=ranks is not None)
-        if past_key_values is not None:
-            check_cache(past_key_values, is_recomputed=self.gradient_checkpointing and self.training)
+        check_cache(past_key_values, is_recomputed=self.gradient_checkpointing and self.training)
         embeds = self._embed(input_ids, ranks) if inputs_embeds is None else inputs_embeds  # (B, T, D)
         is_cached = past_key_values is not None
         if use_cache and past_key_values is None:
@@ -365,10 +365,7 @@ class ArbProbModel(ArbProbPreTrainedModel):
         # one mask per distinct text, made once and shared by the layers that use it
         if bias is not None:
             check_bias(bias, sizes)
-        device = sizes.device.type
-        # autocast leaves float64 alone, and torch's device "meta" does not know it
-        is_cast = device != "meta" and torch.is_autocast_enabled(device) and dtype != torch.float64
-        compute = torch.get_autocast_dtype(device) if is_cast else dtype
+        compute = compute_dtype(dtype, sizes.device.type)
         plans = {}
         for text, default in self._default_masks().items():
             mask = resolve_mask(default, arguments, sizes)
@@ -464,6 +461,10 @@ class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, A
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def head_logits(self, hidden_states: Tensor) -> Tensor:
+        """The logits (..., V) of final states (..., D), few rows by the fastest way there is here."""
+        return head_logits(self.lm_head, hidden_states)
 
     def _loss(
         self, hidden_states: Tensor, logits: Tensor | None, labels: Tensor | None, count: Any, **options: Any

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from arbprob_hf import Conditional
+from arbprob_hf.model.questions.draft_windows import Acceptance, Window, choose_window
 from arbprob_hf.model.questions.sampling import Sampler
 from tests.questions.worlds import CHAINED, network, questions
 
-METHODS = {"two_stream": ["sequential", "speculative", "fused"], "prefix": ["sequential", "speculative"]}
+METHODS = {"two_stream": ["sequential", "speculative", "fused", "auto"], "prefix": ["sequential", "speculative"]}
 METHODS["sigma"] = METHODS["prefix"]
 WAYS = [(layout, method) for layout in CHAINED for method in METHODS[layout]]
 LENGTH = 5
@@ -143,6 +144,60 @@ def test_temperature_zero_takes_the_likeliest_token_each_time(method: str) -> No
             scores.append(model.log_prob(greedy, step)[:, position])
         greedy[:, position] = torch.stack(scores).argmax(0)
     assert torch.equal(found, greedy)
+
+
+def test_sequential_draws_as_multinomial_does_one_target_after_the_other() -> None:
+    """So that samples of a seed stay what they were."""
+    model, ids, ask = network("two_stream"), tokens(5, 7), Conditional([0, 3], order=[6, 1, 2, 5, 4])
+    found = model.sample(ids, ask, generator=torch.Generator().manual_seed(9)).sequences
+    drawn, generator = ids.clone(), torch.Generator().manual_seed(9)
+    for number, position in enumerate(ask.order):
+        step = Conditional([0, 3], ask.order[: number + 1], ask.order[: number + 1])
+        scores = []
+        for token in range(4):
+            drawn[:, position] = token
+            scores.append(model.log_prob(drawn, step)[:, position])
+        drawn[:, position] = torch.multinomial(torch.stack(scores, 1).exp(), 1, generator=generator).squeeze(1)
+    assert torch.equal(found, drawn)
+
+
+@pytest.mark.parametrize("method", METHODS["two_stream"])
+def test_whoever_hooks_the_network_sees_every_pass_and_changes_no_sample(method: str) -> None:
+    model, ids, seen = network("two_stream"), tokens(3, 12), []
+    ask = Conditional([0, 5], order="random")
+    draw = lambda: model.sample(ids, ask, method=method, generator=torch.Generator().manual_seed(3))  # noqa: E731
+    without = draw()
+    hook = model.transformer.register_forward_hook(lambda *_: seen.append(1))
+    found = draw()
+    hook.remove()
+    assert len(seen) == found.forward_passes == without.forward_passes
+    assert torch.equal(found.sequences, without.sequences)
+    torch.testing.assert_close(found.log_probs, without.log_probs, atol=1e-10, rtol=0)
+
+
+def test_a_token_of_no_weight_is_never_drawn() -> None:
+    sampler = Sampler(network(), Conditional([0]).resolve(1, 2), "two_stream")
+    sampler.device = torch.device("cpu")
+    weights = torch.tensor([0.0, 1e-30, 0.0, 2e-30, 0.0]).repeat(2000, 1)
+    counts = torch.bincount(sampler._draw(weights), minlength=5).tolist()
+    assert counts[0] == counts[2] == counts[4] == 0
+    assert 560 < counts[1] < 775  # a third of 2000, five standard deviations either way
+
+
+def test_few_kept_drafts_make_few_and_many_make_many() -> None:
+    none, all_of_them = Acceptance(), Acceptance()
+    for _ in range(20):
+        none.add(0, 8)
+        all_of_them.add(8, 8)
+    options = dict(width=8, left=100)
+    assert choose_window(none, "fused", **options) == Window(True, 0)
+    assert choose_window(none, "speculative", **options) == Window(False, 1)
+    assert choose_window(all_of_them, "fused", **options).width == 8
+    assert choose_window(all_of_them, "speculative", **options).width > 16
+    # what was learned fades: drafts are tried again
+    for _ in range(40):
+        none.add(0, 0)
+    assert choose_window(none, "auto", **options).width > 0
 
 
 def test_a_generator_makes_samples_repeatable() -> None:

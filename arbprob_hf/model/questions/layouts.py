@@ -7,7 +7,6 @@ device they are. Each layout keeps `limit <= rank` on its visible slots, so noth
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -123,7 +122,7 @@ def two_stream(question: ResolvedConditional, known: Tensor | None = None) -> Sl
     The content slot at i - 1 is read where it sees just what target i may know; elsewhere a query slot stands beside
     it, seen by nobody: the two streams of XLNet (Yang et al. 2019, section 2.3), shift-aligned and merged.
     """
-    rank, base, is_known = _ranks(question, known)
+    rank, base, is_known = ranks_of(question, known)
     content = question.given | (question.target & is_known)
     need = base + (question.step - 1 if known is None else known[:, None])
     place = _places(question)
@@ -154,7 +153,7 @@ def prefix(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     Temporal order only. The copies see one another and nothing else; slot i - 1 of the sequence predicts i.
     """
     _refuse_order(question, "prefix")
-    rank, _, is_known = _ranks(question, known)
+    rank, _, is_known = ranks_of(question, known)
     place = _places(question)
     length = place.shape[1]
     starts = _starts(question)
@@ -178,7 +177,7 @@ def sigma(question: ResolvedConditional, known: Tensor | None = None) -> Slots:
     sigma-GPT (Pannatier et al. 2024, arXiv:2404.09562). The last given slot predicts the first target. Targets that
     are asked at once are predicted by copies of the last known slot, which nobody sees.
     """
-    rank, base, is_known = _ranks(question, known)
+    rank, base, is_known = ranks_of(question, known)
     content = question.given | (question.target & is_known)
     place = _places(question)
     documents = torch.zeros_like(place) if question.documents is None else question.documents
@@ -256,67 +255,6 @@ LAYOUTS: dict[str, Callable[[ResolvedConditional, Tensor | None], Slots]] = {
 }
 
 
-class LookAhead(NamedTuple):
-    """The slots of one pass that verifies drafts and makes those that follow.
-
-    Attributes:
-        verifying: long (B, D + 1), D the most drafts of a row: the slot that predicts target `known + 1 + j`, given all
-            before it.
-        following: long (B, D + 1, width): the slot that predicts target `known + 2 + j + i` given the same. -1 where
-            there is no such target, or a draft before it is lacking.
-    """
-
-    slots: Slots
-    verifying: Tensor
-    following: Tensor
-
-
-def look_ahead(question: ResolvedConditional, known: Tensor, drafted: Tensor, width: int) -> LookAhead:
-    """Slots of `two_stream` that verify drafts and already draft what follows each possible stop.
-
-    Args:
-        known: long (B,), how many of the first targets are known. drafted: long (B,), how many of the next ones have
-            drafts, which count as known for what comes after them. width: targets drafted after a stop.
-    """
-    upto = known + drafted + 1
-    chain = ResolvedConditional(
-        question.given, question.target & (question.step <= upto[:, None]), question.step, question.given_sees
-    )
-    verified = two_stream(chain)
-    steps = positions_by_step(question)
-    stops = torch.arange(1, int(drafted.amax()) + 2)
-    stop = (known[:, None] + stops)[:, :, None].expand(-1, -1, width)  # (B, D + 1, width)
-    step = stop + torch.arange(1, width + 1)
-    is_there = (step <= question.step.amax(1)[:, None, None]) & (stop <= upto[:, None, None])
-    step, stop = step.clamp(max=steps.shape[1] - 1).flatten(1), stop.flatten(1)
-    position = steps.gather(1, step)
-    rank, base, _ = _ranks(question, None)
-    limit = base[:, :1] + stop - 1
-    place = (position - 1).clamp(min=0)
-    queries = _Columns(
-        place,
-        rank.gather(1, place) > limit,
-        torch.full_like(limit, HIDDEN),
-        limit,
-        position,
-        position,
-        torch.where(is_there.flatten(1), torch.arange(position.shape[1]), -1),
-    )
-    # a sorted row keeps its order, so the slots of the chain stay where they are
-    ahead, columns = _compacted(queries)
-    joined = Slots(
-        **{
-            field.name: torch.cat([getattr(verified, field.name), getattr(ahead, field.name)], dim=1)
-            for field in fields(Slots)
-        }
-    )
-    wanted = steps.gather(1, (known[:, None] + stops).clamp(max=steps.shape[1] - 1))
-    readers = verified.slots_predicting(question.given.shape[1]).gather(1, wanted)
-    readers = torch.where(known[:, None] + stops <= torch.minimum(upto, question.step.amax(1))[:, None], readers, -1)
-    columns = torch.where(columns < 0, -1, columns + verified.positions.shape[1])
-    return LookAhead(joined, readers, columns.view(is_there.shape))
-
-
 def positions_by_step(question: ResolvedConditional) -> Tensor:
     """The position of the target asked at each step, long (B, E + 1); column 0 and steps beyond a row's last hold 0."""
     places = torch.arange(question.step.shape[1]).expand_as(question.step)
@@ -328,8 +266,11 @@ _FAR = 2**40
 _FAR_RANK = 2**31
 
 
-def _ranks(question: ResolvedConditional, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    # -> rank of each given and target token, HIDDEN elsewhere; the last given rank; whether a target's token is known
+def ranks_of(question: ResolvedConditional, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The rank of each given and target token, HIDDEN elsewhere; the last given rank; whether its token is known.
+
+    All (B, T): long, long and bool; `known` as for `lay_out`.
+    """
     if question.given_sees == "all":
         given_rank = torch.zeros_like(question.step)
         base = torch.zeros_like(question.step)
@@ -388,21 +329,14 @@ def _key(present: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _packed(*columns: _Columns) -> Slots:
-    return _compacted(*columns)[0]
-
-
-def _compacted(*columns: _Columns) -> tuple[Slots, Tensor]:
-    # the candidates that are there, by key, in as few columns as the fullest row needs; and the column of each, or -1
+    # the candidates that are there, by key, in as few columns as the fullest row needs
     joined = {part.name: torch.cat([getattr(one, part.name) for one in columns], dim=1) for part in fields(_Columns)}
     key = joined.pop("key")
     is_there = key >= 0
     width = int(is_there.sum(1).amax())
-    order = torch.where(is_there, key, torch.iinfo(torch.long).max).argsort(dim=1, stable=True)
-    went = torch.where(is_there, order.argsort(dim=1), -1)
-    order = order[:, :width]
+    order = torch.where(is_there, key, torch.iinfo(torch.long).max).argsort(dim=1, stable=True)[:, :width]
     is_there = is_there.gather(1, order)
-    parts = {name: torch.where(is_there, joined[name].gather(1, order), value) for name, value in EMPTY.items()}
-    return Slots(**parts), went
+    return Slots(**{name: torch.where(is_there, joined[name].gather(1, order), value) for name, value in EMPTY.items()})
 
 
 def _refuse_order(question: ResolvedConditional, layout: str) -> None:

@@ -114,12 +114,14 @@ class QuestionMixin:
 
         Args:
             input_ids: long (B, T).
-            method: `sequential`: one target a pass, with a cache. `speculative`: drafts of all targets at once, kept as
-                far as they agree with the joint, two passes a round (Guo and Ermon 2025, arXiv:2504.20456). `fused`:
-                drafts for every possible stop are made while those before are verified, one pass a round (layout
-                two_stream). All three have the same law, and never take more passes than there are targets.
+            method: `sequential`: one target a pass. `speculative`: drafts of the next targets at once, kept as far as
+                they agree with the joint, two passes a round (Guo and Ermon 2025, arXiv:2504.20456). `fused`: drafts
+                for every possible stop are made while those before are verified, one pass a round (layout two_stream).
+                `auto`: round by round the one of these that fits how many drafts were kept so far. All have the same
+                law and a cache, draft fewer targets where few drafts are kept, and never take more passes than there
+                are targets.
             temperature: divides the logits of each step; 0 takes the likeliest token.
-            width: targets drafted ahead by `fused`.
+            width: the most targets that `fused` drafts ahead.
             generator: source of randomness on the device of `input_ids`, for tokens and for a random order; torch's own
                 when None.
 

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers.cache_utils import DynamicCache
 
-from ..masks.tensors import HIDDEN
 from ..masks.text import check_integer
+from .cached_passes import CachedPasses, Chain
 from .conditional import ResolvedConditional
-from .layouts import EMPTY, Slots, lay_out, look_ahead, positions_by_step
+from .draft_windows import FEW_ROWS, Acceptance, choose_window
+from .guesses import Guesses
+from .layouts import positions_by_step
 from .log_probs import accurate
 
-METHODS = ("sequential", "speculative", "fused")
+METHODS = ("sequential", "speculative", "fused", "auto")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,6 @@ class Sampler:
             raise ValueError(f"temperature: expected 0, or a number from 1e-6 to 1e6, got {temperature!r:.40}")
         self.model, self.question, self.layout = model, question, layout
         self.temperature, self.generator = temperature, generator
-        self.passes = 0
 
     def run(self, input_ids: Tensor, method: str, *, width: int) -> Sampled:
         """Fill the targets of `input_ids`, long (B, T); see `sample` of the network."""
@@ -77,95 +77,121 @@ class Sampler:
         self.log_probs = torch.zeros(input_ids.shape, dtype=dtype, device=self.device)
         self.positions = positions_by_step(self.question)  # (B, E + 1)
         self.count = self.question.step.amax(1)  # (B,)
+        self.passes = CachedPasses(self.model, Chain.of(self.question, self.layout))
+        if method == "auto" and self.layout != "two_stream":
+            method = "sequential" if self.layout == "causal" else "speculative"
         if method == "sequential":
             self._one_by_one()
         else:
-            # more drafts than targets would only cost memory
-            self._in_rounds(min(width, int(self.count.amax())) if method == "fused" else None)
-        return Sampled(self.tokens, self.log_probs, self.passes, self.question.step.to(self.device))
+            self._in_rounds(method, width)
+        return Sampled(self.tokens, self.log_probs, self.passes.count, self.question.step.to(self.device))
 
     # one target a pass
 
     def _one_by_one(self) -> None:
-        slots = lay_out(self.question, self.layout)
-        due = passes_due(slots, self.question)  # (B, S)
-        readers = slots.slots_predicting(self.tokens.shape[1])
-        cache = DynamicCache(config=self.model.config)
-        ranks = limits = torch.zeros(len(due), 0, dtype=torch.long)
         for step in range(1, int(self.count.amax()) + 1):
-            kept, kept_at = _chosen(slots, (due == step) & (slots.ranks < HIDDEN))
-            query, query_at = _chosen(slots, (due == step) & (slots.ranks == HIDDEN))
-            new = _side_by_side(kept, query)
-            ranks, limits = torch.cat([ranks, new.ranks], 1), torch.cat([limits, new.limits], 1)
-            inputs = new.fill(self.tokens, names_target=self.model.config.target_positions)
-            inputs.update(ranks=ranks.to(self.device), limits=limits.to(self.device))
-            states = self._states(**inputs, past_key_values=cache, use_cache=True)
-            # queries are seen by nobody: they leave the cache
-            width = query.positions.shape[1]
-            if width:
-                cache.crop(-width)
-                ranks, limits = ranks[:, :-width], limits[:, :-width]
-            rows = (self.count >= step).nonzero().squeeze(1)
-            position = self.positions[rows, step]
-            reader = readers[rows, position]
-            at = torch.where(
-                kept_at[rows, reader] < 0, query_at[rows, reader] + kept.positions.shape[1], kept_at[rows, reader]
-            )
-            logits = self._logits(states, rows, at)
-            chosen = self._draw(self._law(logits))
-            self._settle(rows, position, chosen, logits)
+            known = self.count.clamp(max=step - 1)
+            # a row without further targets gets fillers: that costs less than to take it out
+            ahead = (self.count >= step).long()
+            table, at = self.passes.chain.between(known, ahead)
+            states = self.passes.run(self.tokens, table, known)
+            rows = ahead.nonzero().squeeze(1)
+            logits = self._logits(states, rows, at[rows, 0])
+            law = self._law(logits)
+            chosen = torch.multinomial(law, 1, generator=self.generator).squeeze(1)
+            self._settle(rows, self.positions[rows, step], chosen, logits)
 
     # several targets a pass
 
-    def _in_rounds(self, width: int | None) -> None:
+    def _in_rounds(self, method: str, width: int) -> None:
         active = torch.arange(len(self.count))
         known = torch.zeros_like(self.count)
+        guesses = Guesses.of(self.question, self.layout, self.positions)
+        acceptance = Acceptance()
         drafts: _Drafts | None = None
         while len(active):
-            question = self.question.rows(active)
-            if width is None:
-                known = self._speculative_round(active, question, known)
+            left = int((guesses.count - known).amax())
+            window = choose_window(acceptance, method, width=width, left=left)
+            if window.is_fused or drafts is not None:
+                # drafts that are there are verified, whatever the next round is
+                ahead = window.width if window.is_fused else 0
+                known, drafts = self._fused_round(active, guesses, known, drafts, ahead, acceptance)
             else:
-                known, drafts = self._fused_round(active, question, known, drafts, width)
-            still = (known < self.count[active]).nonzero().squeeze(1)
-            active, known = active[still], known[still]
-            drafts = None if drafts is None else drafts.rows(still)
+                known = self._speculative_round(active, guesses, known, window.width, acceptance)
+            still = (known < guesses.count).nonzero().squeeze(1)
+            if len(still) < len(active):
+                active, known, guesses = active[still], known[still], guesses.rows(still)
+                self.passes.keep(still)
+                drafts = None if drafts is None else drafts.rows(still)
 
-    def _speculative_round(self, active: Tensor, question: ResolvedConditional, known: Tensor) -> Tensor:
-        left = self.count[active] - known
-        slots = lay_out(question, self.layout, known)
-        logits = self._logits_of_next(slots, active, known, left)  # (B, W, V)
-        drafts = self._draft(active, known, logits, left)
-        if logits.shape[1] == 1:
-            # drawn from everything that is known: the joint itself
-            self._score(active, known, drafts.tokens, logits, torch.ones_like(left))
-            return known + 1
-        slots = lay_out(question, self.layout)
-        verified = self._logits_of_next(slots, active, known, left)
-        # so was the first of several
-        verified[:, 0] = logits[:, 0]
-        return self._accept(active, known, drafts, verified)
+    def _speculative_round(
+        self, active: Tensor, guesses: Guesses, known: Tensor, width: int, acceptance: Acceptance
+    ) -> Tensor:
+        # the next target from the joint and guesses at those behind it; then these are verified
+        one = torch.ones_like(known)
+        table, at = self.passes.chain.between(known, one)
+        more, guessed = guesses.after(known, torch.zeros_like(known), width - 1)
+        states = self._run(active, torch.cat([table, more], dim=1), known)
+        at = torch.cat([at, torch.where(guessed[:, 0] < 0, -1, guessed[:, 0] + table.shape[1])], dim=1)
+        logits = self._spread(states, at)  # (B, width, V)
+        first = logits[:, :1]
+        self._decide(active, known, self._draw(self._law(first)), first, one)
+        known = known + 1
+        left = guesses.count - known
+        if width == 1:
+            acceptance.add(0, 0)
+            return known
+        drafts = self._draft(active, known, logits[:, 1:], torch.minimum(left, torch.full_like(left, width - 1)))
+        table, at = self.passes.chain.between(known, torch.minimum(drafts.count + 1, left))
+        verified = self._spread(self._run(active, table, known), at)
+        return self._verify(active, known, drafts, verified, acceptance)
 
     def _fused_round(
-        self, active: Tensor, question: ResolvedConditional, known: Tensor, drafts: "_Drafts | None", width: int
-    ) -> "tuple[Tensor, _Drafts]":
+        self,
+        active: Tensor,
+        guesses: Guesses,
+        known: Tensor,
+        drafts: "_Drafts | None",
+        width: int,
+        acceptance: Acceptance,
+    ) -> "tuple[Tensor, _Drafts | None]":
         drafted = torch.zeros_like(known) if drafts is None else drafts.count
-        ahead = look_ahead(question, known, drafted, width)
-        states = self._run(ahead.slots, active)
-        verified = self._spread(states, ahead.verifying)  # (B, D + 1, V)
+        verifying, at = self.passes.chain.between(known, torch.minimum(drafted + 1, guesses.count - known))
+        guessing, following = guesses.after(known, drafted, width)
+        states = self._run(active, torch.cat([verifying, guessing], dim=1), known)
+        following = torch.where(following < 0, -1, following + verifying.shape[1])
+        # few rows cost the head what one costs: all of them at once, though most guesses will not be needed
+        is_few = at.numel() + following.numel() <= FEW_ROWS
+        logits = self._spread(states, torch.cat([at, following.flatten(1)], dim=1) if is_few else at)
+        verified = logits[:, : at.shape[1]]
         if drafts is None:
             nothing = torch.zeros(len(active), 0, dtype=torch.long, device=self.device)
             drafts = _Drafts(nothing, torch.zeros_like(verified[:, :0]), drafted)
-        after = self._accept(active, known, drafts.first(verified.shape[1] - 1), verified)
-        # the drafts for the stop that was made; those for the others are never turned into logits
-        following = self._spread(states, ahead.following[torch.arange(len(active)), after - known - 1])
-        count = torch.minimum(torch.full_like(after, width), self.count[active] - after)
-        return after, self._draft(active, after, following, count)
+        after = self._verify(active, known, drafts.first(verified.shape[1] - 1), verified, acceptance)
+        if width == 0:
+            return after, None
+        # the guesses behind the stop that was made; those behind the others are never drawn from
+        rows, stop = torch.arange(len(active)), (after - known - 1).clamp(max=following.shape[1] - 1)
+        if is_few:
+            guessed = logits[:, at.shape[1] :].view(*following.shape, -1)[rows.to(self.device), stop.to(self.device)]
+        else:
+            guessed = self._spread(states, following[rows, stop])
+        count = torch.minimum(torch.full_like(after, width), guesses.count - after)
+        return after, self._draft(active, after, guessed, count)
+
+    def _verify(
+        self, active: Tensor, known: Tensor, drafts: "_Drafts", verified: Tensor, acceptance: Acceptance
+    ) -> Tensor:
+        after = self._accept(active, known, drafts, verified)
+        # each row kept all drafts before its stop, and judged one more where it did not keep all
+        kept = torch.minimum((after - known - 1).clamp(min=0), drafts.count)
+        acceptance.add(int(kept.sum()), int(torch.minimum(kept + 1, drafts.count).sum()))
+        return after
 
     def _draft(self, active: Tensor, known: Tensor, logits: Tensor, count: Tensor) -> "_Drafts":
         # a token for each of the first `count` targets after the known ones, each by itself; logits: (B, W, V)
         law = self._law(logits)
-        tokens = self._draw(law.flatten(0, 1)).view(law.shape[:2])
+        tokens = self._draw(law)
         self._write(active, known, count, tokens)
         return _Drafts(tokens, law, count)
 
@@ -189,8 +215,7 @@ class Sampler:
         tokens = tokens.clone()
         tokens[rows, column] = self._draw(excess)
         decided = torch.minimum(kept + 1, left)
-        self._write(active, known, decided, tokens)
-        self._score(active, known, tokens, logits, decided)
+        self._decide(active, known, tokens, logits, decided)
         return known + decided
 
     def _count_agreeing(self, drafts: "_Drafts", wanted: Tensor) -> Tensor:
@@ -204,32 +229,22 @@ class Sampler:
 
     # the network, and what is drawn from it
 
-    def _states(self, **inputs: Any) -> Tensor:
-        self.passes += 1
-        return self.model.transformer(**inputs).last_hidden_state
+    def _run(self, active: Tensor, table: Tensor, known: Tensor) -> Tensor:
+        tokens = self.tokens if len(active) == len(self.tokens) else self.tokens[active.to(self.device)]
+        return self.passes.run(tokens, table, known)
 
     def _logits(self, states: Tensor, rows: Tensor, at: Tensor) -> Tensor:
         if not rows.numel():
             # which a quantised head may not take
-            return accurate(states.new_zeros(0, self.model.config.vocab_size))
-        return accurate(self.model.lm_head(states[rows.to(self.device), at.to(self.device)]))
-
-    def _read(self, slots: Slots, active: Tensor, at: Tensor) -> Tensor:
-        # logits at slots `at`, long (B, W) or (B, W, ...), with -1 for none: (*at.shape, V)
-        return self._spread(self._run(slots, active), at)
-
-    def _logits_of_next(self, slots: Slots, active: Tensor, known: Tensor, left: Tensor) -> Tensor:
-        # of all `left` targets after the known ones, (B, W, V)
-        at = _slots_of_next(slots, self.positions[active], known, left, self.tokens.shape[1])
-        return self._read(slots, active, at)
-
-    def _run(self, slots: Slots, active: Tensor) -> Tensor:
-        inputs = slots.fill(self.tokens[active.to(self.device)], names_target=self.model.config.target_positions)
-        return self._states(**inputs, use_cache=False)
+            return accurate(states.new_zeros(*at.shape, self.model.config.vocab_size))
+        return accurate(self.model.head_logits(states[rows.to(self.device), at.to(self.device)]))
 
     def _spread(self, states: Tensor, at: Tensor) -> Tensor:
-        rows = torch.arange(at.shape[0]).view(-1, *[1] * (at.dim() - 1)).expand(at.shape)
+        # logits at slots `at`, long (B, W), with zeros where it is -1: (B, W, V)
+        rows = torch.arange(at.shape[0])[:, None].expand(at.shape)
         is_there = at >= 0
+        if bool(is_there.all()):
+            return self._logits(states, rows, at)
         logits = self._logits(states, rows[is_there], at[is_there])
         spread = logits.new_zeros(*at.shape, logits.shape[-1])
         spread[is_there.to(self.device)] = logits
@@ -242,10 +257,22 @@ class Sampler:
         return (logits / self.temperature).softmax(-1)
 
     def _draw(self, weights: Tensor) -> Tensor:
-        # (N, V) -> (N,)
-        if not len(weights):
-            return torch.zeros(0, dtype=torch.long, device=self.device)
-        return torch.multinomial(weights, 1, generator=self.generator).squeeze(1)
+        # (..., V) -> (...)
+        if not weights.numel():
+            return torch.zeros(weights.shape[:-1], dtype=torch.long, device=self.device)
+        if self.device.type != "cpu":
+            flat = torch.multinomial(weights.flatten(0, -2), 1, generator=self.generator)
+            return flat.view(weights.shape[:-1])
+        # one random number a draw where multinomial takes one for each token of the vocabulary
+        summed = weights.cumsum(-1, dtype=torch.float64)
+        luck = torch.rand(*weights.shape[:-1], 1, generator=self.generator, dtype=torch.float64)
+        # a token is drawn where its sum is the first above: one of no weight never is
+        found = torch.searchsorted(summed, luck * summed[..., -1:], right=True)
+        return found.squeeze(-1).clamp(max=weights.shape[-1] - 1)
+
+    def _decide(self, active: Tensor, known: Tensor, values: Tensor, logits: Tensor, count: Tensor) -> None:
+        self._write(active, known, count, values)
+        self._score(active, known, values, logits, count)
 
     def _write(self, active: Tensor, known: Tensor, count: Tensor, values: Tensor) -> None:
         # the first `count` of `values` (B, W) become the tokens of the targets after the `known` ones
@@ -280,38 +307,3 @@ class _Drafts:
 
     def first(self, columns: int) -> "_Drafts":
         return _Drafts(self.tokens[:, :columns], self.law[:, :columns], self.count)
-
-
-def passes_due(slots: Slots, question: ResolvedConditional) -> Tensor:
-    """The pass in which each slot can be computed when one target becomes known a pass, from 1; 0 for fillers.
-
-    A slot that sees the contents of n targets has to wait for all n.
-    """
-    contents = (slots.ranks < HIDDEN) & question.target.gather(1, slots.positions)
-    ranks = torch.where(contents, slots.ranks, HIDDEN).sort(1).values
-    seen = torch.searchsorted(ranks, slots.limits.contiguous(), right=True)
-    is_filler = (slots.ranks == HIDDEN) & (slots.limits < 0)
-    return torch.where(is_filler, 0, seen + 1)
-
-
-def _chosen(slots: Slots, wanted: Tensor) -> tuple[Slots, Tensor]:
-    # the wanted slots in as few columns as the fullest row needs; and which column each went to, or -1
-    width = int(wanted.sum(1).amax())
-    order = (~wanted).long().argsort(dim=1, stable=True)
-    went = torch.where(wanted, order.argsort(dim=1), -1)
-    order = order[:, :width]
-    is_there = wanted.gather(1, order)
-    parts = {name: torch.where(is_there, getattr(slots, name).gather(1, order), value) for name, value in EMPTY.items()}
-    return Slots(**parts), went
-
-
-def _side_by_side(first: Slots, second: Slots) -> Slots:
-    return Slots(**{name: torch.cat([getattr(first, name), getattr(second, name)], dim=1) for name in EMPTY})
-
-
-def _slots_of_next(slots: Slots, positions: Tensor, known: Tensor, left: Tensor, length: int) -> Tensor:
-    # long (B, W): the slot that predicts each of the targets after the known ones; -1 beyond the `left` of a row
-    columns = torch.arange(int(left.amax()))
-    steps = (known[:, None] + 1 + columns).clamp(max=positions.shape[1] - 1)
-    predicting = slots.slots_predicting(length).gather(1, positions.gather(1, steps))
-    return torch.where(columns < left[:, None], predicting, -1)
