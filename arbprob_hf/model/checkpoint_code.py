@@ -31,6 +31,7 @@ ROOMS = {
         "saved_patterns",
         "saved_weights",
         "validation",
+        "layers",
         "lm_head",
         "generation",
         "slot_passes",

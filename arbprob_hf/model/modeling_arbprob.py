@@ -4,7 +4,6 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Para
 transformers' GPT-2, so official weights load here and ours load there.
 """
 
-import math
 import os
 from typing import Any
 
@@ -25,6 +24,7 @@ from .attention.backends import check_backend, prepare_attention
 from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask, is_copy
 from .generation import ArbProbGenerationMixin, check_room
+from .layers import ZeroEmbedding, embedding, projection, residual_projection
 from .lm_head import ShiftedLabels, causal_loss, head_logits, is_plain, logits_loss, scored_count
 from .masks.arguments import MaskArguments, resolve_mask
 from .masks.custom import Custom
@@ -59,8 +59,8 @@ class ArbProbAttention(nn.Module):
         self.scaling = self.head_dim**-0.5 if config.scale_attn_weights else 1.0
         if config.scale_attn_by_inverse_layer_idx:
             self.scaling /= layer_idx + 1
-        self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
-        self.c_proj = _residual(Conv1D(config.n_embd, config.n_embd), config)
+        self.c_attn = projection(3 * config.n_embd, config.n_embd)
+        self.c_proj = residual_projection(config.n_embd, config.n_embd, config.n_layer)
         self.attn_dropout = nn.Dropout(config.attn_pdrop)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
@@ -86,8 +86,8 @@ class ArbProbMLP(nn.Module):
         inner = config.n_inner or 4 * config.n_embd
         # transformers spells this function out in eight kernels; torch has it as one
         fused = "gelu_pytorch_tanh" if config.activation_function == "gelu_new" else config.activation_function
-        self.c_fc = Conv1D(inner, config.n_embd)
-        self.c_proj = _residual(Conv1D(config.n_embd, inner), config)
+        self.c_fc = projection(inner, config.n_embd)
+        self.c_proj = residual_projection(config.n_embd, inner, config.n_layer)
         self.act = ACT2FN[fused]
         self.dropout = nn.Dropout(config.resid_pdrop)
 
@@ -199,17 +199,6 @@ class ArbProbPreTrainedModel(PreTrainedModel):
             init.zeros_(module.weight)
 
 
-class ZeroEmbedding(nn.Embedding):
-    """Vectors that are added, zero at first: weights that never had them go on as they were."""
-
-
-def _residual(projection: Conv1D, config: ArbProbConfig) -> Conv1D:
-    # each block adds to the residual stream twice (Radford et al. 2019, section 2.3); noted on the projection itself:
-    # transformers calls `_init_weights` of code outside its own package only on modules that own parameters
-    projection.initial_scale = 1 / math.sqrt(2 * config.n_layer)  # type: ignore[assignment]
-    return projection
-
-
 class ArbProbModel(SlotPassMixin, ArbProbPreTrainedModel):
     """The GPT-2 network without a head.
 
@@ -218,8 +207,8 @@ class ArbProbModel(SlotPassMixin, ArbProbPreTrainedModel):
 
     def __init__(self, config: ArbProbConfig) -> None:
         super().__init__(config)
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.wte = embedding(config.vocab_size, config.n_embd)
+        self.wpe = embedding(config.n_positions, config.n_embd)
         # what GPT-2 does not have: only where the configuration asks for it
         self.wme = ZeroEmbedding(1, config.n_embd) if config.mask_token else None
         self.wtpe = ZeroEmbedding(config.n_positions, config.n_embd) if config.target_positions else None

@@ -62,7 +62,7 @@ TRAVELLING = {
 # the files of model/ that lie in no folder; those in no room stay at home
 ROOMS_OF_FILES = {
     "configuration_arbprob": "configuration",
-    **dict.fromkeys(["modeling_arbprob", "classifiers", "generation", "lm_head", "validation"], "modeling"),
+    **dict.fromkeys(["modeling_arbprob", "classifiers", "generation", "layers", "lm_head", "validation"], "modeling"),
     **dict.fromkeys(["saved_patterns", "saved_weights", "slot_passes"], "modeling"),
 }
 STAY_HOME = {"checkpoint_code"}

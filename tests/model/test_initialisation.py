@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, set_seed
+from transformers.pytorch_utils import Conv1D
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 
@@ -49,6 +50,38 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         set_seed(7)
         weights.append(ArbProbForCausalLM(ArbProbConfig(**SIZES)).state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_layers_that_wait_for_weights_are_those_that_have_some() -> None:
+    # built without the constructors of torch and transformers, which would draw numbers
+    def attributes(layer: torch.nn.Module) -> dict[str, Any]:
+        own = {name: value for name, value in vars(layer).items() if name[0] != "_"}
+        weights = {
+            name: (weight.shape, weight.dtype, weight.requires_grad)
+            for name, weight in layer._parameters.items()
+            if weight is not None
+        }
+        return {"class": type(layer), "names": vars(layer).keys() - {"_is_hf_initialized"}, **own, **weights}
+
+    config = ArbProbConfig(**SIZES, mask_token=True, target_positions=True)
+    with torch.device("meta"):
+        waiting = ArbProbForCausalLM(config)
+    assert all(weight.is_meta for weight in waiting.parameters())
+    there = dict(ArbProbForCausalLM(config).named_modules())
+    kinds = (Conv1D, torch.nn.Embedding)
+    for name, layer in waiting.named_modules():
+        if isinstance(layer, kinds):
+            assert attributes(layer) == attributes(there[name]), name
+
+
+def test_a_network_that_waited_is_given_initial_weights() -> None:
+    config = ArbProbConfig(**SIZES)
+    with torch.device("meta"):
+        model = ArbProbForCausalLM(config)
+    model.to_empty(device="cpu").init_weights()
+    spread = float(model.transformer.h[1].mlp.c_proj.weight.detach().std())
+    assert spread == pytest.approx(0.02 / (2 * SIZES["n_layer"]) ** 0.5, rel=0.05)
+    assert not model.transformer.h[0].attn.c_attn.bias.any()
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
