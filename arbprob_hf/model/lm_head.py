@@ -15,19 +15,16 @@ from torch.autograd.function import FunctionCtx
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .attention.plan import can_read_values
+from .questions.log_probs import RowScorer, product_dtype
 
 IGNORED = -100
 # rows scored at a time: on a CPU few, so that their logits stay in the last cache; an accelerator has to be kept busy
 _CHUNK_ROWS, _ACCELERATOR_ROWS = 256, 2048
 # vocabularies below this are scored in larger chunks
 _FEW_TOKENS = 1024
-# logits that a CPU turns into probabilities at a time: 1 MiB in float32, what a core's own cache holds
-_BLOCK_LOGITS = 2**18
 # a product in half precision is rounded for so many rows of the weight at a time, before it is added in the accurate
 # type; that of a thin head is cheap enough to be added, and so lose less, for every few rows scored
 _GRADIENT_ROWS, _FEW_ADDED, _THIN = 4096, 128, 256
-# rows of logits begin where a cache line does: BLAS writes them half as fast elsewhere
-_ALIGNED = 64
 
 
 class ShiftedLabels:
@@ -163,10 +160,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, div
     float32 (float64 for float64 input). Differentiable once.
     """
     _check_targets(targets, weight.shape[0])
-    device = hidden.device.type
-    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     wants = (hidden.requires_grad, weight.requires_grad) if torch.is_grad_enabled() else (False, False)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, compute, wants, divisor)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, product_dtype(hidden), wants, divisor)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -204,21 +199,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _Chunks:
-    """The rows of a loss, a chunk at a time: one set of buffers serves all, fresh ones would be faulted in again."""
+    """The rows of a loss, a chunk at a time: one set of buffers serves all."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, targets: Tensor, wants: tuple[bool, bool]) -> None:
         self.hidden, self.weight, self.targets, self.wants = hidden, weight, targets, wants
         self.accurate = torch.promote_types(hidden.dtype, torch.float32)
-        vocabulary, is_cpu = weight.shape[0], hidden.device.type == "cpu"
-        width = -(-vocabulary // _ALIGNED) * _ALIGNED
         # with few tokens a chunk of so many rows would be all overhead, and whole logits are small
-        size = _CHUNK_ROWS * max(1, _FEW_TOKENS // vocabulary) if is_cpu else _ACCELERATOR_ROWS
-        self.size = max(1, min(size, hidden.shape[0]))
-        self.block = min(self.size, max(1, _BLOCK_LOGITS // width)) if is_cpu else self.size
-        self.logits = hidden.new_empty(self.size, width)
-        # on a CPU a softmax may overwrite what it reads
-        is_in_place = is_cpu and hidden.dtype == self.accurate
-        self.likelihoods = None if is_in_place else self.logits.new_empty(self.block, width, dtype=self.accurate)
+        rows = _CHUNK_ROWS * max(1, _FEW_TOKENS // weight.shape[0])
+        self.size = max(1, min(rows if hidden.device.type == "cpu" else _ACCELERATOR_ROWS, hidden.shape[0]))
+        self.scorer = RowScorer(weight, self.size)
 
     def score(self, divisor: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """-> total, gradient (N, D), gradient (V, D), all over `divisor`; None for a gradient that is not wanted."""
@@ -228,7 +217,7 @@ class _Chunks:
         for start in range(0, len(self.targets), self.size):
             chosen = slice(start, start + self.size)
             rows = self.hidden[chosen]
-            nats[chosen], error = self._error(rows, self.targets[chosen])
+            nats[chosen], error = self.scorer(rows, self.targets[chosen], wants_error=any(self.wants))
             if of_hidden is not None:
                 of_hidden[chosen] = error @ self.weight
             if of_weight is not None:
@@ -238,31 +227,6 @@ class _Chunks:
         if of_weight is not None and not len(self.targets):
             of_weight.zero_()
         return nats.sum() / divisor, of_hidden, of_weight
-
-    def _error(self, rows: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
-        # -> nats (rows,), probabilities less 1 at the answers (rows, V); the probabilities where no gradient is wanted
-        vocabulary, count = self.weight.shape[0], rows.shape[0]
-        logits = self.logits[:count]  # (rows, V and what aligns it)
-        scores = logits[:, :vocabulary]
-        torch.mm(rows, self.weight.t(), out=scores)
-        logits[:, vocabulary:] = float("-inf")
-        answer = scores.gather(1, answers[:, None]).squeeze(1).to(self.accurate)
-        peak, top = answer.new_empty(count, dtype=logits.dtype), torch.empty_like(answer)
-        for first in range(0, count, self.block):
-            chosen = slice(first, first + self.block)
-            block = logits[chosen]
-            likelihoods = block if self.likelihoods is None else self.likelihoods[: len(block)]
-            torch.amax(block, 1, out=peak[chosen])
-            torch.softmax(block, dim=-1, dtype=self.accurate, out=likelihoods)
-            torch.amax(likelihoods, 1, out=top[chosen])
-            if any(self.wants):
-                # before any rounding: for a token known almost surely, p - 1 is all there is
-                likelihoods[torch.arange(len(block), device=rows.device), answers[chosen]] -= 1
-                if likelihoods is not block:
-                    block.copy_(likelihoods)
-        # -log p[answer] = (peak - answer) - log p[peak]: p[peak] never underflows, and the difference of two large
-        # logits is taken before a small logarithm is added to it
-        return peak.to(self.accurate) - answer - top.log(), scores
 
     def _add(self, of_weight: Tensor, error: Tensor, rows: Tensor, scale: float, *, is_first: bool) -> None:
         # of_weight (V, D) += scale * error.T @ rows; the first chunk writes what need not be zero before
@@ -289,11 +253,6 @@ class _Chunks:
 _FEW_ROWS = 128
 # below this the call itself takes longer than the product
 _LARGE_TABLE = 2**20
-
-
-def is_plain(head: nn.Module) -> bool:
-    """Whether `head` is a linear layer without a bias whose weight is a tensor of torch's own, not a quantised one."""
-    return type(head) is nn.Linear and head.bias is None and type(head.weight) is nn.Parameter
 
 
 def head_logits(head: nn.Module, hidden: Tensor, logits_to_keep: int | Tensor = 0) -> Tensor:

@@ -25,7 +25,7 @@ from .attention.plan import Plan
 from .configuration_arbprob import ArbProbConfig, check_mask, is_copy
 from .generation import ArbProbGenerationMixin, check_room
 from .layers import ZeroEmbedding, embedding, projection, residual_projection
-from .lm_head import ShiftedLabels, causal_loss, head_logits, is_plain, logits_loss, scored_count
+from .lm_head import ShiftedLabels, causal_loss, head_logits, logits_loss, scored_count
 from .masks.arguments import MaskArguments, resolve_mask
 from .masks.custom import Custom
 from .masks.lookahead import check_cache_valid
@@ -33,6 +33,7 @@ from .masks.mask import Mask
 from .masks.packed import read_packing
 from .masks.tiles import Sizes
 from .questions.layouts import MASK_ID
+from .questions.log_probs import is_plain
 from .questions.mixin import QuestionMixin
 from .saved_patterns import check_travels, read_saved
 from .saved_weights import check_complete, check_sizes, warn_of_values
