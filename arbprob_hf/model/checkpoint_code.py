@@ -33,6 +33,7 @@ ROOMS = {
         "validation",
         "layers",
         "lm_head",
+        "lean_step",
         "generation",
         "slot_passes",
         "modeling_arbprob",

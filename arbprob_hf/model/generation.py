@@ -11,6 +11,7 @@ from transformers import GenerationMixin
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
+from .lean_step import LeanStep, step_obstacle
 from .masks.continuation import Continued, continue_mask, repeat_rows
 from .masks.foreign import from_foreign
 from .masks.keep import keep_mask
@@ -97,11 +98,14 @@ class ArbProbGenerationMixin(GenerationMixin):
         """
         cache: Any = kwargs.get("past_key_values")
         kwargs.pop("cache_position", None)
+        lean = kwargs.pop("lean_step", None)
         if cache is not None and cache.is_compileable:
             check_room(input_ids.shape[1], cache.get_mask_sizes(1, 0)[0])
         if next_sequence_length is None and _holds_cached(input_ids, kwargs):
             next_sequence_length = input_ids.shape[1] - _cached(kwargs)
         is_step = next_sequence_length == 1 and cache is not None and not kwargs.get("is_first_iteration")
+        if is_step and lean is not None and (inputs := lean.inputs(input_ids, kwargs)) is not None:
+            return inputs
         if not is_step or input_ids.device != self.device:
             given = {"next_sequence_length": next_sequence_length, "inputs_embeds": inputs_embeds, **kwargs}
             return super().prepare_inputs_for_generation(input_ids, **given)  # type: ignore
@@ -120,6 +124,18 @@ class ArbProbGenerationMixin(GenerationMixin):
     ) -> Tensor | None:
         """Say which columns of a static cache hold tokens; transformers would say that in a causal mask."""
         return None if attention_mask is None else _widened(attention_mask, past_key_values)
+
+    def _sample(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # transformers' loop, whose steps are lean where nothing speaks against it
+        reason = "arguments by position" if args else step_obstacle(self, kwargs)
+        logger.debug(f"generate takes {'lean steps' if reason is None else f'usual steps: {reason}'}")
+        if reason is not None:
+            return super()._sample(input_ids, *args, **kwargs)  # type: ignore
+        step = LeanStep(self)
+        try:
+            return super()._sample(input_ids, lean_step=step, **kwargs)  # type: ignore
+        finally:
+            step.settle()
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, *args: Any, **kwargs: Any

@@ -272,6 +272,16 @@ def head_logits(head: nn.Module, hidden: Tensor, logits_to_keep: int | Tensor = 
     return logits
 
 
+class FewRowsHead:
+    """`head_logits` of one head for many passes of as few rows."""
+
+    def __init__(self, head: nn.Module) -> None:
+        self.head = head
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return head_logits(self.head, hidden)
+
+
 def _kept(logits_to_keep: int | Tensor) -> slice | Tensor:
     if isinstance(logits_to_keep, Tensor) and logits_to_keep.dim() == 1:
         return logits_to_keep

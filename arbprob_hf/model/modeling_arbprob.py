@@ -134,6 +134,8 @@ class ArbProbPreTrainedModel(PreTrainedModel):
         "hidden_states": ArbProbBlock,
         "attentions": OutputRecorder(ArbProbAttention, index=1, layer_name="attn"),
     }
+    # what steps of one token may write out, each class by itself
+    _written_out = (ArbProbBlock, ArbProbAttention, ArbProbMLP)
     # the weight of a head that has a row for each label
     _label_weight: str | None = None
     # buffers of early GPT-2 checkpoints
@@ -415,10 +417,11 @@ class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, A
             `loss` (scalar, nats per scored token), `logits` (B, T or fewer, V), `past_key_values`, and what else was
             asked for.
         """
-        shift_labels = kwargs.pop("shift_labels", None)
-        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
-        is_scored = labels is not None or shift_labels is not None
-        count = scored_count(labels, shift_labels)
+        if kwargs.get("lean_step") is not None:
+            return kwargs["lean_step"](input_ids, position_ids)
+        options = {name: kwargs.pop(name, None) for name in ("shift_labels", "num_items_in_batch")}
+        is_scored = labels is not None or options["shift_labels"] is not None
+        count = scored_count(labels, options["shift_labels"])
         # a loss needs no keys and values afterwards: they are kept only when asked for
         use_cache = False if is_scored and use_cache is None and past_key_values is None else use_cache
         outputs = self.transformer(
@@ -442,7 +445,6 @@ class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, A
             logits = head_logits(self.lm_head, hidden_states, logits_to_keep)  # (B, T or fewer, V)
         if is_scored:
             whole = logits if type(logits_to_keep) is int and logits_to_keep == 0 else None
-            options = {"shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
             loss = self._loss(hidden_states, whole, labels, count, **options)
         return CausalLMOutputWithPast(
             loss=loss,

@@ -63,7 +63,7 @@ TRAVELLING = {
 ROOMS_OF_FILES = {
     "configuration_arbprob": "configuration",
     **dict.fromkeys(["modeling_arbprob", "classifiers", "generation", "layers", "lm_head", "validation"], "modeling"),
-    **dict.fromkeys(["saved_patterns", "saved_weights", "slot_passes"], "modeling"),
+    **dict.fromkeys(["saved_patterns", "saved_weights", "slot_passes", "lean_step"], "modeling"),
 }
 STAY_HOME = {"checkpoint_code"}
 
