@@ -12,8 +12,9 @@ _ROW, _SLOT, _HEAD = 0.06, 0.005, 0.6
 # so many rows of logits cost the head hardly more than one
 FEW_ROWS = 16
 LONGEST_WINDOW = 64
-# what is looked at of the past: each round counts this much less at the next
-_MEMORY = 0.85
+# what is looked at of the past: a draft that was judged counts so much less with the next one, and so much less with
+# each round that judges none
+_MEMORY, _FADING = 0.97, 0.9
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Acceptance:
 
     def add(self, kept: int, judged: int) -> None:
         """A round kept so many drafts of those that it came to judge; without any, what is known fades."""
-        self.kept = _MEMORY * self.kept + (1 - _MEMORY) * 0.5 + kept
-        self.judged = _MEMORY * self.judged + (1 - _MEMORY) + judged
+        memory = _MEMORY**judged if judged else _FADING
+        self.kept = memory * self.kept + (1 - memory) * 0.5 + kept
+        self.judged = memory * self.judged + (1 - memory) + judged
         self.is_known = self.is_known or judged > 0
 
     @property

@@ -135,7 +135,8 @@ class Sampler:
         at = torch.cat([at, torch.where(guessed[:, 0] < 0, -1, guessed[:, 0] + table.shape[1])], dim=1)
         logits = self._spread(states, at)  # (B, width, V)
         first = logits[:, :1]
-        self._decide(active, known, self._draw(self._law(first)), first, one)
+        law = self._law(first)
+        self._decide(active, known, self._draw(law), first, law, one)
         known = known + 1
         left = guesses.count - known
         if width == 1:
@@ -192,7 +193,8 @@ class Sampler:
         # a token for each of the first `count` targets after the known ones, each by itself; logits: (B, W, V)
         law = self._law(logits)
         tokens = self._draw(law)
-        self._write(active, known, count, tokens)
+        places, chosen = self._places(active, known, count, tokens.shape[1])
+        self.tokens[places] = tokens[chosen]
         return _Drafts(tokens, law, count)
 
     def _accept(self, active: Tensor, known: Tensor, drafts: "_Drafts", logits: Tensor) -> Tensor:
@@ -203,19 +205,21 @@ class Sampler:
         more = wanted.shape[1] - drafts.tokens.shape[1]
         left = torch.minimum(drafts.count + more, self.count[active] - known)
         kept = torch.minimum(agreeing, left)
-        tokens, law = pad(drafts.tokens, (0, more)), pad(drafts.law, (0, 0, 0, more))
-        # behind a row's last draft there is no law to subtract
-        is_behind = torch.arange(tokens.shape[1]) == drafts.count[:, None]
-        law = law.masked_fill(is_behind.to(self.device)[..., None], 0.0)
+        tokens = pad(drafts.tokens, (0, more)).clone()
         stopping = (kept < left).nonzero().squeeze(1)
         rows, column = stopping.to(self.device), kept[stopping].to(self.device)
-        excess = (wanted[rows, column] - law[rows, column]).clamp(min=0)
-        # equal laws never reject; rounding may
-        excess = torch.where(excess.sum(1, keepdim=True) > 0, excess, wanted[rows, column])
-        tokens = tokens.clone()
+        excess = wanted[rows, column]
+        # behind a row's last draft there is no law to subtract, and one too many was never looked at
+        count = drafts.count.clamp(max=drafts.tokens.shape[1])
+        judged = (kept < count)[stopping].nonzero().squeeze(1)
+        if len(judged):
+            judged = judged.to(self.device)
+            rest = (excess[judged] - drafts.law[rows[judged], column[judged]]).clamp_(min=0)
+            # equal laws never reject; rounding may
+            excess[judged] = torch.where(rest.sum(1, keepdim=True) > 0, rest, excess[judged])
         tokens[rows, column] = self._draw(excess)
         decided = torch.minimum(kept + 1, left)
-        self._decide(active, known, tokens, logits, decided)
+        self._decide(active, known, tokens, logits, wanted, decided)
         return known + decided
 
     def _count_agreeing(self, drafts: "_Drafts", wanted: Tensor) -> Tensor:
@@ -254,7 +258,7 @@ class Sampler:
         # what is drawn from: probabilities (..., V)
         if self.temperature == 0:
             return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-        return (logits / self.temperature).softmax(-1)
+        return (logits if self.temperature == 1 else logits / self.temperature).softmax(-1)
 
     def _draw(self, weights: Tensor) -> Tensor:
         # (..., V) -> (...)
@@ -270,23 +274,28 @@ class Sampler:
         found = torch.searchsorted(summed, luck * summed[..., -1:], right=True)
         return found.squeeze(-1).clamp(max=weights.shape[-1] - 1)
 
-    def _decide(self, active: Tensor, known: Tensor, values: Tensor, logits: Tensor, count: Tensor) -> None:
-        self._write(active, known, count, values)
-        self._score(active, known, values, logits, count)
+    def _decide(
+        self, active: Tensor, known: Tensor, values: Tensor, logits: Tensor, law: Tensor, count: Tensor
+    ) -> None:
+        # the first `count` of `values` (B, W) are drawn for good; from `logits`, whose `law` this is
+        places, chosen = self._places(active, known, count, values.shape[1])
+        self.tokens[places] = values[chosen]
+        drawn = values[..., None]
+        if self.temperature == 1:
+            # nothing of no weight is drawn
+            nats = law.gather(2, drawn).squeeze(2).log()
+        else:
+            nats = (logits.gather(2, drawn) - logits.logsumexp(2, keepdim=True)).squeeze(2)
+        self.log_probs[places] = nats[chosen]
 
-    def _write(self, active: Tensor, known: Tensor, count: Tensor, values: Tensor) -> None:
-        # the first `count` of `values` (B, W) become the tokens of the targets after the `known` ones
-        rows, columns = (torch.arange(values.shape[1]) < count[:, None]).nonzero(as_tuple=True)
+    def _places(
+        self, active: Tensor, known: Tensor, count: Tensor, width: int
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        # where in the texts the first `count` targets after the known ones stand, and where in a table (B, width)
+        rows, columns = (torch.arange(width) < count[:, None]).nonzero(as_tuple=True)
         positions = self.positions[active[rows], known[rows] + 1 + columns]
-        places = active[rows].to(self.device), positions.to(self.device)
-        self.tokens[places] = values[rows.to(self.device), columns.to(self.device)]
-
-    def _score(self, active: Tensor, known: Tensor, values: Tensor, logits: Tensor, count: Tensor) -> None:
-        nats = (logits.gather(2, values[..., None]) - logits.logsumexp(2, keepdim=True)).squeeze(2)
-        rows, columns = (torch.arange(values.shape[1]) < count[:, None]).nonzero(as_tuple=True)
-        positions = self.positions[active[rows], known[rows] + 1 + columns]
-        places = active[rows].to(self.device), positions.to(self.device)
-        self.log_probs[places] = nats[rows.to(self.device), columns.to(self.device)]
+        index = torch.stack([active[rows], positions, rows, columns]).to(self.device)
+        return (index[0], index[1]), (index[2], index[3])
 
     def _settle(self, rows: Tensor, position: Tensor, chosen: Tensor, logits: Tensor) -> None:
         places = rows.to(self.device), position.to(self.device)
