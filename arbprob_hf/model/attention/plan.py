@@ -163,9 +163,13 @@ def zero_empty_rows(out: Tensor, has_keys: Tensor | None) -> Tensor:
 
 def _with_self(allowed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor | None]:
     # a softmax over nothing is nan on some kernels: such a query sees itself and its output is zeroed
-    has_keys = allowed.any(-1, keepdim=True)  # (B or 1, H or 1, T_q, 1)
-    if can_read_values(sizes.device) and bool(has_keys.all()):
-        return allowed, None
+    if can_read_values(sizes.device):
+        # the largest of bytes is found twenty times as fast as the any of bools
+        has_keys = allowed.view(torch.uint8).amax(-1, keepdim=True) != 0  # (B or 1, H or 1, T_q, 1)
+        if bool(has_keys.all()):
+            return allowed, None
+    else:
+        has_keys = allowed.any(-1, keepdim=True)
     own = (torch.arange(sizes.q_len, device=sizes.device) + sizes.offset)[:, None]  # (T_q, 1)
     itself = torch.arange(sizes.kv_len, device=sizes.device)[None, :] == own  # (T_q, T_kv)
     # in words of logic: onnxruntime chooses between no bool tensors
