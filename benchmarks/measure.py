@@ -39,7 +39,7 @@ class Row:
 
     def is_met(self) -> bool | None:
         """Whether the figure meets the goal; None without one."""
-        found = re.search(r"\d+(\.\d+)?(e-?\d+)?", self.figure)
+        found = re.search(r"-?\d+(\.\d+)?(e-?\d+)?", self.figure)
         if not self.goal or found is None:
             return None
         sign, bound = self.goal.split()

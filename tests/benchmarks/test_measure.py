@@ -25,6 +25,7 @@ def measure() -> ModuleType:
 @pytest.mark.parametrize(
     ("figure", "goal", "is_met"),
     [
+        ("-1.20 [-2.00, 0.10]", "<= 0.5", True),
         ("2.03 [1.90, 2.10]", ">= 2", True),
         ("1.99 [1.90, 2.10]", ">= 2", False),
         ("3.0e-07", "<= 1e-3", True),
