@@ -234,6 +234,22 @@ def test_many_questions_in_one_pass_equal_one_pass_each(layout: str, sees: str) 
     torch.testing.assert_close(together, torch.stack([model.log_prob(ids, ask) for ask in asks]), **EXACT)
 
 
+def test_questions_that_see_differently_are_answered_together_too() -> None:
+    model, ids = network("two_stream"), tokens(2, 7)
+    asks = [Conditional([0, 1, 4], [5, 2], given_sees=SEES[number % 2]) for number in range(4)]
+    asks[2:] = [Conditional([0], [number], given_sees=SEES[number % 2]) for number in (3, 6)]
+    together = model.log_prob(ids, asks)
+    torch.testing.assert_close(together, torch.stack([model.log_prob(ids, ask) for ask in asks]), **EXACT)
+
+
+def test_many_questions_take_one_pass_of_the_head() -> None:
+    model, ids, rows = network("two_stream"), tokens(2, 12), []
+    hook = model.lm_head.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    model.log_prob(ids, [Conditional([0, 1], [i, 11]) for i in range(2, 10)])
+    hook.remove()
+    assert rows == [2 * 2 * 8]
+
+
 def test_many_questions_take_one_pass_and_share_what_is_given() -> None:
     model, ids, seen = network("two_stream"), tokens(1, 12), []
     hook = model.transformer.register_forward_pre_hook(

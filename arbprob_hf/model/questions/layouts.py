@@ -5,7 +5,7 @@ device they are. Each layout keeps `limit <= rank` on its visible slots, so noth
 1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -109,6 +109,22 @@ def lay_out(question: ResolvedConditional, layout: str, known: Tensor | None = N
     if not isinstance(layout, str) or layout not in LAYOUTS:
         raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r:.40}")
     return LAYOUTS[layout](question, known)
+
+
+def lay_out_several(questions: Sequence[ResolvedConditional], layout: str) -> list[Slots]:
+    """The slots of several questions about as many sequences each, one by one what `lay_out` gives, but for fillers."""
+    found: dict[int, Slots] = {}
+    for sees in {one.given_sees for one in questions}:
+        alike = [number for number, one in enumerate(questions) if one.given_sees == sees]
+        given = torch.cat([questions[number].given for number in alike])
+        target = torch.cat([questions[number].target for number in alike])
+        step = torch.cat([questions[number].step for number in alike])
+        slots = lay_out(ResolvedConditional(given, target, step, sees), layout)
+        split = [getattr(slots, name).chunk(len(alike)) for name in EMPTY]
+        found |= {
+            number: Slots(**dict(zip(EMPTY, own, strict=True))) for number, *own in zip(alike, *split, strict=True)
+        }
+    return [found[number] for number in range(len(questions))]
 
 
 def is_chained(layout: str) -> bool:

@@ -12,7 +12,7 @@ from ..masks.patterns import Causal
 from ..masks.text import check_integer, kind_of
 from .blanks import Blanked, Infilled, Scored, answers_of, ask_blanks, read_answers, read_blanks
 from .conditional import Conditional, Positions, ResolvedConditional
-from .layouts import MASK_ID, Slots, is_chained, lay_out
+from .layouts import MASK_ID, Slots, is_chained, lay_out, lay_out_several
 from .log_probs import token_log_probs, vocabulary_log_probs
 from .sampling import Sampled, Sampler
 from .shared_prefix import join
@@ -68,13 +68,10 @@ class QuestionMixin:
                     f"layout: {layout} has no joint probability of several targets; ask marginals(), or use another "
                     "layout"
                 )
-        found = self._read([lay_out(question, layout) for question in questions], input_ids)
-        scores = []
-        for question, (rows, positions, hidden) in zip(questions, found, strict=True):
-            answers = input_ids[rows, positions]
-            nats = token_log_probs(self.lm_head, hidden, answers)
-            scores.append(nats.new_zeros(question.target.shape).index_put((rows, positions), nats))
-        return torch.stack(scores) if several else scores[0]
+        numbers, rows, positions, hidden = self._read(lay_out_several(questions, layout), input_ids)
+        nats = token_log_probs(self.lm_head, hidden, input_ids[rows, positions])
+        scores = nats.new_zeros(len(questions), *input_ids.shape).index_put((numbers, rows, positions), nats)
+        return scores if several else scores[0]
 
     def marginals(self, input_ids: Tensor, ask: Conditional, *, layout: str | None = None) -> Tensor:
         """log P(x_i | x_given) of every target by itself and every token of the vocabulary, in one forward pass.
@@ -89,12 +86,12 @@ class QuestionMixin:
         question = self._settle(input_ids, ask, layout)
         if layout == "sigma":
             # its last given slot gets the first target, and the others would see it: each is a question of its own
-            slots = [lay_out(one, layout) for one in question.one_by_one()]
+            slots = lay_out_several(question.one_by_one(), layout)
             # the target's own slot, which nobody sees, holds some token: -1 would be none
             input_ids = input_ids.masked_fill(question.target.to(input_ids.device), 0)
         else:
             slots = [lay_out(question, layout, torch.zeros(input_ids.shape[0], dtype=torch.long))]
-        rows, positions, hidden = (torch.cat(parts) for parts in zip(*self._read(slots, input_ids), strict=True))
+        _, rows, positions, hidden = self._read(slots, input_ids)
         nats = vocabulary_log_probs(self.lm_head, hidden)
         return nats.new_zeros(*input_ids.shape, nats.shape[1]).index_put((rows, positions), nats)
 
@@ -282,8 +279,9 @@ class QuestionMixin:
                 )
         return question
 
-    def _read(self, slots: list[Slots], input_ids: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        # for each question: rows (n,), positions (n,) and the states (n, D) that predict what is there
+    def _read(self, slots: list[Slots], input_ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # of all questions one after the other: which it is (n,), rows (n,), positions (n,) and the states (n, D) that
+        # predict what is there
         names_target = self.config.target_positions
         if self.transformer.wme is None and any(bool(one.masked.any()) for one in slots):
             logger.warning_once(
@@ -293,22 +291,20 @@ class QuestionMixin:
         length = input_ids.shape[1]
         if len(slots) == 1:
             inputs: dict[str, Any] = slots[0].fill(input_ids, names_target=names_target)
-            readers = [slots[0].slots_predicting(length)]
+            readers = slots[0].slots_predicting(length)[None]
         else:
             branches = join(slots, length, names_target=names_target)
             inputs = {
                 "mask": branches.mask(input_ids.device),
                 **branches.slots.fill(input_ids, names_target=names_target),
             }
-            readers = list(branches.slots_predicting)
+            readers = branches.slots_predicting
         states = self.transformer(**inputs, use_cache=False).last_hidden_state  # (B, S, D)
-        found = []
-        for reader in readers:
-            rows, positions = (reader >= 0).nonzero(as_tuple=True)
-            columns = reader[rows, positions].to(input_ids.device, non_blocking=True)
-            rows, positions = (index.to(input_ids.device, non_blocking=True) for index in (rows, positions))
-            found.append((rows, positions, states[rows, columns]))
-        return found
+        numbers, rows, positions = (readers >= 0).nonzero(as_tuple=True)
+        # moved together: each move is a wait
+        index = torch.stack([numbers, rows, positions, readers[numbers, rows, positions]])
+        numbers, rows, positions, columns = index.to(input_ids.device, non_blocking=True).unbind(0)
+        return numbers, rows, positions, states[rows, columns]
 
 
 def score_text(model: Any, tokenizer: Any, text: str, answers: Any = None, *, top: int = 5) -> list[Scored]:
