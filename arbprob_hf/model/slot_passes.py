@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from .attention.lean_layers import is_watched
 from .attention.plan import AdditivePlan, EagerPlan, Plan
 
 
@@ -74,11 +75,7 @@ class SlotPassMixin:
     def _is_direct(self) -> bool:
         # whether the layers may be run one by one: nobody has wrapped, compiled or hooked the network as a whole
         network: Any = self
-        of_all = torch.nn.modules.module
-        hooks = network._forward_hooks or network._forward_pre_hooks
-        hooks = hooks or of_all._global_forward_hooks or of_all._global_forward_pre_hooks
-        is_own = type(self).forward.__qualname__ == "ArbProbModel.forward" and "forward" not in vars(self)  # type: ignore[attr-defined]
-        return is_own and network._compiled_call_impl is None and not hooks
+        return type(network).forward.__qualname__ == "ArbProbModel.forward" and not is_watched(network)
 
 
 def compute_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
