@@ -4,9 +4,9 @@
 
 The trainer: milliseconds of a step of `ArbProbTrainer` above those of transformers' Trainer, on a network so small that
 both are the time of a step; of each run the first steps are left out. The collators: their share, with the reading of
-the blocks, of a step of `tiny`, 8 x 256 tokens. Tokenising: wall time of the same text by one process and by two, where
-there are two processors; one process alone uses as many threads as there are processors unless told otherwise, so both
-ways of it are shown.
+the blocks, of a step of `tiny`, 8 x 256 tokens. Tokenising: CPU time of the same text by one process, and by two that
+share it, half of theirs each, which is the wall time where two processors are free. A process has one thread here; left
+to itself a tokenizer takes as many as there are processors, and a second process gains little.
 """
 
 import argparse
@@ -14,21 +14,23 @@ import io
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from measure import Row, in_turns, parser, report, spread, timed
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf.data.arguments import DataArguments
 from arbprob_hf.data.collators import BlockCollator, QuestionCollator
 from arbprob_hf.data.dataset import _dataset, _tokenised
 from arbprob_hf.data.packing import TokenDocuments, pack
 from arbprob_hf.data.tasks import Task
+from arbprob_hf.data.tokenizer import load_tokenizer
 from arbprob_hf.training.trainer import ArbProbTrainer
 
 BATCH, LENGTH = 8, 256
@@ -48,8 +50,8 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     rounds = 3 if options.quick else options.rounds
     yield trainer_row(rounds)
     yield from collator_rows(rounds)
-    if not options.quick and len(all_processors()) > 1:
-        yield from tokenising_rows(rounds)
+    if not options.quick:
+        yield tokenising_row(rounds)
 
 
 def trainer_row(rounds: int) -> Row:
@@ -130,36 +132,29 @@ def packed_blocks(vocab_size: int) -> Any:
     return _dataset(packed).add_column("index", list(range(len(packed.input_ids)))).with_format("numpy")
 
 
-def tokenising_rows(rounds: int) -> Iterator[Row]:
+def tokenising_row(rounds: int) -> Row:
     """The tokenising of a run's text by one process and by two."""
-    from datasets import Dataset
-
-    from arbprob_hf.data.arguments import DataArguments
-    from arbprob_hf.data.tokenizer import load_tokenizer
-
+    # threads of its own would hide what a process gains
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer, draw = load_tokenizer("gpt2"), np.random.default_rng(0)
     words = [token.lstrip("\u0120") for token in tokenizer.convert_ids_to_tokens(range(1000, 9000))]
     texts = Dataset.from_dict({"text": [" ".join(draw.choice(words, 600)) for _ in range(3000)]})
-    pinned = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, all_processors())
-    for threads in ("false", "true"):
-        os.environ["TOKENIZERS_PARALLELISM"] = threads
-        taken: dict[int, list[float]] = {1: [], 2: []}
-        for _ in range(rounds):
-            for workers, seconds in taken.items():
-                start = time.perf_counter()
-                _tokenised(texts, tokenizer, DataArguments(preprocessing_num_workers=workers), None)
-                seconds.append(time.perf_counter() - start)
-        ratios = [one / two for one, two in zip(taken[1], taken[2], strict=True)]
-        note = f"one {min(taken[1]):.1f} s, two {min(taken[2]):.1f} s; wall time"
-        kind = "a thread each" if threads == "false" else "a thread each against as many threads as processors"
-        yield Row(f"tokenising, two processes against one: {kind}", spread(ratios), "", note)
-    os.sched_setaffinity(0, pinned)
+    taken: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(rounds):
+        for workers, seconds in taken.items():
+            own, children = cpu_seconds()
+            _tokenised(texts, tokenizer, DataArguments(preprocessing_num_workers=workers), None)
+            own, children = (now - before for now, before in zip(cpu_seconds(), (own, children), strict=True))
+            seconds.append(own + children / workers)
+    ratios = [one / two for one, two in zip(taken[1], taken[2], strict=True)]
+    note = f"one {min(taken[1]):.1f} s, two {min(taken[2]):.1f} s"
+    return Row("tokenising, two processes against one", spread(ratios), "", note)
 
 
-def all_processors() -> set[int]:
-    """The processors that a process of this machine may use, whatever this one is pinned to."""
-    return set(range(os.cpu_count() or 1)) if hasattr(os, "sched_setaffinity") else set()
+def cpu_seconds() -> tuple[float, float]:
+    """CPU time of this process, and of its children that have ended."""
+    found = os.times()
+    return found.user + found.system, found.children_user + found.children_system
 
 
 if __name__ == "__main__":
