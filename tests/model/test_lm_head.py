@@ -10,7 +10,7 @@ from torch import nn
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 from arbprob_hf.model import lm_head
-from arbprob_hf.model.lm_head import head_logits
+from arbprob_hf.model.lm_head import FewRowsHead, head_logits
 from tests.networks import far
 
 WIDTH, VOCABULARY = 32, 2**15
@@ -119,3 +119,36 @@ def test_hooks_on_every_module_see_the_head(multiplied: list[int]) -> None:
         handle.remove()
     assert seen == [nn.Linear]
     assert multiplied == []
+
+
+@pytest.mark.parametrize(("dtype", "rows"), [(torch.float32, 2), (torch.float32, 8), (torch.bfloat16, 1)])
+@torch.no_grad()
+def test_a_packed_head_gives_the_same_bits(dtype: torch.dtype, rows: int) -> None:
+    head = nn.Linear(WIDTH, VOCABULARY, bias=False).to(dtype)
+    many = FewRowsHead(head)
+    for _ in range(12):
+        hidden = torch.randn(rows, 1, WIDTH).to(dtype)
+        assert torch.equal(many(hidden), head_logits(head, hidden))
+    assert many.packed is not None
+
+
+@torch.no_grad()
+def test_a_packed_head_follows_its_weight() -> None:
+    head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+    many, hidden = FewRowsHead(head), torch.randn(4, 1, WIDTH)
+    for _ in range(9):
+        many(hidden)
+    assert many.packed is not None
+    head.weight.mul_(2)
+    assert torch.equal(many(hidden), head_logits(head, hidden))
+    head.weight = nn.Parameter(torch.randn(VOCABULARY, WIDTH))
+    assert torch.equal(many(hidden), head_logits(head, hidden))
+
+
+@pytest.mark.parametrize(("head", "hidden"), USUAL.values(), ids=USUAL)
+@torch.no_grad()
+def test_other_heads_are_not_packed(head: nn.Module, hidden: torch.Tensor) -> None:
+    many = FewRowsHead(head)
+    for _ in range(9):
+        assert torch.equal(many(hidden), head_logits(head, hidden))
+    assert many.packed is None
