@@ -1,104 +1,169 @@
 """Time and memory of one training step against transformers' GPT-2: same weights, same inputs, same optimiser.
 
-    python benchmarks/train_step.py [--preset tiny] [--batch 8] [--length 256] [--rounds 7] [--threads 1]
+    python benchmarks/train_step.py [--quick] [--rounds 5] [--threads 1]
 
-The two models take turns round by round; the figure is the median of the per-round ratios of process CPU time (wall
-time on an accelerator), which holds on a shared, noisy machine. Peak memory is that of a fresh process per model,
-above the built model, its gradients and Adam states included.
+A step is forward, backward and fused AdamW, without dropout. GPT-2 is given the same mask as a 4-D tensor of floats, or
+none where it is causal. Peak memory is that of a fresh process, above the built model: gradients and Adam's two states
+included.
 """
 
 import argparse
+import gc
 import json
 import pathlib
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from measure import Row, in_turns, parser, ratio, report
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Conditional
+from arbprob_hf.model.questions.layouts import lay_out
 
-PEERS = ("hf", "ours")
+SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 
 
 @dataclass(frozen=True)
-class Work:
-    """One line of the table."""
+class Batch:
+    """What a step is made on: the arguments of our model and those of GPT-2."""
 
-    name: str
-    scored: float = 1.0
-    bf16: bool = False
-
-
-WORK = (
-    Work("fp32, all scored"),
-    Work("fp32, a quarter scored", scored=0.25),
-    Work("bf16 autocast, all scored", bf16=True),
-    Work("bf16 autocast, a quarter scored", scored=0.25, bf16=True),
-)
+    preset: str
+    ours: dict[str, Any]
+    theirs: dict[str, Any]
 
 
-def main() -> None:
-    arguments = _arguments()
-    torch.set_num_threads(arguments.threads)
-    if arguments.memory_of:
-        print(json.dumps(peak_memory(arguments)))
-        return
-    print(
-        f"{arguments.preset}, batch {arguments.batch} x {arguments.length} tokens, {arguments.threads} thread(s), "
-        f"torch {torch.__version__}, {arguments.device}"
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    rounds = 2 if options.quick else options.rounds
+    long_rounds = 1 if options.quick else max(1, options.rounds // 2)
+    same = {"fp32": ">= 2", "bf16": ">= 2.4"}
+    yield from _same_precision("tiny, 8 x 256, all scored", causal("tiny", 8, 256), same, rounds, options)
+    sorted_, streams = {"fp32": ">= 1.9", "bf16": ">= 2.2"}, {"fp32": ">= 1.9", "bf16": ">= 2.2"}
+    yield from _same_precision(
+        "tiny, 8 x 256, any order (`ranks`)", any_order("tiny", 8, 256), sorted_, rounds, options
     )
-    print("| step | ours / HF speed, same precision [min, max] | against HF fp32 | peak memory HF -> ours, MiB |")
-    print("|---|---|---|---|")
-    for work in WORK:
-        print(row(work, arguments), flush=True)
-
-
-def row(work: Work, arguments: argparse.Namespace) -> str:
-    """Measure one line: HF in the same precision, ours, and, where that is another, HF in fp32 take turns."""
-    steps = {"hf": make_step("hf", work, arguments), "ours": make_step("ours", work, arguments)}
-    if work.bf16:
-        steps["hf fp32"] = make_step("hf", Work("", work.scored), arguments)
-    for step in steps.values():
-        step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(arguments.rounds):
-        for name, step in steps.items():
-            times[name].append(timed(step, arguments.device))
-    same = [a / b for a, b in zip(times["hf"], times["ours"], strict=True)]
-    full = [a / b for a, b in zip(times.get("hf fp32", times["hf"]), times["ours"], strict=True)]
-    peaks = [measured_peak(peer, work, arguments) for peer in PEERS]
-    return (
-        f"| {work.name} | {statistics.median(same):.2f} [{min(same):.2f}, {max(same):.2f}] | "
-        f"{statistics.median(full):.2f} | {peaks[0]:.0f} -> {peaks[1]:.0f} |"
+    yield from _same_precision("tiny, 4 x 256, two_stream", two_stream("tiny", 4, 256), streams, rounds, options)
+    yield from _quarter(rounds, options)
+    long = {"fp32": ">= 1.2", "bf16": ">= 1.2"}
+    yield from _same_precision(
+        "distilgpt2, 1 x 1024, causal", causal("distilgpt2", 1, 1024), long, long_rounds, options
     )
+    packed = {"bf16": ">= 1.3"}
+    yield from _same_precision(
+        "distilgpt2, 1 x 1024, 8 documents", documents("distilgpt2", 1, 1024), packed, long_rounds, options
+    )
+    for precision, goal in (("fp32", "<= 200"), ("bf16", "<= 220")):
+        peaks = {peer: _measured_peak(peer, precision, options) for peer in ("ours", "hf")}
+        note = f"GPT-2: {peaks['hf']:.0f} MiB"
+        yield Row(f"tiny, 8 x 256: peak memory above the model, MiB, {precision}", f"{peaks['ours']:.0f}", goal, note)
 
 
-def make_step(peer: str, work: Work, arguments: argparse.Namespace) -> Callable[[], float]:
-    """A closure that runs one optimiser step and returns its loss."""
+def _same_precision(
+    work: str, batch: Batch, goals: dict[str, str], rounds: int, options: argparse.Namespace
+) -> Iterator[Row]:
+    for precision, goal in goals.items():
+        steps = {peer: make_step(peer, batch, precision, options.device) for peer in ("hf", "ours")}
+        times = in_turns(steps, rounds=rounds, device=options.device)
+        yield Row(f"{work}: {precision} / GPT-2 in {precision}", ratio(times["hf"], times["ours"]), goal, _took(times))
+        del steps
+        gc.collect()
+
+
+def _quarter(rounds: int, options: argparse.Namespace) -> Iterator[Row]:
+    batch = causal("tiny", 8, 256, scored=0.25)
+    steps = {
+        "hf": make_step("hf", batch, "fp32", options.device),
+        "fp32": make_step("ours", batch, "fp32", options.device),
+        "bf16": make_step("ours", batch, "bf16", options.device),
+    }
+    times = in_turns(steps, rounds=rounds, device=options.device)
+    for precision, goal in (("fp32", ">= 5.5"), ("bf16", ">= 9")):
+        found = {"hf": times["hf"], "ours": times[precision]}
+        figure = ratio(times["hf"], times[precision])
+        yield Row(f"tiny, 8 x 256, a quarter scored: {precision} / GPT-2 in fp32", figure, goal, _took(found))
+
+
+def _took(times: dict[str, list[float]]) -> str:
+    return f"{min(times['hf']) * 1000:.0f} and {min(times['ours']) * 1000:.0f} ms at least"
+
+
+def causal(preset: str, rows: int, length: int, *, scored: float = 1.0) -> Batch:
+    """Texts read from left to right, a share of whose tokens is scored."""
+    generator = torch.Generator().manual_seed(1)
+    ids = _ids(preset, rows, length)
+    labels = ids.masked_fill(torch.rand(ids.shape, generator=generator) >= scored, -100)
+    inputs = {"input_ids": ids, "labels": labels}
+    return Batch(preset, inputs, inputs)
+
+
+def any_order(preset: str, rows: int, length: int) -> Batch:
+    """Texts in which each token sees those of lower rank, in an order of its own."""
+    generator = torch.Generator().manual_seed(1)
+    ids, ranks = _ids(preset, rows, length), torch.rand(rows, length, generator=generator).argsort(1)
+    allowed = ranks[:, None, :] <= ranks[:, :, None]  # (B, T, T)
+    inputs = {"input_ids": ids, "labels": ids}
+    return Batch(preset, {**inputs, "ranks": ranks}, {**inputs, "attention_mask": _scores(allowed)})
+
+
+def two_stream(preset: str, rows: int, length: int) -> Batch:
+    """Texts whose every token but the first is asked for in a random order, in the layout of two streams."""
+    ids = _ids(preset, rows, length)
+    ask = Conditional([0], range(1, length), order="random")
+    slots = lay_out(ask.resolve(rows, length, generator=torch.Generator().manual_seed(1)), "two_stream")
+    inputs, labels = slots.fill(ids), slots.labels(ids)
+    ranks, limits = inputs["ranks"], inputs["limits"]
+    allowed = (ranks[:, None, :] <= limits[:, :, None]) | torch.eye(ranks.shape[1], dtype=torch.bool)  # (B, S, S)
+    theirs = {
+        "input_ids": inputs["input_ids"].clamp(min=0),
+        "position_ids": inputs["position_ids"],
+        "attention_mask": _scores(allowed),
+        "labels": labels,
+        "shift_labels": labels,
+    }
+    return Batch(preset, {**inputs, "shift_labels": labels}, theirs)
+
+
+def documents(preset: str, rows: int, length: int, *, count: int = 8) -> Batch:
+    """Rows of packed documents of one length, each seen only from within."""
+    ids, packed = _ids(preset, rows, length), (torch.arange(length) * count // length).expand(rows, length)
+    allowed = (packed[:, None, :] == packed[:, :, None]).tril()  # (B, T, T)
+    inputs = {"input_ids": ids, "labels": ids}
+    return Batch(preset, {**inputs, "document_ids": packed}, {**inputs, "attention_mask": _scores(allowed)})
+
+
+def _ids(preset: str, rows: int, length: int) -> Tensor:
+    vocabulary = ArbProbConfig.preset(preset).vocab_size
+    return torch.randint(0, vocabulary, (rows, length), generator=torch.Generator().manual_seed(0))
+
+
+def _scores(allowed: Tensor) -> Tensor:
+    # (B, T, T) -> what GPT-2 adds to its scores, float (B, 1, T, T)
+    return torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]
+
+
+def make_step(peer: str, batch: Batch, precision: str, device: str) -> Callable[[], float]:
+    """A closure that makes one step of the optimiser and returns its loss."""
     torch.manual_seed(0)
-    preset = ArbProbConfig.preset(arguments.preset, n_positions=max(arguments.length, 256), dropout=0.0)
+    given = batch.ours if peer == "ours" else batch.theirs
+    inputs = {name: value.to(device) for name, value in given.items()}
+    length = max(batch.ours["input_ids"].shape[1], 256)
+    config = ArbProbConfig.preset(batch.preset, n_positions=length, dropout=0.0, mask_token="ranks" in batch.ours)
     if peer == "hf":
-        names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-        sizes = {name: getattr(preset, name) for name in names}
+        sizes = {name: getattr(config, name) for name in SIZES}
         model = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
     else:
-        model = ArbProbForCausalLM(preset)
-    model = model.to(arguments.device).train()
+        model = ArbProbForCausalLM(config)
+        inputs["return_logits"] = False
+    model = model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, preset.vocab_size, (arguments.batch, arguments.length), generator=generator)
-    labels = ids.masked_fill(torch.rand(ids.shape, generator=generator) >= work.scored, -100).to(arguments.device)
-    ids = ids.to(arguments.device)
-    options = {} if peer == "hf" else {"return_logits": False}
 
     def step() -> float:
-        with torch.autocast(torch.device(arguments.device).type, torch.bfloat16, enabled=work.bf16):
-            loss = model(input_ids=ids, labels=labels, use_cache=False, **options).loss
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(**inputs, use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -107,65 +172,39 @@ def make_step(peer: str, work: Work, arguments: argparse.Namespace) -> Callable[
     return step
 
 
-def timed(step: Callable[[], float], device: str) -> float:
-    """Seconds of process CPU time of one step; wall time where the work is done elsewhere."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    start = clock()
-    step()
-    return clock() - start
-
-
-def measured_peak(peer: str, work: Work, arguments: argparse.Namespace) -> float:
+def _measured_peak(peer: str, precision: str, options: argparse.Namespace) -> float:
     """Peak memory in MiB of three steps in a process of their own."""
-    command = [
-        sys.executable,
-        __file__,
-        "--memory_of",
-        peer,
-        "--scored",
-        str(work.scored),
-        "--device",
-        arguments.device,
-    ]
-    command += ["--bf16"] if work.bf16 else []
-    for name in ("preset", "batch", "length", "threads"):
-        command += [f"--{name}", str(getattr(arguments, name))]
-    return float(
-        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    )
+    command = [sys.executable, __file__, "--memory_of", peer, precision]
+    command += ["--device", options.device, "--threads", str(options.threads)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(json.loads(said.splitlines()[-1]))
 
 
-def peak_memory(arguments: argparse.Namespace) -> float:
-    work = Work("", arguments.scored, arguments.bf16)
-    step = make_step(arguments.memory_of, work, arguments)
-    if arguments.device != "cpu":
+def peak_memory(peer: str, precision: str, device: str) -> float:
+    """Peak memory of the tiny step in MiB above the built model, of this process."""
+    step = make_step(peer, causal("tiny", 8, 256), precision, device)
+    if device != "cpu":
+        before = torch.cuda.memory_allocated()
         step(), step()
-        return torch.cuda.max_memory_allocated() / 2**20
-    before = memory("VmRSS")
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = _memory("VmRSS")
     for _ in range(3):
         step()
-    return memory("VmHWM") - before
+    return _memory("VmHWM") - before
 
 
-def memory(field: str) -> float:
-    """A field of this process's status in MiB; Linux only, like the peak it is compared with."""
+def _memory(field: str) -> float:
+    # a field of this process's status in MiB; Linux only, like the peak it is compared with
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return float(next(line for line in lines if line.startswith(field)).split()[1]) / 2**10
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory_of", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("--scored", type=float, default=1.0, help=argparse.SUPPRESS)
-    parser.add_argument("--bf16", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    made = parser(__doc__, rounds=5)
+    made.add_argument("--memory_of", nargs=2, help=argparse.SUPPRESS)
+    chosen = made.parse_args()
+    if chosen.memory_of:
+        torch.set_num_threads(chosen.threads)
+        print(json.dumps(peak_memory(*chosen.memory_of, chosen.device)))
+    else:
+        report(measure, chosen)

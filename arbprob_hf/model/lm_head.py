@@ -18,8 +18,9 @@ from .attention.plan import can_read_values
 from .questions.log_probs import RowScorer, is_plain, product_dtype
 
 IGNORED = -100
-# rows scored at a time: on a CPU few, so that their logits stay in the last cache; an accelerator has to be kept busy
-_CHUNK_ROWS, _ACCELERATOR_ROWS = 256, 2048
+# rows scored at a time on a CPU: fewer lose efficiency in products; memory above 32 MiB is returned to the system each
+# time, and has to be faulted in again. An accelerator has to be kept busy
+_CHUNK_ROWS, _CHUNK_BYTES, _ACCELERATOR_ROWS = (128, 256), 2**25, 2048
 # vocabularies below this are scored in larger chunks
 _FEW_TOKENS = 1024
 # a product in half precision is rounded for so many rows of the weight at a time, before it is added in the accurate
@@ -204,8 +205,10 @@ class _Chunks:
     def __init__(self, hidden: Tensor, weight: Tensor, targets: Tensor, wants: tuple[bool, bool]) -> None:
         self.hidden, self.weight, self.targets, self.wants = hidden, weight, targets, wants
         self.accurate = torch.promote_types(hidden.dtype, torch.float32)
+        least, most = _CHUNK_ROWS
+        fitting = _CHUNK_BYTES // (weight.shape[0] * weight.element_size()) // 32 * 32
         # with few tokens a chunk of so many rows would be all overhead, and whole logits are small
-        rows = _CHUNK_ROWS * max(1, _FEW_TOKENS // weight.shape[0])
+        rows = max(least, min(most, fitting)) * max(1, _FEW_TOKENS // weight.shape[0])
         self.size = max(1, min(rows if hidden.device.type == "cpu" else _ACCELERATOR_ROWS, hidden.shape[0]))
         self.scorer = RowScorer(weight, self.size)
 
