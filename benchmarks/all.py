@@ -17,7 +17,18 @@ from measure import Row, machine, table_head, table_line
 
 HERE = Path(__file__).parent
 # in the order of the table
-NAMES = ("train_step", "scoring", "attention", "glue", "compiled", "decoders", "forward", "sampling", "start_up")
+NAMES = (
+    "train_step",
+    "scoring",
+    "attention",
+    "glue",
+    "compiled",
+    "decoders",
+    "decoding",
+    "forward",
+    "sampling",
+    "start_up",
+)
 
 
 def main() -> int:
