@@ -16,6 +16,8 @@ from pathlib import Path
 from measure import Row, machine, table_head, table_line
 
 HERE = Path(__file__).parent
+# what the table replaces in a file that has both
+BEGIN, END = "<!-- python benchmarks/all.py begins -->", "<!-- python benchmarks/all.py ends -->"
 # in the order of the table
 NAMES = (
     "train_step",
@@ -38,7 +40,7 @@ def main() -> int:
     failed = []
     for name in options.only or NAMES:
         start = time.perf_counter()
-        head = [f"## {name}", "", *table_head()]
+        head = [f"### {name}", "", *table_head()]
         print(*head, sep="\n", flush=True)
         rows, error = rows_of(name, quick=options.quick)
         lines += [*head, *map(table_line, rows), ""]
@@ -47,8 +49,15 @@ def main() -> int:
         print(f"\n{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
     print(*failed, sep="\n", file=sys.stderr)
     if options.out:
-        Path(options.out).write_text("\n".join(lines), encoding="utf-8")
+        write(Path(options.out), "\n".join(lines))
     return 1 if failed else 0
+
+
+def write(path: Path, table: str) -> None:
+    """Write the table: between the marks of a file that has them, such as RESULTS.md, or as a new file."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN) if path.exists() else ("", "", "")
+    _, end, after = rest.partition(END)
+    path.write_text(f"{before}{begin}\n{table}\n{end}{after}".lstrip("\n"), encoding="utf-8")
 
 
 def rows_of(name: str, *, quick: bool) -> tuple[list[Row], str]:
@@ -70,8 +79,11 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only the rows that have a goal, in few rounds")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--out", help="write the table there too")
-    return parser.parse_args()
+    parser.add_argument("--out", help="write the table there too, or between the marks of that file")
+    options = parser.parse_args()
+    if options.out and Path(options.out).exists() and END not in Path(options.out).read_text(encoding="utf-8"):
+        parser.error(f"--out: {options.out} is there and has no marks {BEGIN} ... {END}; name another file")
+    return options
 
 
 if __name__ == "__main__":
