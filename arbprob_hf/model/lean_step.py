@@ -13,6 +13,7 @@ from .lm_head import FewRowsHead
 from .masks.arguments import MaskArguments, resolve_mask
 from .masks.lookahead import holds_rules
 from .masks.mask import Mask
+from .masks.precision import compute_dtype
 from .masks.tiles import Sizes
 from .validation import check_inputs, check_positions
 
@@ -92,8 +93,7 @@ class LeanStep:
             return resolve_mask(default, MaskArguments(more, mask), sizes)
 
         dtype, device = self.model.transformer.ln_f.weight.dtype, self.sizes.device.type
-        is_cast = torch.is_autocast_enabled(device) and dtype != torch.float64
-        compute = torch.get_autocast_dtype(device) if is_cast else dtype
+        compute = compute_dtype(dtype, device)
         return StepPlans(resolve, self.sizes, limit=self.model.config.n_positions, dtype=compute)
 
 

@@ -15,7 +15,8 @@ from torch.autograd.function import FunctionCtx
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .attention.plan import can_read_values
-from .questions.log_probs import RowScorer, is_plain, product_dtype
+from .masks.precision import compute_dtype
+from .questions.log_probs import RowScorer, is_plain
 
 IGNORED = -100
 # rows scored at a time on a CPU: fewer lose efficiency in products; memory above 32 MiB is returned to the system each
@@ -162,7 +163,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, div
     """
     _check_targets(targets, weight.shape[0])
     wants = (hidden.requires_grad, weight.requires_grad) if torch.is_grad_enabled() else (False, False)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, product_dtype(hidden), wants, divisor)
+    compute = compute_dtype(hidden.dtype, hidden.device.type)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, compute, wants, divisor)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

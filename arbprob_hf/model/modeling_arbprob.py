@@ -31,13 +31,14 @@ from .masks.custom import Custom
 from .masks.lookahead import check_cache_valid
 from .masks.mask import Mask
 from .masks.packed import read_packing
+from .masks.precision import compute_dtype
 from .masks.tiles import Sizes
 from .questions.layouts import MASK_ID
 from .questions.log_probs import is_plain
 from .questions.mixin import QuestionMixin
 from .saved_patterns import check_travels, read_saved
 from .saved_weights import check_complete, check_sizes, warn_of_values
-from .slot_passes import SlotPassMixin, compute_dtype
+from .slot_passes import SlotPassMixin
 from .validation import (
     check_bias,
     check_cache,

@@ -8,6 +8,7 @@ from transformers.cache_utils import Cache
 
 from .attention.lean_layers import is_watched
 from .attention.plan import AdditivePlan, EagerPlan, Plan
+from .masks.precision import compute_dtype
 
 
 class SlotPassMixin:
@@ -76,10 +77,3 @@ class SlotPassMixin:
         # whether the layers may be run one by one: nobody has wrapped, compiled or hooked the network as a whole
         network: Any = self
         return type(network).forward.__qualname__ == "ArbProbModel.forward" and not is_watched(network)
-
-
-def compute_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
-    """In which dtype attention computes on states of `dtype`: that of autocast, where it is on."""
-    # autocast leaves float64 alone, and torch's device "meta" does not know it
-    is_cast = device != "meta" and torch.is_autocast_enabled(device) and dtype != torch.float64
-    return torch.get_autocast_dtype(device) if is_cast else dtype

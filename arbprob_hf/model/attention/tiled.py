@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..masks.precision import compute_dtype
+
 # keys that a piece sees on average, up to which half precision is left for float32 in the backward; measured on CPU
 FEW_KEYS = 512
 
@@ -52,9 +54,8 @@ def tiled_attention(
     Differentiable once, unless there is dropout; a second derivative raises RuntimeError.
     """
     device = query.device.type
-    if torch.is_autocast_enabled(device) and query.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    dtype = compute_dtype(query.dtype, device)
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     # the casts are made; those of the calls inside would be a second, hidden policy
     with torch.autocast(device, enabled=False):
         if dropout > 0:

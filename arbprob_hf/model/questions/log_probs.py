@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ..masks.precision import compute_dtype
+
 # logits held at a time where a head is called; a differentiable call keeps all of them for its backward pass
 _LOGITS_AT_ONCE = 2**24
 # rows scored at a time: on a CPU few, whose logits lie in memory that is used again; an accelerator is to be kept busy
@@ -89,15 +91,8 @@ def is_plain(head: nn.Module) -> bool:
     return type(head) is nn.Linear and head.bias is None and type(head.weight) is nn.Parameter
 
 
-def product_dtype(hidden: Tensor) -> torch.dtype:
-    """What products of these states are computed in: autocast's type while it is on, which leaves float64 alone."""
-    device = hidden.device.type
-    is_cast = torch.is_autocast_enabled(device) and hidden.dtype != torch.float64
-    return torch.get_autocast_dtype(device) if is_cast else hidden.dtype
-
-
 def _plain_log_probs(weight: Tensor, hidden: Tensor, answers: Tensor) -> Tensor:
-    compute = product_dtype(hidden)
+    compute = compute_dtype(hidden.dtype, hidden.device.type)
     with torch.autocast(hidden.device.type, enabled=False):
         hidden, weight = hidden.to(compute), weight.to(compute)
         size = _SCORED_ROWS if hidden.device.type == "cpu" else _ACCELERATOR_SCORED_ROWS
