@@ -171,7 +171,7 @@ class CachedPasses:
         """Go on with some of the rows; `rows`: long, on the CPU."""
         self.chain = self.chain.rows(rows)
         if self.ranks is not None:
-            there = rows.to(self.ranks.device)
+            there = rows.to(self.ranks.device, non_blocking=True)
             self.ranks = self.ranks[there]
             self.cache.keep(there)
 

@@ -88,7 +88,7 @@ class QuestionMixin:
             # its last given slot gets the first target, and the others would see it: each is a question of its own
             slots = lay_out_several(question.one_by_one(), layout)
             # the target's own slot, which nobody sees, holds some token: -1 would be none
-            input_ids = input_ids.masked_fill(question.target.to(input_ids.device), 0)
+            input_ids = input_ids.masked_fill(question.target.to(input_ids.device, non_blocking=True), 0)
         else:
             slots = [lay_out(question, layout, torch.zeros(input_ids.shape[0], dtype=torch.long))]
         _, rows, positions, hidden = self._read(slots, input_ids)

@@ -69,10 +69,9 @@ class Sampler:
             raise ValueError(f"method: fused needs the layout two_stream, got {self.layout}; take speculative")
         if method == "speculative" and self.layout == "causal":
             raise ValueError("method: the layout causal drafts one target at a time; take sequential")
-        self.tokens = input_ids.clone()
         self.device = input_ids.device
         # a token that is to be replaced may be any number
-        self.tokens[self.question.target.to(self.device)] = 0
+        self.tokens = input_ids.masked_fill(self._there(self.question.target), 0)
         dtype = torch.promote_types(self.model.dtype, torch.float32)
         self.log_probs = torch.zeros(input_ids.shape, dtype=dtype, device=self.device)
         self.positions = positions_by_step(self.question)  # (B, E + 1)
@@ -84,7 +83,7 @@ class Sampler:
             self._one_by_one()
         else:
             self._in_rounds(method, width)
-        return Sampled(self.tokens, self.log_probs, self.passes.count, self.question.step.to(self.device))
+        return Sampled(self.tokens, self.log_probs, self.passes.count, self._there(self.question.step))
 
     # one target a pass
 
@@ -174,7 +173,7 @@ class Sampler:
         # the guesses behind the stop that was made; those behind the others are never drawn from
         rows, stop = torch.arange(len(active)), (after - known - 1).clamp(max=following.shape[1] - 1)
         if is_few:
-            guessed = logits[:, at.shape[1] :].view(*following.shape, -1)[rows.to(self.device), stop.to(self.device)]
+            guessed = logits[:, at.shape[1] :].view(*following.shape, -1)[self._there(rows), self._there(stop)]
         else:
             guessed = self._spread(states, following[rows, stop])
         count = torch.minimum(torch.full_like(after, width), guesses.count - after)
@@ -207,13 +206,13 @@ class Sampler:
         kept = torch.minimum(agreeing, left)
         tokens = pad(drafts.tokens, (0, more)).clone()
         stopping = (kept < left).nonzero().squeeze(1)
-        rows, column = stopping.to(self.device), kept[stopping].to(self.device)
+        rows, column = self._there(stopping), self._there(kept[stopping])
         excess = wanted[rows, column]
         # behind a row's last draft there is no law to subtract, and one too many was never looked at
         count = drafts.count.clamp(max=drafts.tokens.shape[1])
         judged = (kept < count)[stopping].nonzero().squeeze(1)
         if len(judged):
-            judged = judged.to(self.device)
+            judged = self._there(judged)
             rest = (excess[judged] - drafts.law[rows[judged], column[judged]]).clamp_(min=0)
             # equal laws never reject; rounding may
             excess[judged] = torch.where(rest.sum(1, keepdim=True) > 0, rest, excess[judged])
@@ -228,30 +227,34 @@ class Sampler:
         q = drafts.law.gather(2, tokens).squeeze(2)
         p = wanted[:, : tokens.shape[1]].gather(2, tokens).squeeze(2)
         luck = torch.rand(q.shape, generator=self.generator, device=self.device, dtype=q.dtype)
-        is_kept = (luck * q < p) & (torch.arange(tokens.shape[1]) < drafts.count[:, None]).to(self.device)
+        is_kept = (luck * q < p) & self._there(torch.arange(tokens.shape[1]) < drafts.count[:, None])
         return is_kept.long().cumprod(1).sum(1).cpu()
 
     # the network, and what is drawn from it
 
+    def _there(self, index: Tensor) -> Tensor:
+        # on the network's device, where alone it is read: the host need not wait for it
+        return index.to(self.device, non_blocking=True)
+
     def _run(self, active: Tensor, table: Tensor, known: Tensor) -> Tensor:
-        tokens = self.tokens if len(active) == len(self.tokens) else self.tokens[active.to(self.device)]
+        tokens = self.tokens if len(active) == len(self.tokens) else self.tokens[self._there(active)]
         return self.passes.run(tokens, table, known)
 
     def _logits(self, states: Tensor, rows: Tensor, at: Tensor) -> Tensor:
         if not rows.numel():
             # which a quantised head may not take
             return accurate(states.new_zeros(*at.shape, self.model.config.vocab_size))
-        return accurate(self.model.head_logits(states[rows.to(self.device), at.to(self.device)]))
+        return accurate(self.model.head_logits(states[self._there(rows), self._there(at)]))
 
     def _spread(self, states: Tensor, at: Tensor) -> Tensor:
         # logits at slots `at`, long (B, W), with zeros where it is -1: (B, W, V)
-        rows = torch.arange(at.shape[0])[:, None].expand(at.shape)
         is_there = at >= 0
         if bool(is_there.all()):
-            return self._logits(states, rows, at)
-        logits = self._logits(states, rows[is_there], at[is_there])
+            return self._logits(states, torch.arange(at.shape[0])[:, None].expand(at.shape), at)
+        rows, columns = is_there.nonzero(as_tuple=True)
+        logits = self._logits(states, rows, at[rows, columns])
         spread = logits.new_zeros(*at.shape, logits.shape[-1])
-        spread[is_there.to(self.device)] = logits
+        spread[self._there(rows), self._there(columns)] = logits
         return spread
 
     def _law(self, logits: Tensor) -> Tensor:
@@ -294,11 +297,11 @@ class Sampler:
         # where in the texts the first `count` targets after the known ones stand, and where in a table (B, width)
         rows, columns = (torch.arange(width) < count[:, None]).nonzero(as_tuple=True)
         positions = self.positions[active[rows], known[rows] + 1 + columns]
-        index = torch.stack([active[rows], positions, rows, columns]).to(self.device)
+        index = self._there(torch.stack([active[rows], positions, rows, columns]))
         return (index[0], index[1]), (index[2], index[3])
 
     def _settle(self, rows: Tensor, position: Tensor, chosen: Tensor, logits: Tensor) -> None:
-        places = rows.to(self.device), position.to(self.device)
+        places = self._there(rows), self._there(position)
         self.tokens[places] = chosen
         self.log_probs[places] = (logits.gather(1, chosen[:, None]) - logits.logsumexp(1, keepdim=True)).squeeze(1)
 
@@ -311,7 +314,7 @@ class _Drafts:
     count: Tensor
 
     def rows(self, index: Tensor) -> "_Drafts":
-        there = index.to(self.tokens.device)
+        there = index.to(self.tokens.device, non_blocking=True)
         return _Drafts(self.tokens[there], self.law[there], self.count[index])
 
     def first(self, columns: int) -> "_Drafts":

@@ -28,7 +28,7 @@ class Branches:
 
     def mask(self, device: torch.device) -> Mask:
         """Slots see the trunk and their own branch; to be ANDed with the slots' ranks and limits."""
-        branch = self.branch.to(device)
+        branch = self.branch.to(device, non_blocking=True)
         return Documents(branch) | Padding(branch == 0)
 
 
