@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import brief, check_integer
+from ..model.questions.sampling import METHODS
 from .html import answer_html, hint_html, infills_html, message_html, piece, tokens_html, totals_html
 from .masks import compare_masks
 from .network import Network
 from .passage import Passage, current_passage, read_passage, toggled
-from .questions import METHODS, ask, infills, layouts
+from .questions import ask, infills, layouts
 
 TEXT = "Return the number of items in the list."
 # of TEXT, blank at the start

@@ -3,12 +3,13 @@
 import socket
 from typing import TYPE_CHECKING, Any
 
+from ..model.questions.sampling import METHODS
 from .handlers import BLANK, GIVEN, HOTTEST, LONGEST, LONGEST_MASK, TEXT, PageHandlers
 from .html import CSS
 from .masks import own_mask
 from .network import Network
 from .passage import Passage
-from .questions import METHODS, MOST_SAMPLES
+from .questions import MOST_SAMPLES
 
 if TYPE_CHECKING:
     import gradio

@@ -12,7 +12,6 @@ from ..model.questions.layouts import LAYOUTS
 from .network import Network
 from .passage import Passage
 
-METHODS = ("sequential", "speculative", "fused")
 MOST_SAMPLES = 16
 MOST_ROWS = 20
 # each takes further passes, and a page has an end

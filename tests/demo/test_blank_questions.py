@@ -10,6 +10,7 @@ from arbprob_hf import Conditional
 from arbprob_hf.demo.network import Network
 from arbprob_hf.demo.passage import Passage, read_passage, toggled
 from arbprob_hf.demo.questions import Distribution, ask, infills, layouts
+from arbprob_hf.model.questions.sampling import METHODS
 from tests.demo.micro_networks import micro_network
 
 TEXT = "Return the number of items in the list."
@@ -128,7 +129,7 @@ def test_only_the_first_twelve_of_many_blanks_get_a_distribution(network: Networ
     assert answer.remarks == ("Distributions are shown for the first 12 of 14 blanks.",)
 
 
-@pytest.mark.parametrize("method", ["sequential", "speculative", "fused"])
+@pytest.mark.parametrize("method", METHODS)
 def test_infills_keep_the_given_tokens_and_have_the_probability_that_is_scored(method: str, network: Network) -> None:
     passage = blanked(network, 3, 4, 8)
     found, passes = infills(network, passage, layout="two_stream", samples=3, method=method, seed=7)

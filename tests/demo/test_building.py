@@ -8,6 +8,7 @@ import pytest
 
 from arbprob_hf.demo.network import Network
 from arbprob_hf.demo.page import build_page, serve
+from arbprob_hf.model.questions.sampling import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,12 @@ def test_all_that_computes_is_done_one_at_a_time(blocks: Any) -> None:
 
 def test_nothing_is_reported_to_anybody(blocks: Any) -> None:
     assert not blocks.analytics_enabled
+
+
+def test_every_method_of_sampling_can_be_chosen(blocks: Any) -> None:
+    (dropdown,) = (one for one in blocks.blocks.values() if one.elem_id == "method")
+    assert [value for _, value in dropdown.choices] == list(METHODS)
+    assert "auto" in METHODS
 
 
 @pytest.mark.parametrize("port", ["taken", 70_000], ids=str)

@@ -61,7 +61,7 @@ def test_a_layout_that_is_none_is_answered_in_one_line(handlers: PageHandlers, l
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "slow"}, "method: expected one of sequential, speculative, fused, got"),
+        ({"method": "slow"}, "method: expected one of sequential, speculative, fused, auto, got"),
         ({"method": ["fused"]}, "method: expected one of"),
         ({"samples": 10**9}, "samples: expected an integer from 1 to 16, got 1000000000"),
         ({"samples": 0}, "samples: expected an integer from 1 to 16, got 0"),
