@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .attention.decode import StepPlans
@@ -76,6 +77,9 @@ class LeanStep:
         self.sizes = Sizes(batch, config.n_head, 1, offset + 1, offset, input_ids.device)
         if len(cache.layers) != config.n_layer or cache.layers[0].keys.shape[0] != batch:
             return False
+        # a mask of other columns than those that are cached is someone's who knows what it means
+        if keep is not None and tuple(keep.shape) != (batch, offset + 1):
+            return False
         if input_ids.device != network.ln_f.weight.device:
             return False
         defaults = network._default_masks()
@@ -121,8 +125,17 @@ def step_obstacle(model: Any, options: Mapping[str, Any]) -> str | None:
 
 
 def _is_usual(model: Any) -> bool:
-    # whether one class defines all that is passed over, as ours does
-    names = ("forward", "_loss", "_tied_weights_keys")
-    kinds = {next(kind for kind in type(model).__mro__ if name in vars(kind)) for name in names}
-    steps = next(kind for kind in type(model).__mro__ if "prepare_inputs_for_generation" in vars(kind))
-    return len(kinds) == 1 and "_refuse_arguments" in vars(steps)
+    # whether all that is passed over is ours, and what changes the arguments between steps transformers'
+    if any(name in vars(model) for name in ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")):
+        return False
+    own = ("forward", "_loss", "_tied_weights_keys")
+    updating = GenerationMixin._update_model_kwargs_for_generation
+    return (
+        len({_definer(model, name) for name in own}) == 1
+        and "_refuse_arguments" in vars(_definer(model, "prepare_inputs_for_generation"))
+        and type(model)._update_model_kwargs_for_generation is updating
+    )
+
+
+def _definer(model: Any, name: str) -> type:
+    return next(kind for kind in type(model).__mro__ if name in vars(kind))

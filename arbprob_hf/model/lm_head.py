@@ -88,7 +88,7 @@ def scored_count(labels: Tensor | None, shift_labels: Tensor | None) -> Callable
     asked, not for the network, so the GPU never runs out of work. None where there is nothing to wait for.
     """
     given = labels if shift_labels is None else shift_labels
-    if not isinstance(given, Tensor) or given.device.type != "cuda" or torch.compiler.is_compiling():
+    if not isinstance(given, Tensor) or given.device.type != "cuda" or not given.dim() or torch.compiler.is_compiling():
         return None
     answer = (given[..., 1:] if shift_labels is None else given).ne(IGNORED).sum().to("cpu", non_blocking=True)
     arrived = torch.cuda.Event()

@@ -422,7 +422,8 @@ class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, A
             return kwargs["lean_step"](input_ids, position_ids)
         options = {name: kwargs.pop(name, None) for name in ("shift_labels", "num_items_in_batch")}
         is_scored = labels is not None or options["shift_labels"] is not None
-        count = scored_count(labels, options["shift_labels"])
+        makes_logits = return_logits or return_logits is None
+        count = None if makes_logits or not is_plain(self.lm_head) else scored_count(labels, options["shift_labels"])
         # a loss needs no keys and values afterwards: they are kept only when asked for
         use_cache = False if is_scored and use_cache is None and past_key_values is None else use_cache
         outputs = self.transformer(
@@ -442,7 +443,7 @@ class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, A
         )
         hidden_states = outputs.last_hidden_state
         loss, logits = None, None
-        if return_logits or return_logits is None:
+        if makes_logits:
             logits = head_logits(self.lm_head, hidden_states, logits_to_keep)  # (B, T or fewer, V)
         if is_scored:
             whole = logits if type(logits_to_keep) is int and logits_to_keep == 0 else None

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -127,3 +134,20 @@ def test_virtual_tokens_are_read_as_gpt2_reads_them(folders: dict[str, Path], tu
     assert far(ours, theirs) < 1e-4
     assert far(ours[:, -12:], loaded(folders["ours"])(ids).logits) > 0.01
     assert far(ours, models["ours"](input_ids=ids, attention_mask=keep, mask="causal & window(2)").logits) > 0.1
+
+
+@pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")
+@pytest.mark.parametrize("tuning", [PromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig])
+def test_padded_rows_behind_virtual_tokens_are_continued_as_by_gpt2(folders: dict[str, Path], tuning: type) -> None:
+    ids, keep = tokens(), torch.ones_like(tokens())
+    keep[0, :4] = 0
+    options = dict(max_new_tokens=5, do_sample=False, pad_token_id=0, eos_token_id=None)
+    options |= dict(output_logits=True, return_dict_in_generate=True)
+    made = {}
+    for name in ("ours", "theirs"):
+        torch.manual_seed(0)
+        model = get_peft_model(loaded(folders[name]), tuning(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+        made[name] = model.generate(input_ids=ids, attention_mask=keep, **options)
+    assert torch.equal(made["ours"].sequences, made["theirs"].sequences)
+    pairs = zip(made["ours"].logits, made["theirs"].logits, strict=True)
+    assert max(far(one, other) for one, other in pairs) < 1e-4

@@ -152,7 +152,8 @@ WRONG = [
     ("a.parquet", parquet(body=["x"]), r"is not in source '.*a\.parquet', which has \['body'\]$"),
     ("a.parquet", parquet(text=["one", "two"])[:-30], r"a\.parquet' cannot be read as parquet: "),
     ("a.parquet", b"", r"a\.parquet' is empty: 0 bytes; write it again, or remove it$"),
-    ("a.jsonl.gz", gzip.compress(json_lines())[:-300], r"a\.jsonl\.gz' cannot be read as json: Compressed file ended"),
+    # without the time, which is in the name of the test
+    ("a.jsonl.gz", gzip.compress(json_lines(), mtime=0)[:-300], r"a\.jsonl\.gz' cannot be read as json: Compressed"),
     ("a.jsonl.zst", zstandard(json_lines())[:-20], r"a\.jsonl\.zst' cannot be read as json: "),
     ("a.txt.gz", b"no gzip", r"a\.txt\.gz' cannot be read as text: Not a gzipped file"),
     ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid", r"a\.txt' only names its content; run git lfs pull"),

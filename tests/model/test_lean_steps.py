@@ -196,6 +196,24 @@ def _preparing() -> ArbProbForCausalLM:
     return Preparing(network().config).eval()
 
 
+def _prepared_by_another() -> ArbProbForCausalLM:
+    # as PEFT does for virtual tokens
+    model = network()
+    model.prepare_inputs_for_generation = model.prepare_inputs_for_generation
+    return model
+
+
+def _hiding() -> ArbProbForCausalLM:
+    class Hiding(ArbProbForCausalLM):
+        def _update_model_kwargs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+            options = super()._update_model_kwargs_for_generation(*args, **kwargs)
+            options["attention_mask"] = torch.ones(len(IDS), args[0].past_key_values.get_seq_length() + 1).long()
+            options["attention_mask"][:, :3] = 0
+            return options
+
+    return Hiding(network().config).eval()
+
+
 def _hooked(part: str) -> ArbProbForCausalLM:
     model = network()
     model.get_submodule(part).register_forward_hook(lambda module, args, output: None)
@@ -223,6 +241,8 @@ def _patched() -> ArbProbForCausalLM:
 OTHERS: dict[str, tuple[Callable[[], ArbProbForCausalLM], dict[str, Any], str]] = {
     "derived": (_derived, {}, "another, or is watched"),
     "preparing": (_preparing, {}, "another, or is watched"),
+    "prepared by another": (_prepared_by_another, {}, "another, or is watched"),
+    "hiding tokens": (_hiding, {"attention_mask": torch.ones_like(IDS)}, "another, or is watched"),
     "hooked model": (lambda: _hooked(""), {}, "another, or is watched"),
     "hooked network": (lambda: _hooked("transformer"), {}, "another, or is watched"),
     "hooked part": (lambda: _hooked("transformer.h.1.mlp.c_fc"), {}, "is watched"),
@@ -309,3 +329,10 @@ def test_a_cropped_cache_goes_on_without_its_last_tokens() -> None:
         cache.crop(-2)
         assert torch.equal(run(hidden), first)
         assert layers.buffers is not buffers
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_cache_at_the_end_holds_no_room(heads: int) -> None:
+    found = network(n_head=heads).generate(IDS[:1], max_new_tokens=5, return_dict_in_generate=True).past_key_values
+    keys = found.layers[0].keys
+    assert keys.untyped_storage().nbytes() == keys.numel() * keys.element_size()

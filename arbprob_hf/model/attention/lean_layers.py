@@ -83,7 +83,10 @@ class LeanLayers:
     def settle(self) -> None:
         """Give the cache tensors of its own, as large as what they hold."""
         for layer in self.cache.layers:
-            layer.keys, layer.values = layer.keys.contiguous(), layer.values.contiguous()
+            # cloned: what one head and row hold is contiguous within the buffer, too
+            layer.keys, layer.values = (
+                states.clone(memory_format=torch.contiguous_format) for states in (layer.keys, layer.values)
+            )
         self.buffers, self.shown = [], None
 
     def _make_room(self, needed: int) -> None:
