@@ -369,6 +369,9 @@ class ArbProbModel(SlotPassMixin, ArbProbPreTrainedModel):
         texts = [self.config.mask] if isinstance(self.config.mask, str) else self.config.mask
         return [plans[texts[layer % len(texts)]] for layer in range(self.config.n_layer)]
 
+    # what passes over slots and steps of one token do in another way, where nothing else has been put in its place
+    _passed_over = (forward, _embed, _embed_targets, _layer_plans, _default_masks, _sizes)
+
 
 class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, ArbProbGenerationMixin):
     """The GPT-2 network with its language-modelling head; it generates, and answers questions."""

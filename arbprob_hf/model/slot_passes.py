@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .attention.lean_layers import is_watched
+from .attention.lean_layers import is_own, is_watched
 from .attention.plan import AdditivePlan, EagerPlan, Plan
 from .masks.precision import compute_dtype
 
@@ -74,6 +74,6 @@ class SlotPassMixin:
         return AdditivePlan(scores)
 
     def _is_direct(self) -> bool:
-        # whether the layers may be run one by one: nobody has wrapped, compiled or hooked the network as a whole
+        # whether the layers may be run one by one: nobody has derived, wrapped, compiled or hooked the whole network
         network: Any = self
-        return type(network).forward.__qualname__ == "ArbProbModel.forward" and not is_watched(network)
+        return is_own(network) and not is_watched(network)

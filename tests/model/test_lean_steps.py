@@ -1,6 +1,7 @@
 """The steps of `generate` that check nothing twice give the logits, tokens and cache of the usual ones, bit for bit."""
 
 from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, Mask, pattern
+from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, ArbProbModel, Mask, pattern
 from arbprob_hf.model import generation
 from arbprob_hf.model.attention.lean_layers import LeanLayers, obstacle
 from arbprob_hf.model.lean_step import step_obstacle
@@ -274,6 +275,40 @@ def test_a_compiled_part_is_called() -> None:
     assert obstacle(model.transformer) is None
     model.transformer.h[0].compile(backend="eager")
     assert "watched" in (obstacle(model.transformer) or "")
+
+
+def _calling(*names: str) -> type:
+    """A class that calls what it derives from."""
+
+    def calling(name: str) -> Callable[..., Any]:
+        return lambda self, *args, **options: getattr(ArbProbModel, name)(self, *args, **options)
+
+    return type("ArbProbModel", (ArbProbModel,), {name: calling(name) for name in names})
+
+
+PASSED_OVER = [one.__name__ for one in ArbProbModel._passed_over]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("names", [*([name] for name in PASSED_OVER), PASSED_OVER], ids=" ".join)
+def test_what_a_derived_network_says_otherwise_is_not_passed_over(names: list[str]) -> None:
+    transformer = network().transformer
+    transformer.__class__ = _calling()
+    assert obstacle(transformer) is None
+    transformer.__class__ = _calling(*names)
+    assert "another" in (obstacle(transformer) or "")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PASSED_OVER)
+def test_nor_is_what_was_put_in_its_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformer, written = network().transformer, getattr(ArbProbModel, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(transformer, name, partial(written, transformer))
+        assert "another" in (obstacle(transformer) or "")
+    assert obstacle(transformer) is None
+    monkeypatch.setattr(ArbProbModel, name, wraps(written)(lambda self, *args, **options: written(self, *args)))
+    assert "another" in (obstacle(transformer) or "")
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 2}, {"prompt_lookup_num_tokens": 2}], ids=["beams", "drafts"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arbprob_hf import Conditional
+from arbprob_hf import ArbProbModel, Conditional
 from arbprob_hf.model.questions.draft_windows import Acceptance, Window, choose_window
 from arbprob_hf.model.questions.sampling import Sampler
 from tests.questions.worlds import CHAINED, network, questions
@@ -184,6 +184,43 @@ def test_a_token_of_no_weight_is_never_drawn() -> None:
     assert 560 < counts[1] < 775  # a third of 2000, five standard deviations either way
 
 
+class Halved:
+    """A plan whose attention counts half."""
+
+    def __init__(self, plan: Any) -> None:
+        self.plan, self.path = plan, plan.path
+
+    def attend(self, *args: Any, **options: Any) -> tuple[Tensor, Any]:
+        out, weights = self.plan.attend(*args, **options)
+        return out / 2, weights
+
+
+class Planning(ArbProbModel):
+    def _layer_plans(self, *args: Any) -> Any:
+        return [Halved(plan) for plan in super()._layer_plans(*args)]
+
+
+class Cooling(ArbProbModel):
+    def forward(self, *args: Any, **options: Any) -> Any:
+        outputs = super().forward(*args, **options)
+        outputs.last_hidden_state = outputs.last_hidden_state / 2
+        return outputs
+
+    # as that of a class of the same name has it
+    forward.__qualname__ = ArbProbModel.forward.__qualname__
+
+
+@pytest.mark.parametrize("kind", [Planning, Cooling])
+@pytest.mark.parametrize("method", METHODS["two_stream"])
+def test_a_derived_network_samples_what_it_scores(method: str, kind: type) -> None:
+    model, ids = network("two_stream"), tokens(4)
+    plain = model.log_prob(ids, Conditional([0]))
+    model.transformer.__class__ = kind
+    assert not torch.allclose(model.log_prob(ids, Conditional([0])), plain)
+    found = model.sample(ids, Conditional([0]), method=method)
+    torch.testing.assert_close(found.log_probs, model.log_prob(found.sequences, Conditional([0])), atol=1e-10, rtol=0)
+
+
 def test_few_kept_drafts_make_few_and_many_make_many() -> None:
     none, all_of_them = Acceptance(), Acceptance()
     for _ in range(20):
@@ -217,7 +254,7 @@ def test_what_stands_at_the_targets_has_no_influence() -> None:
     assert torch.equal(one[:, 1:], two[:, 1:])
 
 
-def test_drafts_that_agree_save_passes() -> None:
+def indifferent() -> Any:
     """A network that ignores its context drafts from the joint itself: every draft is kept."""
     model = network("two_stream")
     with torch.no_grad():
@@ -226,7 +263,11 @@ def test_drafts_that_agree_save_passes() -> None:
             block.mlp.c_proj.weight.zero_()
         model.transformer.wte.weight.zero_()
         model.transformer.wme.weight.zero_()
-    ids = tokens(10, 16)
+    return model
+
+
+def test_drafts_that_agree_save_passes() -> None:
+    model, ids = indifferent(), tokens(10, 16)
     assert model.sample(ids, Conditional([0]), method="speculative").forward_passes == 2
     assert model.sample(ids, Conditional([0]), method="fused", width=15).forward_passes == 2
     assert model.sample(ids, Conditional([0]), method="sequential").forward_passes == 15

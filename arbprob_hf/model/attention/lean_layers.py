@@ -142,7 +142,7 @@ def obstacle(network: Any) -> str | None:
         return "the eager backend makes weights"
     if len(network.h) != network.config.n_layer:
         return "not all layers are asked"
-    if not _is_own(network) or is_watched(network):
+    if not is_own(network) or is_watched(network):
         return "the network is another, or is watched"
     device = network.ln_f.weight.device
     if device.type not in ("cpu", "cuda"):
@@ -167,10 +167,9 @@ def is_watched(module: nn.Module) -> bool:
     return is_hooked or "forward" in vars(module) or module._compiled_call_impl is not None
 
 
-def _is_own(network: Any) -> bool:
-    # a derived class may do anything else: one class defines all that is passed over
-    names = ("forward", "_embed", "_layer_plans", "_default_masks", "_sizes")
-    return len({next(kind for kind in type(network).__mro__ if name in vars(kind)) for name in names}) == 1
+def is_own(network: Any) -> bool:
+    """Whether all that is passed over is what the network's class wrote, not that of a derived class or of a patch."""
+    return all(getattr(getattr(network, one.__name__), "__func__", None) is one for one in network._passed_over)
 
 
 def _obstacle_in(block: Any, device: torch.device, kinds: tuple[type, ...]) -> str | None:
