@@ -266,6 +266,19 @@ def indifferent() -> Any:
     return model
 
 
+@pytest.mark.parametrize(("method", "counts"), [("speculative", (7, 7)), ("fused", (6, 6))])
+def test_no_draft_that_is_kept_counts_as_rejected(method: str, counts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the end of a row either; of eight targets one is drawn first, and fused draws the last one."""
+    noted = list[tuple[int, int]]()
+    monkeypatch.setattr(Acceptance, "add", lambda self, kept, judged: noted.append((kept, judged)))
+    indifferent().sample(tokens(1, 9), Conditional([0]), method=method)
+    assert [sum(counts) for counts in zip(*noted, strict=True)] == list(counts)
+    noted.clear()
+    # a row that ends beside one that goes on keeps as many
+    indifferent().sample(tokens(2, 12), Conditional([0], [[*range(1, 9)], [*range(1, 12)]]), method=method)
+    assert all(kept == judged for kept, judged in noted)
+
+
 def test_drafts_that_agree_save_passes() -> None:
     model, ids = indifferent(), tokens(10, 16)
     assert model.sample(ids, Conditional([0]), method="speculative").forward_passes == 2

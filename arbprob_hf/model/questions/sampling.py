@@ -182,9 +182,8 @@ class Sampler:
     def _verify(
         self, active: Tensor, known: Tensor, drafts: "_Drafts", verified: Tensor, acceptance: Acceptance
     ) -> Tensor:
-        after = self._accept(active, known, drafts, verified)
-        # each row kept all drafts before its stop, and judged one more where it did not keep all
-        kept = torch.minimum((after - known - 1).clamp(min=0), drafts.count)
+        after, kept = self._accept(active, known, drafts, verified)
+        # and one more was judged in each row that did not keep all
         acceptance.add(int(kept.sum()), int(torch.minimum(kept + 1, drafts.count).sum()))
         return after
 
@@ -196,9 +195,10 @@ class Sampler:
         self.tokens[places] = tokens[chosen]
         return _Drafts(tokens, law, count)
 
-    def _accept(self, active: Tensor, known: Tensor, drafts: "_Drafts", logits: Tensor) -> Tensor:
+    def _accept(self, active: Tensor, known: Tensor, drafts: "_Drafts", logits: Tensor) -> tuple[Tensor, Tensor]:
         # keep the drafts that agree with the joint, whose logits these are, and draw the target after them from it;
-        # -> how many targets are known now. With a column more than drafts, that target is drawn where all are kept
+        # -> how many targets are known now, and how many drafts were kept, long (B,) each. With a column more than
+        # drafts, a target is drawn behind them where all are kept, unless none is left
         wanted = self._law(logits)
         agreeing = self._count_agreeing(drafts, wanted)
         more = wanted.shape[1] - drafts.tokens.shape[1]
@@ -208,9 +208,8 @@ class Sampler:
         stopping = (kept < left).nonzero().squeeze(1)
         rows, column = self._there(stopping), self._there(kept[stopping])
         excess = wanted[rows, column]
-        # behind a row's last draft there is no law to subtract, and one too many was never looked at
-        count = drafts.count.clamp(max=drafts.tokens.shape[1])
-        judged = (kept < count)[stopping].nonzero().squeeze(1)
+        # behind a row's last draft there is no law to subtract
+        judged = (kept < drafts.count)[stopping].nonzero().squeeze(1)
         if len(judged):
             judged = self._there(judged)
             rest = (excess[judged] - drafts.law[rows[judged], column[judged]]).clamp_(min=0)
@@ -219,7 +218,7 @@ class Sampler:
         tokens[rows, column] = self._draw(excess)
         decided = torch.minimum(kept + 1, left)
         self._decide(active, known, tokens, logits, wanted, decided)
-        return known + decided
+        return known + decided, kept
 
     def _count_agreeing(self, drafts: "_Drafts", wanted: Tensor) -> Tensor:
         # how many of the first drafts are kept, long (B,) on the CPU
@@ -318,4 +317,4 @@ class _Drafts:
         return _Drafts(self.tokens[there], self.law[there], self.count[index])
 
     def first(self, columns: int) -> "_Drafts":
-        return _Drafts(self.tokens[:, :columns], self.law[:, :columns], self.count)
+        return _Drafts(self.tokens[:, :columns], self.law[:, :columns], self.count.clamp(max=columns))
