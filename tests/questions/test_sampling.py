@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from arbprob_hf import ArbProbModel, Conditional
 from arbprob_hf.model.questions.draft_windows import Acceptance, Window, choose_window
@@ -219,6 +220,29 @@ def test_a_derived_network_samples_what_it_scores(method: str, kind: type) -> No
     assert not torch.allclose(model.log_prob(ids, Conditional([0])), plain)
     found = model.sample(ids, Conditional([0]), method=method)
     torch.testing.assert_close(found.log_probs, model.log_prob(found.sequences, Conditional([0])), atol=1e-10, rtol=0)
+
+
+class MasksOverStates(TorchDispatchMode):
+    """Notes where a mask picks from floats, which lie on the device: it would have to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            masks = [one for one in args[1] if one is not None and one.dtype == torch.bool]
+            self.found += [str(func)] * (args[0].is_floating_point() and len(masks))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", METHODS["two_stream"])
+def test_no_mask_picks_from_logits(method: str) -> None:
+    model, ids = network("two_stream"), tokens(3, 8)
+    ask = Conditional([[0, 1, 2, 3, 4, 5], [0], [0, 7]], [[6], [1, 2, 3, 4, 5, 6, 7], [2, 4, 5]])
+    with MasksOverStates() as masks:
+        model.sample(ids, ask, method=method)
+    assert masks.found == []
 
 
 def test_few_kept_drafts_make_few_and_many_make_many() -> None:
