@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -183,6 +184,42 @@ def test_a_token_of_no_weight_is_never_drawn() -> None:
     counts = torch.bincount(sampler._draw(weights), minlength=5).tolist()
     assert counts[0] == counts[2] == counts[4] == 0
     assert 560 < counts[1] < 775  # a third of 2000, five standard deviations either way
+
+
+def with_logits(change: Callable[[Tensor], Tensor], **options: Any) -> Any:
+    """A network whose head returns other logits, (rows, V)."""
+    model = network(**options)
+    model.lm_head.register_forward_hook(lambda module, args, logits: change(logits))
+    return model
+
+
+def first_token(value: float) -> Callable[[Tensor], Tensor]:
+    return lambda logits: torch.cat([torch.full_like(logits[..., :1], value), logits[..., 1:]], -1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0])
+@pytest.mark.parametrize("method", METHODS["two_stream"])
+def test_nothing_is_drawn_from_logits_that_are_not_finite(method: str, temperature: float) -> None:
+    changes = [first_token(math.nan), first_token(math.inf), lambda logits: torch.full_like(logits, -math.inf)]
+    for change in changes:
+        with pytest.raises(ValueError, match="^logits: expected finite ones, -inf for some tokens at most, got nan or"):
+            with_logits(change).sample(tokens(3), Conditional([0]), method=method, temperature=temperature)
+
+
+@pytest.mark.parametrize("method", METHODS["two_stream"])
+def test_nor_where_the_temperature_makes_them_infinite(method: str) -> None:
+    model = with_logits(lambda logits: logits * 1e33, dtype=torch.float32)
+    with pytest.raises(ValueError, match="or the temperature is too small"):
+        model.sample(tokens(3), Conditional([0]), method=method, temperature=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0])
+@pytest.mark.parametrize("method", METHODS["two_stream"])
+def test_a_token_may_be_forbidden_by_its_logit(method: str, temperature: float) -> None:
+    model, ids = with_logits(first_token(-math.inf)), tokens(50)
+    found = model.sample(ids, Conditional([0]), method=method, temperature=temperature)
+    assert (found.sequences[:, 1:] > 0).all()
+    torch.testing.assert_close(found.log_probs, model.log_prob(found.sequences, Conditional([0])), atol=1e-10, rtol=0)
 
 
 class Halved:

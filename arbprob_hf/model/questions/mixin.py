@@ -125,6 +125,9 @@ class QuestionMixin:
         Returns:
             `sequences` (B, T); `log_probs` (B, T), the network's own log P of each sampled token, whatever the
             temperature, as `log_prob` gives; `forward_passes`; `order` (B, T), in which the targets were asked.
+
+        Raises:
+            ValueError: what is asked cannot be, or logits to draw from are nan or infinite; -inf is what some may be.
         """
         if not isinstance(generator, torch.Generator | None):
             raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")

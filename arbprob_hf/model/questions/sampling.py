@@ -21,6 +21,10 @@ from .layouts import positions_by_step
 from .log_probs import accurate
 
 METHODS = ("sequential", "speculative", "fused", "auto")
+_NOT_FINITE = (
+    "logits: expected finite ones, -inf for some tokens at most, got nan or infinity; the network's weights are not "
+    "finite, or the temperature is too small"
+)
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,10 @@ class Sampler:
             table, at = self.passes.chain.between(known, ahead)
             states = self.passes.run(self.tokens, table, known)
             rows = ahead.nonzero().squeeze(1)
-            logits = self._logits(states, rows, at[rows, 0])
+            logits = self._logits(states, rows, at[rows, 0])[:, None]  # (rows, 1, V)
             law = self._law(logits)
-            chosen = torch.multinomial(law, 1, generator=self.generator).squeeze(1)
-            self._settle(rows, self.positions[rows, step], chosen, logits)
+            # on a CPU, too: samples of a seed stay what they were
+            self._decide(rows, known[rows], self._multinomial(law), logits, law, torch.ones_like(rows))
 
     # several targets a pass
 
@@ -257,9 +261,12 @@ class Sampler:
         return spread
 
     def _law(self, logits: Tensor) -> Tensor:
-        # what is drawn from: probabilities (..., V)
+        # what is drawn from: probabilities (..., V), not finite where the logits have none
         if self.temperature == 0:
-            return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
+            token = logits.argmax(-1, keepdim=True)
+            highest = logits.gather(-1, token)
+            # 1, or nan where the highest is not finite
+            return torch.zeros_like(logits).scatter(-1, token, highest - highest + 1)
         return (logits if self.temperature == 1 else logits / self.temperature).softmax(-1)
 
     def _draw(self, weights: Tensor) -> Tensor:
@@ -267,14 +274,25 @@ class Sampler:
         if not weights.numel():
             return torch.zeros(weights.shape[:-1], dtype=torch.long, device=self.device)
         if self.device.type != "cpu":
-            flat = torch.multinomial(weights.flatten(0, -2), 1, generator=self.generator)
-            return flat.view(weights.shape[:-1])
+            return self._multinomial(weights)
         # one random number a draw where multinomial takes one for each token of the vocabulary
         summed = weights.cumsum(-1, dtype=torch.float64)
+        if not bool(summed[..., -1].isfinite().all()):
+            raise ValueError(_NOT_FINITE)
         luck = torch.rand(*weights.shape[:-1], 1, generator=self.generator, dtype=torch.float64)
         # a token is drawn where its sum is the first above: one of no weight never is
         found = torch.searchsorted(summed, luck * summed[..., -1:], right=True)
         return found.squeeze(-1).clamp(max=weights.shape[-1] - 1)
+
+    def _multinomial(self, weights: Tensor) -> Tensor:
+        # (..., V) -> (...); torch looks at the weights by itself
+        try:
+            flat = torch.multinomial(weights.flatten(0, -2), 1, generator=self.generator)
+        except RuntimeError:
+            if bool(weights.isfinite().all()):
+                raise
+            raise ValueError(_NOT_FINITE) from None
+        return flat.view(weights.shape[:-1])
 
     def _decide(
         self, active: Tensor, known: Tensor, values: Tensor, logits: Tensor, law: Tensor, count: Tensor
@@ -298,11 +316,6 @@ class Sampler:
         positions = self.positions[active[rows], known[rows] + 1 + columns]
         index = self._there(torch.stack([active[rows], positions, rows, columns]))
         return (index[0], index[1]), (index[2], index[3])
-
-    def _settle(self, rows: Tensor, position: Tensor, chosen: Tensor, logits: Tensor) -> None:
-        places = self._there(rows), self._there(position)
-        self.tokens[places] = chosen
-        self.log_probs[places] = (logits.gather(1, chosen[:, None]) - logits.logsumexp(1, keepdim=True)).squeeze(1)
 
 
 @dataclass(frozen=True)
