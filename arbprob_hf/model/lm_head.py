@@ -85,7 +85,7 @@ def scored_count(labels: Tensor | None, shift_labels: Tensor | None) -> Callable
     """Ask a GPU how many labels are scored, before the network runs; a function that says so afterwards, or None.
 
     The answer comes back while the network computes: reading it waits for what the GPU had to do before this was
-    asked, not for the network, so the GPU never runs out of work. None where there is nothing to wait for.
+    asked, such as the step before, not for the network. None where there is nothing to wait for.
     """
     given = labels if shift_labels is None else shift_labels
     if not isinstance(given, Tensor) or given.device.type != "cuda" or not given.dim() or torch.compiler.is_compiling():
