@@ -62,11 +62,11 @@ def test_packed_documents_in_order_are_told_and_told_right(mask: Mask) -> None:
 
 
 @pytest.mark.parametrize("mask", NOT_TOLD.values(), ids=NOT_TOLD)
-def test_of_anything_else_nothing_is_told(mask: Mask) -> None:
+def test_masks_that_are_not_causal_within_runs_are_told_from_those_that_are(mask: Mask) -> None:
     assert causal_runs(mask, T) is None
 
 
-def test_what_is_told_of_random_masks_is_true() -> None:
+def test_runs_found_in_random_masks_are_what_the_masks_say() -> None:
     told = 0
     for seed in range(300):
         draw = Draw(seed)

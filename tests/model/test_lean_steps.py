@@ -115,19 +115,19 @@ def test_lean_steps_give_the_bits_of_usual_ones(steps: Steps, mask: Any, prompt:
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("mask", ["causal", "causal & window(5)"])
-def test_so_do_they_however_tokens_are_chosen(steps: Steps, mask: str, way: dict[str, Any]) -> None:
+def test_lean_steps_give_the_same_bits_however_tokens_are_chosen(steps: Steps, mask: str, way: dict[str, Any]) -> None:
     lean, usual = steps.both(network(mask), **way)
     check_same(lean, usual)
     assert steps.count == lean.sequences.shape[1] - PROMPT - 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_so_do_they_in_every_precision(steps: Steps, dtype: torch.dtype) -> None:
+def test_lean_steps_give_the_same_bits_in_every_precision(steps: Steps, dtype: torch.dtype) -> None:
     check_same(*steps.both(network("causal & window(5)").to(dtype), attention_mask=KEEP))
     assert steps.count == NEW - 1
 
 
-def test_so_do_they_under_autocast(steps: Steps) -> None:
+def test_lean_steps_give_the_same_bits_under_autocast(steps: Steps) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         check_same(*steps.both(network("causal & window(5)"), attention_mask=KEEP))
     assert steps.count == NEW - 1
@@ -152,7 +152,7 @@ def test_a_streamer_is_given_the_same_calls(steps: Steps) -> None:
     assert (steps.count, len(notes[0].calls)) == (8, 11)
 
 
-def test_a_criterion_stops_them(steps: Steps) -> None:
+def test_a_stopping_criterion_ends_lean_steps_where_it_ends_usual_ones(steps: Steps) -> None:
     class AtTwelve(StoppingCriteria):
         def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
             return torch.full((len(input_ids),), input_ids.shape[1] >= 12)
@@ -162,7 +162,7 @@ def test_a_criterion_stops_them(steps: Steps) -> None:
     assert (lean.sequences.shape[1], steps.count) == (12, 12 - PROMPT - 1)
 
 
-def test_they_end_with_the_positions(steps: Steps) -> None:
+def test_lean_steps_end_when_all_positions_are_taken(steps: Steps) -> None:
     lean, usual = steps.both(network(), max_new_tokens=200)
     check_same(lean, usual)
     assert lean.sequences.shape[1] == 64

@@ -27,7 +27,7 @@ def usual(head: nn.Module, hidden: Tensor, answers: Tensor) -> Tensor:
 # none, fewer than are scored at a time, exactly those, one more, several times as many
 @pytest.mark.parametrize("rows", [0, 1, 128, 129, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_they_are_the_log_softmax_of_the_logits(rows: int, dtype: torch.dtype) -> None:
+def test_token_log_probs_are_the_log_softmax_of_the_logits(rows: int, dtype: torch.dtype) -> None:
     head, hidden, answers = problem(rows, dtype)
     found = token_log_probs(head, hidden, answers)
     assert found.shape == (rows,)
@@ -46,7 +46,7 @@ def test_autocast_computes_as_it_does_for_the_head_and_leaves_float64_alone(dtyp
     torch.testing.assert_close(loss, -expected.sum(), atol=0, rtol=1e-6)
 
 
-def test_they_are_differentiable() -> None:
+def test_token_log_probs_are_differentiable() -> None:
     head, hidden, answers = problem(150, torch.float64)
     hidden.requires_grad_()
     own, expected = (torch.autograd.grad(f(head, hidden, answers).sum(), hidden)[0] for f in (token_log_probs, usual))
