@@ -18,17 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from compiled import endless
 from measure import Row, in_turns, parser, ratio, report, spread
+from peers import SPREAD, twins
 from torch import Tensor
-from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+from transformers import DynamicCache, GPT2LMHeadModel
 
-from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf import ArbProbConfig
 
 # from a prompt, long (B, P), and a number to tokens (B, P + number)
 Decoder = Callable[[Tensor, int], Tensor]
-# GPT-2's 0.02 gives networks that repeat their last token
-SPREAD = 0.2
 
 
 def measure(options: argparse.Namespace) -> Iterator[Row]:
@@ -37,7 +35,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
         yield Row(f"ours against {name}", "not installed", note=f"pip install {' '.join(NEEDED[name])}")
     for preset in ["tiny"] if options.quick else options.presets:
         with tempfile.TemporaryDirectory() as folder:
-            theirs, ours = twins(preset)
+            theirs, ours = twins(ArbProbConfig.preset(preset, initializer_range=SPREAD))
             decoders = {"ours": decoder_of(ours), "transformers": decoder_of(theirs)}
             decoders |= {name: make(theirs, Path(folder)) for name, make in PEERS.items() if name not in missing}
             for batch in [1] if options.quick else options.batches:
@@ -169,17 +167,6 @@ PEERS: dict[str, Callable[[GPT2LMHeadModel, Path], Decoder]] = {
 
 # what has to be installed for each
 NEEDED = {"onnxruntime": ("onnxruntime", "onnxscript"), "ctranslate2": ("ctranslate2",)}
-
-
-def twins(preset: str) -> tuple[GPT2LMHeadModel, ArbProbForCausalLM]:
-    """HF's GPT-2 with random weights under which tokens do not repeat themselves, and ours with the same ones."""
-    torch.manual_seed(0)
-    config = ArbProbConfig.preset(preset)
-    names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-    theirs = GPT2LMHeadModel(GPT2Config(**{name: getattr(config, name) for name in names}, initializer_range=SPREAD))
-    ours = ArbProbForCausalLM(config)
-    ours.load_state_dict(theirs.state_dict())
-    return endless(theirs, "cpu"), endless(ours, "cpu")
 
 
 def _options() -> argparse.Namespace:

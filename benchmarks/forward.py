@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from measure import Row, in_turns, parser, ratio, report, spread
-from transformers import GPT2Config, GPT2LMHeadModel
+from peers import twins
 
-from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+from arbprob_hf import ArbProbConfig
 
 GOAL = "<= 1.05"
 # batch and length of the rows, and how many calls are timed together
@@ -29,7 +29,9 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> Iterator[Row]:
     for vocabulary in (50257, 100):
-        networks = twins(options.preset, vocabulary, options.device)
+        sizes = dict(vocab_size=vocabulary, dropout=0.0, bos_token_id=0, eos_token_id=0)
+        stock, ours = twins(ArbProbConfig.preset(options.preset, **sizes), device=options.device)
+        networks = {"ours": ours, "stock": stock}
         for (batch, length), calls in SHAPES.items():
             is_goal = (batch, length) == (1, 16)
             if options.quick and not is_goal:
@@ -44,16 +46,6 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
                     GOAL if is_goal else "",
                     f"{times['ours']} us, stock {times['stock']} us",
                 )
-
-
-def twins(preset: str, vocabulary: int, device: str) -> dict[str, Any]:
-    """Both networks with the same weights and without dropout."""
-    config = ArbProbConfig.preset(preset, vocab_size=vocabulary, dropout=0.0, bos_token_id=0, eos_token_id=0)
-    fields = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "resid_pdrop", "embd_pdrop", "attn_pdrop")
-    ours = ArbProbForCausalLM(config)
-    stock = GPT2LMHeadModel(GPT2Config(**{name: getattr(config, name) for name in fields}))
-    stock.load_state_dict(ours.state_dict())
-    return {"ours": ours.to(device), "stock": stock.to(device)}
 
 
 def timed(
