@@ -3,23 +3,25 @@
     python benchmarks/decoding.py [--quick] [--new 96] [--rounds 5] [--threads 1]
 
 Greedy and sampled (as `generate` samples by default), in float32 and bfloat16, against the same call of transformers'
-GPT-2 in the same precision. Masks, which GPT-2 has not, are compared with its causal decoding. Weights are random: what
-is measured is time.
+GPT-2 in the same precision. Masks, which GPT-2 has not, are compared with its causal decoding. Weights are random,
+drawn wide enough that tokens vary; in float32 none is timed before both have said the same greedy tokens.
 """
 
 import argparse
+import functools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from measure import Row, in_turns, parser, ratio, report
-from transformers import GPT2Config, GPT2LMHeadModel
+from peers import SPREAD, twins
+from torch import Tensor
+from transformers import GPT2LMHeadModel
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
 
-SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 PROMPT = 32
 
 
@@ -47,7 +49,7 @@ WORK = (
     *(Work("tiny", 8, ">= 1.4", sampled) for sampled in (False, True)),
     *(Work("distilgpt2", 1, ">= 1.15", sampled) for sampled in (False, True)),
     *(Work("distilgpt2", 8, ">= 1.5", sampled) for sampled in (False, True)),
-    Work("tiny", 1, ">= 2.3", dtype=torch.bfloat16),
+    *(Work("tiny", 1, ">= 2.3", sampled, torch.bfloat16) for sampled in (False, True)),
     Work("distilgpt2", 1, ">= 1.4", dtype=torch.bfloat16),
     Work("tiny", 1, mask="causal & window(64)"),
     Work("tiny", 1, mask="causal & window(64) | sinks(4)"),
@@ -64,14 +66,15 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
         if options.quick and not work.goal:
             continue
         new = options.new if work.preset == "tiny" else max(options.new // 4, 2)
-        theirs, ours = make_models(work, options.device)
+        theirs, ours = make_models(work.preset, work.dtype, options.device)
         ids, keep, table = make_prompt(work, options.device)
         given = dict(max_new_tokens=new, do_sample=work.sampled, attention_mask=keep, pad_token_id=0)
         mask: Any = table if work.mask is None else work.mask
         works = {
-            "theirs": lambda theirs=theirs, ids=ids, given=given: theirs.generate(ids, **given),
-            "ours": lambda ours=ours, ids=ids, given=given, mask=mask: ours.generate(ids, mask=mask, **given),
+            "theirs": functools.partial(theirs.generate, ids, **given),
+            "ours": functools.partial(ours.generate, ids, mask=mask, **given),
         }
+        check_tokens(work, works)
         times = in_turns(works, rounds=rounds, device=options.device)
         each = [1000 * statistics.median(times[name]) / new for name in works]
         yield Row(
@@ -79,21 +82,27 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
         )
 
 
-def make_models(work: Work, device: str) -> tuple[GPT2LMHeadModel, ArbProbForCausalLM]:
-    """transformers' GPT-2 with random weights, and ours with the same ones; neither ever draws an end token."""
-    torch.manual_seed(0)
-    preset = ArbProbConfig.preset(work.preset)
-    theirs = GPT2LMHeadModel(GPT2Config(**{name: getattr(preset, name) for name in SIZES}))
-    theirs.set_attn_implementation("sdpa")
-    ours = ArbProbForCausalLM(preset)
-    ours.load_state_dict(theirs.state_dict())
-    for model in (theirs, ours):
-        model.to(device, work.dtype).eval()
-        model.generation_config.eos_token_id = None
-    return theirs, ours
+@functools.cache
+def make_models(preset: str, dtype: torch.dtype, device: str) -> tuple[GPT2LMHeadModel, ArbProbForCausalLM]:
+    """transformers' GPT-2 with random weights under which tokens vary, and ours with the same ones."""
+    config = ArbProbConfig.preset(preset, initializer_range=SPREAD)
+    return twins(config, device=device, dtype=dtype)
 
 
-def make_prompt(work: Work, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def check_tokens(work: Work, works: dict[str, Callable[..., Tensor]]) -> None:
+    """Raise RuntimeError where the two say other tokens, or one again and again; in bfloat16 rounding decides ties."""
+    if work.mask != "causal" or work.dtype != torch.float32:
+        return
+    theirs, ours = (generate(do_sample=False)[:, PROMPT:] for generate in works.values())
+    if not ours.equal(theirs):
+        raise RuntimeError(
+            f"{work}: greedy tokens differ from transformers' from {int((ours != theirs).any(0).int().argmax())}"
+        )
+    if min(len(row.unique()) for row in theirs) < 2:
+        raise RuntimeError(f"{work}: a row says one token again and again, which shows nothing")
+
+
+def make_prompt(work: Work, device: str) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids and which exist, (B, P), and a random causal mask, bool (B, P, P)."""
     generator = torch.Generator().manual_seed(1)
     shape = (work.batch, PROMPT)
