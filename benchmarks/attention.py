@@ -7,25 +7,24 @@ Speed: forward and backward of one layer against torch's kernel with the mask as
 ours is faster. flex_attention has no backward on the CPU; there its figures are of the forward alone. Queries, keys and
 values are views of one projection, as in the network. Growth: how many times the time, and the memory above the inputs,
 of a length that is twice as long; 2 is linear, 4 quadratic. Planning is what a forward pays once for all its layers, in
-milliseconds of this processor, the least of several: a goal in milliseconds holds for a processor like it.
+milliseconds of this processor: a goal in milliseconds holds for a processor like it. A mask that a text says in full is
+planned once for a length and found again later; the first time is a row of its own.
 """
 
 import argparse
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
-from measure import Row, in_turns, parser, ratio, report
+from measure import Row, in_turns, parser, ratio, report, spread
+from memory import peak_above, peak_in_a_process
 from torch import Tensor
 from torch.nn import functional as F
 
 from arbprob_hf import Mask, block_diffusion, causal, documents, heads, order, prefix, sinks, window
 from arbprob_hf.model.attention.backends import prepare_attention
 from arbprob_hf.model.attention.plan import Plan
+from arbprob_hf.model.attention.plan_cache import PLANS
 from arbprob_hf.model.masks.arguments import MaskArguments, resolve_mask
 from arbprob_hf.model.masks.tiles import Sizes
 
@@ -65,7 +64,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
         for name, (mask, given) in planned(length).items():
             goal = PLANNING_GOALS.get(name, {}).get(length, "")
             if goal or not options.quick:
-                yield planning(name, mask, given, (goal, length), options)
+                yield from planning(name, mask, given, (goal, length), options)
 
 
 def masks(batch: int, length: int) -> dict[str, Mask]:
@@ -148,24 +147,14 @@ def growth(rounds: int, options: argparse.Namespace) -> Iterator[Row]:
     times = in_turns(works, rounds=rounds)
     note = f"{1e3 * min(times['4096']):.0f} and {1e3 * min(times['8192']):.0f} ms"
     yield Row(f"window({BAND}), 4096 to 8192 tokens: time", ratio(times["8192"], times["4096"]), "<= 2.4", note)
-    taken = [memory_in_a_process(length, options) for length in (4096, 8192)]
+    words = [["--memory-at", str(length), "--dtype", options.dtype] for length in (4096, 8192)]
+    taken = [peak_in_a_process(__file__, one) for one in words]
     note = f"{taken[0]:.0f} and {taken[1]:.0f} MiB above the inputs, planning included"
     yield Row(f"window({BAND}), 4096 to 8192 tokens: memory", f"{taken[1] / taken[0]:.2f}", "<= 2.4", note)
 
 
-def memory_in_a_process(length: int, options: argparse.Namespace) -> float:
-    """As `window_memory`, in a process that did nothing before."""
-    command = [sys.executable, __file__, "--memory-at", str(length), "--dtype", options.dtype]
-    found: float = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return found
-
-
 def window_memory(length: int, options: argparse.Namespace) -> float:
     """MiB that a layer under a window takes at most, above its inputs: planning, forward and backward; Linux only."""
-    status = Path("/proc/self/status")
-
-    def resident(field: str) -> float:
-        return int(next(line for line in status.read_text().splitlines() if line.startswith(field)).split()[1]) / 1024
 
     def work(size: int, states: Tensor) -> None:
         sizes = Sizes(1, HEADS, size, size, 0, torch.device("cpu"))
@@ -175,15 +164,13 @@ def window_memory(length: int, options: argparse.Namespace) -> float:
     # what torch loads at a first use
     work(512, projected(1, 512, options, has_backward=True))
     states = projected(1, length, options, has_backward=True)
-    # the peak of what came before, imports above all, is forgotten
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    work(length, states)
-    return resident("VmHWM") - before
+    return peak_above(lambda: work(length, states))
 
 
-def planning(name: str, mask: Mask, given: MaskArguments, case: tuple[str, int], options: argparse.Namespace) -> Row:
-    """Milliseconds from the arguments of forward to a plan, the least of several; `case`: goal and length."""
+def planning(
+    name: str, mask: Mask, given: MaskArguments, case: tuple[str, int], options: argparse.Namespace
+) -> Iterator[Row]:
+    """Milliseconds from the arguments of forward to a plan; `case`: goal and length."""
     goal, length = case
     device = torch.device(options.device)
     sizes = Sizes(ROWS_PLANNED, HEADS, length, length, 0, device)
@@ -192,12 +179,17 @@ def planning(name: str, mask: Mask, given: MaskArguments, case: tuple[str, int],
         resolved = resolve_mask(mask, given, sizes)
         return prepare_attention(resolved, sizes, backend=options.backend, dtype=getattr(torch, options.dtype))
 
-    start = time.process_time()
-    path = prepare().path
-    first = time.process_time() - start
+    def prepare_anew() -> None:
+        PLANS.clear()
+        prepare()
+
+    path, title = prepare().path, f"planning, ms: {name}, {ROWS_PLANNED} x {length}"
+    is_kept = prepare() is prepare()
     times = in_turns({"plan": prepare}, rounds=5, device=options.device)["plan"]
-    note = f"by {path}; on this processor, the least of 5; the first time {1e3 * first:.0f} ms"
-    return Row(f"planning, ms: {name}, {ROWS_PLANNED} x {length}", f"{1e3 * min(times):.2f}", goal, note)
+    yield Row(title, spread([1e3 * one for one in times]), goal, f"by {path}; on this processor")
+    if is_kept:
+        times = in_turns({"plan": prepare_anew}, rounds=5, device=options.device)["plan"]
+        yield Row(f"{title}, the first time", spread([1e3 * one for one in times]), note=f"by {path}")
 
 
 def attending(plan: Plan) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
