@@ -4,8 +4,9 @@
 
 Loading in one process is against stock GPT-2 of equal sizes, when transformers has loaded one before: `cold`, the first
 load by a checkpoint's own code, into an empty cache of modules; `warm`, loading it again. What transformers takes with
-anybody's code is shown beside it: its own file of GPT-2, published once more as a checkpoint's own code. The rest are
-fresh interpreters, whose CPU time is that of the process, user and system.
+anybody's code is shown beside it: its own file of GPT-2, published once more as a checkpoint's own code. What the first
+of all such loads costs once, for either, is borne by ours in one round and by the other in the next. The rest are fresh
+interpreters, whose CPU time is that of the process, user and system.
 """
 
 import argparse
@@ -74,16 +75,16 @@ def main() -> None:
     made = parser(__doc__, rounds=5)
     made.add_argument("--presets", nargs="+", help="sizes of the checkpoints (default: nano tiny distilgpt2)")
     # one process of it, as a round of the rows on loading
-    made.add_argument("--loads", help=argparse.SUPPRESS)
+    made.add_argument("--loads", nargs=2, metavar=("PRESET", "FIRST"), help=argparse.SUPPRESS)
     options = made.parse_args()
     if options.loads:
-        print(json.dumps(loads(options.loads)))
+        print(json.dumps(loads(*options.loads)))
         return
     report(measure, options)
 
 
 def measure(options: argparse.Namespace) -> Iterator[Row]:
-    rounds = 3 if options.quick else options.rounds
+    rounds = 4 if options.quick else options.rounds
     presets = options.presets or (["nano", "distilgpt2"] if options.quick else ["nano", "tiny", "distilgpt2"])
     with tempfile.TemporaryDirectory() as folder:
         inside = Path(folder)
@@ -104,14 +105,13 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
 
 def write_checkpoints(preset: str, inside: Path) -> None:
     """Three checkpoints of equal sizes with random weights: ours, stock GPT-2's, and stock GPT-2's as its own code."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+    # not above: the processes whose loads are timed must have imported as little as a user's
+    from peers import twins
 
-    from arbprob_hf import ArbProbConfig, ArbProbForCausalLM
+    from arbprob_hf import ArbProbConfig
 
-    ours = ArbProbForCausalLM(ArbProbConfig.preset(preset))
+    stock, ours = twins(ArbProbConfig.preset(preset))
     ours.save_pretrained(inside / f"{preset}-ours")
-    names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-    stock = GPT2LMHeadModel(GPT2Config(**{name: getattr(ours.config, name) for name in names}))
     stock.save_pretrained(inside / f"{preset}-stock")
     stock.save_pretrained(inside / f"{preset}-theirs")
     republish(inside / f"{preset}-theirs")
@@ -141,9 +141,9 @@ def republish(folder: Path) -> None:
 def loading_rows(preset: str, inside: Path, rounds: int) -> Iterator[Row]:
     """First and later loads by a checkpoint's own code; each round is a process of its own, and takes both kinds."""
     seen: list[dict[str, float]] = []
-    for _ in range(rounds):
+    for number in range(rounds):
         modules = tempfile.mkdtemp(dir=inside)
-        command = [sys.executable, __file__, "--loads", preset]
+        command = [sys.executable, __file__, "--loads", preset, ("ours", "theirs")[number % 2]]
         done = subprocess.run(
             command, cwd=inside, env={**_environment(), "HF_MODULES_CACHE": modules}, capture_output=True, check=True
         )
@@ -152,11 +152,14 @@ def loading_rows(preset: str, inside: Path, rounds: int) -> Iterator[Row]:
     for kind, goal in (("cold", COLD), ("warm", WARM)):
         own, theirs = ([one[f"{which} {kind}"] for one in seen] for which in ("ours", "theirs"))
         times = f"{spread(own, 0)} ms, stock {spread(stock, 0)} ms; transformers' own GPT-2 as remote code: "
-        yield Row(f"load {preset} by its own code, {kind}", ratio(own, stock), goal, times + ratio(theirs, stock))
+        times += ratio(theirs, stock)
+        if kind == "cold":
+            times += f"; ours where it came first {ratio(own[::2], stock[::2])}"
+        yield Row(f"load {preset} by its own code, {kind}", ratio(own, stock), goal, times)
 
 
-def loads(preset: str) -> dict[str, float]:
-    """CPU milliseconds of each kind of load, in this process."""
+def loads(preset: str, first: str) -> dict[str, float]:
+    """CPU milliseconds of each kind of load, in this process; `first`: whose own code is loaded first."""
     from transformers import AutoModelForCausalLM
 
     def load(which: str) -> float:
@@ -168,8 +171,9 @@ def loads(preset: str) -> dict[str, float]:
 
     load("stock")
     load("stock")
-    found = {f"{which} cold": load(which) for which in ("theirs", "ours")}
-    later = [{which: load(which) for which in ("stock", "theirs", "ours")} for _ in range(9)]
+    order = sorted(("ours", "theirs"), key=lambda which: which != first)
+    found = {f"{which} cold": load(which) for which in order}
+    later = [{which: load(which) for which in ("stock", *order)} for _ in range(9)]
     middle = {which: sorted(one[which] for one in later)[4] for which in later[0]}
     return {**found, "stock": middle["stock"], "ours warm": middle["ours"], "theirs warm": middle["theirs"]}
 
