@@ -1,15 +1,17 @@
-"""Wall time of the samplers on a trained network against one target a pass, and of one target against a decoded token.
+"""Time of the samplers on a trained network against one target a pass, and of one target against a decoded token.
 
     python benchmarks/sampling.py [--quick] [--run FOLDER] [--rounds 3]
 
 Nine tenths of a text in random places are masked, and filled from left to right or in random order. How many drafts a
 network keeps depends on what it has learned, so one is trained first: configs/conditional_nano.yaml, 200 steps on the
-text that comes with Python, about two minutes, kept in the cache folder for the next time. `--run` takes a run of your
-own, made with a task of questions. Each method has drawn before it is timed; a figure is sequential's time over that of
-the method, with the same texts and seeds.
+text that comes with Python, about two minutes, kept in the cache folder for as long as the configuration and options
+are the same. `--run` takes a run of your own, made with a task of questions. Each method has drawn before it is timed;
+a figure is sequential's time over that of the method, with the same texts and seeds: CPU time of the process, which on
+one thread is the wall time of a processor that does nothing else; wall time on an accelerator.
 """
 
 import argparse
+import hashlib
 import os
 import subprocess
 import sys
@@ -20,10 +22,16 @@ from pathlib import Path
 import torch
 from measure import Row, in_turns, parser, ratio, report
 
-from arbprob_hf import ArbProbForCausalLM, Conditional
+from arbprob_hf import ArbProbForCausalLM, Conditional, __version__
 from arbprob_hf.data.eval_sets import load_modes
 
 ROOT = Path(__file__).parents[1]
+# how the network is trained: a configuration, and what differs from it
+CONFIG = "configs/conditional_nano.yaml"
+TRAINING = (
+    *("--sample_count", "0", "--disable_tqdm", "true"),
+    *("--eval_steps", "200", "--save_steps", "200", "--num_val_samples", "32"),
+)
 METHODS = ("speculative", "fused", "auto")
 SHARE = 0.9
 GOALS = {"temporal": ">= 1.3", "random": ">= 3"}
@@ -117,16 +125,17 @@ def questions(run: Path, texts: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def trained_run() -> Path:
     """The folder of the network that is sampled from, trained if it is not there."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    run = Path(cache) / "arbprob_benchmarks" / "conditional_nano"
+    # another configuration is another network
+    key = hashlib.sha256((ROOT / CONFIG).read_bytes() + repr((__version__, *TRAINING)).encode()).hexdigest()[:12]
+    run = Path(cache) / "arbprob_benchmarks" / f"conditional_nano-{key}"
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError:
-        run = Path(tempfile.gettempdir()) / "arbprob_benchmarks" / "conditional_nano"
+        run = Path(tempfile.gettempdir()) / "arbprob_benchmarks" / run.name
     if not (run / "README.md").exists():
         print(f"sampling: training the network, once, into {run}", file=sys.stderr, flush=True)
-        command = [sys.executable, "train_hf.py", "--config", "configs/conditional_nano.yaml", "--output_dir", str(run)]
-        command += ["--resume_from_checkpoint", "true", "--sample_count", "0", "--disable_tqdm", "true"]
-        command += ["--eval_steps", "200", "--save_steps", "200", "--num_val_samples", "32"]
+        command = [sys.executable, "train_hf.py", "--config", CONFIG, "--output_dir", str(run), *TRAINING]
+        command += ["--resume_from_checkpoint", "true"]
         made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if made.returncode:
             raise SystemExit(f"sampling: the network was not trained: {(made.stderr or made.stdout).strip()[-300:]}")
