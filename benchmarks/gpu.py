@@ -16,12 +16,14 @@ the GPU by its name.
 """
 
 import argparse
+import json
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from gpu_bench import (
     device_name,
     exact_products,
     far,
+    gradients,
     masks_of,
     measured,
     no_waiting,
@@ -46,7 +49,7 @@ from gpu_bench import (
     speed_of,
     step,
 )
-from measure import Row, machine, table_head, table_line, timed
+from measure import ROW, Row, machine, table_head, table_line, timed
 from torch import Tensor
 
 from arbprob_hf import ArbProbConfig, Conditional
@@ -56,37 +59,47 @@ from arbprob_hf.model.lm_head import causal_loss
 
 def main() -> int:
     options = _options()
-    transformers.logging.set_verbosity_error()
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = "cpu" if found is None else found.type
     is_toy = options.toy or device == "cpu"
-    bench = Bench(device, TOY if is_toy else FULL, time.perf_counter() + options.seconds)
+    if options.part:
+        transformers.logging.set_verbosity_error()
+        warnings.simplefilter("ignore")
+        bench = Bench(device, TOY if is_toy else FULL, time.perf_counter() + options.seconds)
+        for row in PARTS[options.part](bench):
+            print(json.dumps(asdict(row)), flush=True)
+        return 0
     print(f"{device_name(device)}; {machine()}{'; toy sizes, so no speed here means anything' if is_toy else ''}\n")
     print(*table_head(), sep="\n", flush=True)
-    failed = 0
-    for name in options.only or PARTS:
-        for row in _guarded(name, bench):
-            failed += row.figure == "failed"
+    end, failed, names = time.perf_counter() + options.seconds, 0, list(options.only or PARTS)
+    for done, name in enumerate(names):
+        # what is left is shared by the parts that are left
+        left = (end - time.perf_counter()) * SHARES[name] / sum(SHARES[one] for one in names[done:])
+        for row in _rows_of(name, ["--toy"] if is_toy else [], left):
+            failed += row.figure == "failed" or (name in CHECKS and row.is_met() is False)
             # a goal of speed is one of the full size
-            shown = replace(row, goal="") if is_toy and name in SPEEDS else row
-            print(table_line(shown), flush=True)
+            print(table_line(replace(row, goal="") if is_toy and name not in CHECKS else row), flush=True)
     return 1 if failed else 0
 
 
-def _guarded(name: str, bench: Bench) -> Iterator[Row]:
-    if time.perf_counter() > bench.end:
+def _rows_of(name: str, more: list[str], seconds: float) -> Iterator[Row]:
+    """The rows of one part, run in a process of its own: an error of the GPU spoils all that comes after it there."""
+    if seconds < LEAST_SECONDS:
         yield Row(name, "not run", note="the time was up")
         return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield from PARTS[name](bench)
-    except Exception as error:
-        yield Row(name, "failed", note=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    finally:
-        torch.compiler.reset()
-        if bench.is_gpu:
-            torch.accelerator.empty_cache()
+    command = [sys.executable, str(Path(__file__)), "--part", name, "--seconds", str(seconds - LEAST_SECONDS), *more]
+    with tempfile.TemporaryFile("w+") as out:
+        try:
+            # a part stops by itself; one that hangs is stopped
+            code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, timeout=2 * seconds).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        out.seek(0)
+        lines = [line.strip() for line in out if line.strip()]
+    yield from (Row(**json.loads(line)) for line in lines if line.startswith(ROW))
+    if code:
+        said = [line for line in lines if not line.startswith(ROW)] or [f"exit status {code}"]
+        yield Row(name, "failed", note="it hung" if code == -1 else said[-1][:300])
 
 
 def agreement(bench: Bench) -> Iterator[Row]:
@@ -118,45 +131,50 @@ def waits(bench: Bench) -> Iterator[Row]:
         "step, all scored": lambda: step(model, optimizer, bench, input_ids=ids, labels=ids),
         "step, two_stream": lambda: step(model, optimizer, bench, **asked),
         "log_prob": lambda: model.log_prob(ids, ask),
+        "log_prob of two questions": lambda: model.log_prob(ids, [ask, Conditional([0, 3], [7])]),
     }
     for name, work in passes.items():
         work()
         try:
             with no_waiting(bench.device):
                 work()
+            # a step asks for one number before the network runs, and reads it after: that torch does not call a wait
             yield Row(f"waits for the device: {name}", "0", "<= 0", "" if bench.is_gpu else "never waits on a CPU")
         except RuntimeError as error:
             yield Row(f"waits for the device: {name}", "1", "<= 0", str(error)[:120])
 
 
 def storm(bench: Bench) -> Iterator[Row]:
-    """Batches of varying length and documents under compiled flex_attention, and gradients run after run."""
-    backend = "flex_attention" if bench.is_gpu else "sdpa"
-    model = bench.model(train=True)
-    model.set_attn_implementation(backend)
-    before, bad = compilations(), 0
-    random = torch.Generator().manual_seed(0)
-    for batch in range(bench.size.batches):
-        length = int(torch.randint(bench.size.small // 2, bench.size.small + 1, (), generator=random))
-        starts = torch.rand(4, length, generator=random) < 0.05
-        ids, packed = bench.tokens(4, length, batch), starts.cumsum(1).to(bench.device)
-        with bench.autocast():
-            loss = model(ids, labels=ids, document_ids=packed, return_logits=False).loss
-        loss.backward()
-        bad += not all(bool(weight.grad.isfinite().all()) for weight in model.parameters())
-        model.zero_grad()
-    yield Row(f"{bench.size.batches} batches of other lengths and documents, {backend}: not finite", str(bad), "<= 0")
-    yield Row("compilations over them", str(compilations() - before), "<= 8")
-    ids = bench.tokens(4, bench.size.small)
-    found = []
+    """Batches of varying length and documents, padded to a multiple as collators do, and gradients run after run."""
+    random, step_by = torch.Generator().manual_seed(0), bench.size.small // 4
+    for backend in ("flex_attention", "sdpa") if bench.is_gpu else ("sdpa",):
+        model = bench.model(train=True)
+        model.set_attn_implementation(backend)
+        before, bad, count = compilations(), 0, 0
+        while count < bench.size.batches and time.perf_counter() < bench.end:
+            length = step_by * int(torch.randint(1, 5, (), generator=random))
+            packed = (torch.rand(4, length, generator=random) < 0.05).cumsum(1).to(bench.device)
+            found = gradients(bench, model, bench.tokens(4, length, count), packed)
+            bad += not all(bool(one.isfinite().all()) for one in found)
+            count += 1
+        name = f"{count} batches of 4 lengths and other documents, {backend}"
+        yield Row(f"{name}: gradients that are not finite", str(bad), "<= 0")
+        # forward and backward of each length
+        yield Row(f"{name}: compilations", str(compilations() - before), "<= 8")
+        yield _repeated(bench, model, packed, backend)
+
+
+def _repeated(bench: Bench, model: Any, packed: Tensor, backend: str) -> Row:
+    ids = bench.tokens(4, packed.shape[1])
     torch.use_deterministic_algorithms(True, warn_only=True)
-    for _ in range(20):
-        model(ids, labels=ids, document_ids=packed[:, :1].expand(4, ids.shape[1]), return_logits=False).loss.backward()
-        found.append([weight.grad.clone() for weight in model.parameters()])
-        model.zero_grad()
-    torch.use_deterministic_algorithms(False)
-    other = sum(not all(map(torch.equal, one, found[0])) for one in found[1:])
-    yield Row("runs of 20 with other gradients, deterministic mode", str(other), "<= 0")
+    try:
+        first, other, runs = gradients(bench, model, ids, packed), 0, 1
+        while runs < 20 and time.perf_counter() < bench.end:
+            other += not all(map(torch.equal, gradients(bench, model, ids, packed), first))
+            runs += 1
+    finally:
+        torch.use_deterministic_algorithms(False)
+    return Row(f"runs of {runs} with other gradients, deterministic mode, {backend}, bf16", str(other), "<= 0")
 
 
 def training(bench: Bench) -> Iterator[Row]:
@@ -165,6 +183,11 @@ def training(bench: Bench) -> Iterator[Row]:
     peer = speed_of(bench, bench.model(hf=True, train=True), mask_4d=True)
     yield rate(bench, "transformers' GPT-2 under a 4-D mask", peer)
     yield rate(bench, "transformers' GPT-2, causal", speed_of(bench, bench.model(hf=True, train=True)))
+    if bench.is_gpu:
+        stock = bench.model(hf=True, train=True)
+        for block in stock.transformer.h:
+            block.compile()
+        yield rate(bench, "transformers' GPT-2, causal, compiled", speed_of(bench, stock))
     packed = (torch.arange(size.length, device=bench.device) // (size.length // 8))[None].expand(size.batch, -1)
     inputs: dict[str, dict[str, Any]] = {
         "causal": {},
@@ -173,35 +196,35 @@ def training(bench: Bench) -> Iterator[Row]:
         "8 documents": {"document_ids": packed},
     }
     found: dict[tuple[str, str, bool], Measured] = {}
-    for way in _ways(bench):
-        for label in list(inputs)[: None if bench.is_gpu or not way[1] else 2]:
-            if time.perf_counter() > bench.end:
-                return
-            name = f"{label}, {way[0]}{', compiled' if way[1] else ''}"
-            try:
-                found[(label, *way)] = speed_of(bench, _trained(bench, *way), **inputs[label])
-            except Exception as error:
-                yield Row(name, "failed", note=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            else:
-                yield rate(bench, name, found[(label, *way)])
+    for label, backend, is_compiled in _cases(bench, list(inputs)):
+        name = f"{label}, {backend}{', compiled' if is_compiled else ''}"
+        if time.perf_counter() > bench.end:
+            yield Row(name, "not run", note="the time was up")
+            continue
+        try:
+            found[label, backend, is_compiled] = one = speed_of(
+                bench, _trained(bench, backend, is_compiled), **inputs[label]
+            )
+            yield rate(bench, name, one)
+            if (label, backend) == ("causal", "sdpa"):
+                yield _two_stream(bench, one, is_compiled)
+        except Exception as error:
+            yield Row(name, "failed", note=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     best = {label: max((one.tokens for key, one in found.items() if key[0] == label), default=0.0) for label in inputs}
     yield Row("causal, the best of them, thousand tokens/s", f"{best['causal'] / 1e3:.0f}", ">= 500")
     yield Row("3-D mask, the best of them / transformers', 4-D", f"{best['3-D mask'] / peer.tokens:.2f}", ">= 2.5")
-    for is_compiled in (False, True):
-        causal_step = found.get(("causal", "sdpa", is_compiled))
-        if causal_step is not None and time.perf_counter() < bench.end:
-            yield _two_stream(bench, causal_step, is_compiled)
 
 
-def _ways(bench: Bench) -> list[tuple[str, bool]]:
-    # backend, and whether blocks are compiled; flex_attention has no backward on a CPU
-    backends = BACKENDS if bench.is_gpu else BACKENDS[:2]
-    return [
-        (backend, is_compiled)
-        for is_compiled in (False, True)
-        for backend in backends
-        if backend != "eager" or not is_compiled
-    ]
+def _cases(bench: Bench, labels: list[str]) -> list[tuple[str, str, bool]]:
+    # mask, backend, whether blocks are compiled: those with goals first; flex_attention has no backward on a CPU
+    if not bench.is_gpu:
+        return [(label, backend, False) for backend in BACKENDS[:2] for label in labels] + [("causal", "sdpa", True)]
+    compiled = [(label, backend, True) for label in labels for backend in BACKENDS[1:]]
+    return (
+        compiled
+        + [(label, backend, False) for label in labels for backend in BACKENDS[1:]]
+        + [("causal", "eager", False)]
+    )
 
 
 def _two_stream(bench: Bench, causal_step: Measured, is_compiled: bool) -> Row:
@@ -332,7 +355,7 @@ def questions(bench: Bench) -> Iterator[Row]:
     ids = bench.tokens(1, length)
     asks = [Conditional([0, 1 + i % 11], [20 + i % (length - 21)]) for i in range(count)]
     with torch.no_grad():
-        model.log_prob(ids, asks[:2])
+        model.log_prob(ids, asks)
         seconds = timed(partial(model.log_prob, ids, asks), bench.device)
     yield Row(
         f"log_prob of {count} questions about a text, seconds", f"{seconds:.3f}", note=f"{count / seconds:.0f} a second"
@@ -340,7 +363,7 @@ def questions(bench: Bench) -> Iterator[Row]:
     given = torch.arange(length) % 10 == 0
     ask = Conditional(given, ~given)
     found = {}
-    for method in ("sequential", "speculative", "fused"):
+    for method in ("sequential", "speculative", "fused", "auto"):
         model.sample(ids, ask, method=method)
         found[method] = timed(partial(model.sample, ids, ask, method=method), bench.device)
         ratio = f"{found['sequential'] / found[method]:.2f}"
@@ -368,13 +391,17 @@ PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 }
 
 
-SPEEDS = ("training", "flash", "losses", "decoding", "questions")
+CHECKS = ("agreement", "waits", "storm", "tests")
+# of the time that there is
+SHARES = {name: {"training": 8, "storm": 3, "decoding": 3}.get(name, 1) for name in PARTS}
+LEAST_SECONDS = 1.0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="toy sizes, to see that it runs")
-    parser.add_argument("--seconds", type=float, default=450, help="no part begins after so many")
+    parser.add_argument("--seconds", type=float, default=450, help="of all parts together; each is given its share")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     return parser.parse_args()
 

@@ -1,5 +1,6 @@
 """What the parts of gpu.py stand on: networks, masks and batches on the device, and the speed of a step there."""
 
+import gc
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Measured:
-    """Median seconds of a run, tokens a second, and peak bytes above what was there before."""
+    """Median seconds of a run, tokens a second, and peak bytes above the weights."""
 
     seconds: float
     tokens: float
@@ -111,6 +112,7 @@ def step(model: Any, optimizer: torch.optim.Optimizer, bench: Bench, **inputs: A
 
 
 def measured(bench: Bench, work: Callable[[], object], tokens: int) -> Measured:
+    gc.collect()
     held = torch.accelerator.memory_allocated() if bench.is_gpu else 0
     work()
     work()
@@ -120,6 +122,16 @@ def measured(bench: Bench, work: Callable[[], object], tokens: int) -> Measured:
     peak = torch.accelerator.max_memory_allocated() - held if bench.is_gpu else 0
     middle = statistics.median(times)
     return Measured(middle, tokens / middle, peak, spread([tokens / one / 1e3 for one in times], digits=0))
+
+
+def gradients(bench: Bench, model: Any, ids: Tensor, document_ids: Tensor) -> list[Tensor]:
+    """Those of one batch, every token scored, in bfloat16."""
+    with bench.autocast():
+        loss = model(ids, labels=ids, document_ids=document_ids, return_logits=False).loss
+    loss.backward()
+    found = [weight.grad.clone() for weight in model.parameters()]
+    model.zero_grad()
+    return found
 
 
 def rate(bench: Bench, work: str, found: Measured) -> Row:

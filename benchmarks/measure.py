@@ -21,6 +21,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+# how a row begins among what libraries print
+ROW = '{"work": '
+
 
 @dataclass(frozen=True)
 class Row:
@@ -86,8 +89,13 @@ def machine() -> str:
     import torch
     import transformers
 
-    load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()}" if hasattr(os, "getloadavg") else "load unknown"
-    return f"{processor()}; {load}; torch {torch.__version__}, transformers {transformers.__version__}"
+    releases = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{processor()}; load {load()} on {os.cpu_count()} cores; {releases}"
+
+
+def load() -> str:
+    """Processes that wanted to run in the last minute."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def processor() -> str:

@@ -11,14 +11,26 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def measure() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("measure", ROOT / "benchmarks" / "measure.py")
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     # dataclasses look their module up
-    module = sys.modules["measure"] = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def measure() -> ModuleType:
+    return loaded("measure")
+
+
+@pytest.fixture
+def table(measure: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """all.py, with a folder for benchmarks of the test's own."""
+    module = loaded("all")
+    monkeypatch.setattr(module, "HERE", tmp_path)
     return module
 
 
@@ -54,12 +66,51 @@ def test_a_ratio_is_of_runs_of_one_round(measure: ModuleType) -> None:
     assert measure.ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == "2.00 [1.00, 3.00]"
 
 
+ROW = """print('{"work": "w", "figure": "1.5", "goal": ">= 2", "note": ""}')
+"""
+
+
+def test_rows_of_a_benchmark_that_fails_are_kept_and_its_error_is_told(table: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(f"print('noise')\n{ROW}raise ValueError('text: no text')\n")
+    (row,), error = table.rows_of("broken", quick=True)
+    assert (row.work, row.is_met()) == ("w", False)
+    assert error == "ValueError: text: no text"
+
+
+def test_a_benchmark_that_ends_well_has_no_error(table: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "fine.py").write_text(f"import sys\nprint('{{\"other\": 1}}')\n{ROW}sys.stderr.write('a warning')\n")
+    rows, error = table.rows_of("fine", quick=False)
+    assert (len(rows), error) == (1, "")
+
+
+def test_a_table_is_written_between_the_marks_alone(table: ModuleType, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    table.write(page, "new")
+    assert page.read_text() == f"before\n{table.BEGIN}\nnew\n{table.END}\nafter\n"
+    table.write(tmp_path / "alone.md", "new")
+    assert (tmp_path / "alone.md").read_text() == "new\n"
+
+
+@pytest.mark.parametrize("options", [["--out", "page.md"], ["--only", "glue", "--out", "marked.md"]])
+def test_a_file_that_would_lose_something_is_refused(
+    table: ModuleType, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("page.md").write_text("mine")
+    Path("marked.md").write_text(f"{table.BEGIN}\nwhole\n{table.END}\n")
+    monkeypatch.setattr(sys, "argv", ["all.py", *options])
+    with pytest.raises(SystemExit):
+        table.main()
+    assert Path("page.md").read_text() == "mine"
+
+
 @pytest.mark.long
 def test_what_needs_a_gpu_runs_at_toy_sizes_on_a_cpu() -> None:
-    parts = ("agreement", "waits", "storm", "losses", "decoding", "questions")
+    parts = ("agreement", "waits", "storm", "training", "flash", "losses", "decoding", "questions")
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--toy", "--only", *parts]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    assert len(rows) > 20
+    assert len(rows) > 35
     assert [row for row in rows if "failed" in row or "(missed)" in row] == []
