@@ -136,6 +136,7 @@ def test_options_in_the_text_exist(page: str, in_root: None) -> None:
     known = {f"--{field.name}" for group in groups for field in dataclasses.fields(group)}
     known |= {f"--{name}" for name in ALIASES} | {"--config", "--help"}
     known |= {option for name in _subcommands() for option in _arbprob_options(name)}
+    known |= set(re.findall(r'"(--\w+)"', "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))))
     # spans that are whole commands have a test of their own
     alone = [span for span in spans(page) if span.split()[0] not in PROGRAMS]
     named = {option for span in alone for option in re.findall(r"(?<!\S)--[a-z][\w-]*", span)}
@@ -161,7 +162,9 @@ def _is_here(name: str, page: str) -> bool:
 def _source_of_script(name: str) -> str:
     path = ROOT / name
     text = path.read_text(encoding="utf-8")
-    return text + (ROOT / "arbprob_hf" / "demo" / "main.py").read_text(encoding="utf-8") if name == "app.py" else text
+    # where their options are read
+    shared = {"app.py": "arbprob_hf/demo/main.py"} | {f"benchmarks/{path.name}": "benchmarks/measure.py"}
+    return text + ((ROOT / shared[name]).read_text(encoding="utf-8") if name in shared else "")
 
 
 def _subcommands() -> dict[str, Any]:
