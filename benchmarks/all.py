@@ -85,6 +85,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.out and Path(options.out).exists() and END not in Path(options.out).read_text(encoding="utf-8"):
         parser.error(f"--out: {options.out} is there and has no marks {BEGIN} ... {END}; name another file")
+    if options.out and not Path(options.out).resolve().parent.is_dir():
+        parser.error(f"--out: the folder of {options.out} is not there")
     if options.out and options.only and Path(options.out).exists():
         parser.error("--out: a file that is there gets the whole table; leave --only out, or name another file")
     return options

@@ -92,7 +92,9 @@ def test_a_table_is_written_between_the_marks_alone(table: ModuleType, tmp_path:
     assert (tmp_path / "alone.md").read_text() == "new\n"
 
 
-@pytest.mark.parametrize("options", [["--out", "page.md"], ["--only", "glue", "--out", "marked.md"]])
+@pytest.mark.parametrize(
+    "options", [["--out", "page.md"], ["--only", "glue", "--out", "marked.md"], ["--out", "nowhere/page.md"]]
+)
 def test_a_file_that_would_lose_something_is_refused(
     table: ModuleType, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
