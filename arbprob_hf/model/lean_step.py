@@ -1,5 +1,6 @@
 """Steps of one token in `generate`: nothing is checked, planned or copied a second time that cannot have changed."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .attention.decode import StepPlans
-from .attention.lean_layers import LeanLayers, cache_obstacle, is_watched, obstacle
+from .attention.lean_layers import LeanLayers, cache_obstacle, is_own, is_patched, is_watched, obstacle
 from .lm_head import FewRowsHead
 from .masks.arguments import MaskArguments, resolve_mask
 from .masks.lookahead import holds_rules
@@ -28,11 +29,17 @@ class LeanStep:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.layers: LeanLayers | None = None
+        self.is_over = False
 
     def inputs(self, input_ids: Tensor, options: Mapping[str, Any]) -> dict[str, Any] | None:
         """The arguments of `forward` for the last of `input_ids`, or None where the usual step is to be taken."""
         cache = options["past_key_values"]
-        if self.layers is None and not self._begin(input_ids, options):
+        if self.is_over or (self.layers is None and not self._begin(input_ids, options)):
+            return None
+        if self._has_changed():
+            # what a criterion or a processor did to the network between two steps
+            self.settle()
+            self.is_over = True
             return None
         positions = options.get("position_ids")
         return {
@@ -67,6 +74,15 @@ class LeanStep:
         if self.layers is not None:
             self.layers.settle()
 
+    def _has_changed(self) -> bool:
+        network = self.model.transformer
+        if network.config.mask != self.mask or network.config._attn_implementation == "eager":
+            return True
+        if network.training != self.was_training or self.model.lm_head is not self.head.head or is_patched(network):
+            return True
+        is_alike = all(tuple(module._modules.values()) == children for module, children in self.modules)
+        return not is_alike or is_watched(*self.called)
+
     def _begin(self, input_ids: Tensor, options: Mapping[str, Any]) -> bool:
         # after the prompt, whose pass has filled the cache
         network, cache = self.model.transformer, options["past_key_values"]
@@ -87,6 +103,9 @@ class LeanStep:
         texts = [config.mask] if isinstance(config.mask, str) else config.mask
         self.texts = [texts[layer % len(texts)] for layer in range(config.n_layer)]
         self.head = FewRowsHead(self.model.lm_head)
+        self.modules = [(module, tuple(module._modules.values())) for module in network.modules()]
+        self.called = [self.model, network, *(part for block in network.h for part in block.modules())]
+        self.mask, self.was_training = copy.copy(config.mask), network.training
         self.layers = LeanLayers(network, cache)
         return True
 
@@ -128,14 +147,7 @@ def _is_usual(model: Any) -> bool:
     # whether all that is passed over is ours, and what changes the arguments between steps transformers'
     if any(name in vars(model) for name in ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")):
         return False
-    own = ("forward", "_loss", "_tied_weights_keys")
+    preparing = next(kind for kind in type(model).__mro__ if "prepare_inputs_for_generation" in vars(kind))
     updating = GenerationMixin._update_model_kwargs_for_generation
-    return (
-        len({_definer(model, name) for name in own}) == 1
-        and "_refuse_arguments" in vars(_definer(model, "prepare_inputs_for_generation"))
-        and type(model)._update_model_kwargs_for_generation is updating
-    )
-
-
-def _definer(model: Any, name: str) -> type:
-    return next(kind for kind in type(model).__mro__ if name in vars(kind))
+    is_updated = type(model)._update_model_kwargs_for_generation is updating
+    return is_own(model) and "_refuse_arguments" in vars(preparing) and is_updated

@@ -136,7 +136,7 @@ class ArbProbPreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(ArbProbAttention, index=1, layer_name="attn"),
     }
     # what steps of one token may write out, each class by itself
-    _written_out = (ArbProbBlock, ArbProbAttention, ArbProbMLP)
+    _written_out = {kind: kind.forward for kind in (ArbProbBlock, ArbProbAttention, ArbProbMLP)}
     # the weight of a head that has a row for each label
     _label_weight: str | None = None
     # buffers of early GPT-2 checkpoints
@@ -475,3 +475,6 @@ class ArbProbForCausalLM(QuestionMixin, ShiftedLabels, ArbProbPreTrainedModel, A
                 return causal_loss(hidden_states, self.lm_head.weight, labels, count=count, **options)
             logits = self.lm_head(hidden_states)
         return logits_loss(logits, labels, **options)
+
+    # what steps of one token pass over
+    _passed_over = (forward, _loss)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+from transformers.pytorch_utils import Conv1D
 
 from arbprob_hf import ArbProbConfig, ArbProbForCausalLM, ArbProbModel, Mask, pattern
 from arbprob_hf.model import generation
 from arbprob_hf.model.attention.lean_layers import LeanLayers, obstacle
 from arbprob_hf.model.lean_step import step_obstacle
 from arbprob_hf.model.masks.arguments import MaskArguments
+from arbprob_hf.model.modeling_arbprob import ArbProbMLP
 
 MASKS: dict[str, str | list[str]] = {
     "causal": "causal",
@@ -371,3 +373,90 @@ def test_the_cache_at_the_end_holds_no_room(heads: int) -> None:
     found = network(n_head=heads).generate(IDS[:1], max_new_tokens=5, return_dict_in_generate=True).past_key_values
     keys = found.layers[0].keys
     assert keys.untyped_storage().nbytes() == keys.numel() * keys.element_size()
+
+
+def _doubled(plain: Any) -> Any:
+    def forward(self: Any, states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        out = plain(self, states, *args, **kwargs)
+        return out if isinstance(out, tuple) else 2 * out
+
+    return forward
+
+
+@pytest.mark.parametrize("kind", [ArbProbMLP, nn.LayerNorm, Conv1D], ids=lambda kind: kind.__name__)
+def test_what_is_patched_for_a_whole_class_is_called(steps: Steps, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kind, "forward", _doubled(kind.forward))
+    lean, usual = steps.both(network(), max_new_tokens=6)
+    check_same(lean, usual)
+    assert steps.count == 0
+    assert steps.reasons[0] == "a class has been patched"
+
+
+def test_a_patched_forward_of_the_model_is_called_as_it_wants(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ArbProbForCausalLM.forward
+    names = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep")
+
+    def forward(  # noqa: PLR0913
+        self: Any,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        past_key_values: Any = None,
+        use_cache: Any = None,
+        logits_to_keep: Any = 0,
+        return_dict: Any = None,
+        labels: Any = None,
+    ) -> Any:
+        given = (input_ids, attention_mask, position_ids, past_key_values, use_cache, logits_to_keep)
+        return plain(self, **dict(zip(names, given, strict=True)))
+
+    monkeypatch.setattr(ArbProbForCausalLM, "forward", forward)
+    assert network().generate(IDS, max_new_tokens=6).shape == (3, PROMPT + 6)
+    assert steps.count == 0
+
+
+def _hook(model: ArbProbForCausalLM) -> None:
+    model.transformer.h[0].register_forward_hook(lambda module, args, out: -out)
+
+
+def _hook_deep(model: ArbProbForCausalLM) -> None:
+    model.transformer.h[1].mlp.c_fc.register_forward_hook(lambda module, args, out: -out)
+
+
+def _narrow(model: ArbProbForCausalLM) -> None:
+    model.config.mask = "causal & window(2)"
+
+
+def _replace_mlp(model: ArbProbForCausalLM) -> None:
+    model.transformer.h[0].mlp = network().double().float().transformer.h[2].mlp
+
+
+def _reorder(model: ArbProbForCausalLM) -> None:
+    model.transformer.h = nn.ModuleList(reversed(model.transformer.h))
+
+
+def _replace_head(model: ArbProbForCausalLM) -> None:
+    model.lm_head = nn.Linear(32, 101, bias=False)
+
+
+@pytest.mark.parametrize("change", [_hook, _hook_deep, _narrow, _replace_mlp, _reorder, _replace_head])
+def test_what_is_done_to_the_network_between_two_steps_holds_from_the_next(steps: Steps, change: Any) -> None:
+    class Changing(StoppingCriteria):
+        def __init__(self, model: ArbProbForCausalLM) -> None:
+            self.model = model
+
+        def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
+            if input_ids.shape[1] == PROMPT + 5:
+                torch.manual_seed(7)
+                change(self.model)
+            return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    made = []
+    for steps.is_lean in (True, False):
+        model = network()
+        options = dict(stopping_criteria=StoppingCriteriaList([Changing(model)]), output_logits=True)
+        made.append(model.generate(IDS, max_new_tokens=NEW, return_dict_in_generate=True, **options))
+    assert all(map(torch.equal, made[0].logits, made[1].logits))
+    assert steps.count == 4
+    undisturbed = network().generate(IDS, max_new_tokens=NEW, return_dict_in_generate=True, output_logits=True)
+    assert not torch.equal(made[0].logits[-1], undisturbed.logits[-1])

@@ -28,6 +28,9 @@ _PARTS: dict[str, type] = {
     "mlp.c_proj": Conv1D,
     "mlp.dropout": nn.Dropout,
 }
+# written out as they are now: who puts something in their place later has the modules called
+_CALL = nn.Module.__call__
+_FORWARDS: dict[Any, Any] = {kind: vars(kind)["forward"] for kind in _PARTS.values()}
 
 
 class LeanLayers:
@@ -144,12 +147,20 @@ def obstacle(network: Any) -> str | None:
         return "not all layers are asked"
     if not is_own(network) or is_watched(network):
         return "the network is another, or is watched"
+    if is_patched(network):
+        return "a class has been patched"
     device = network.ln_f.weight.device
     if device.type not in ("cpu", "cuda"):
         return f"the device is {device}"
     blocks: list[Any] = list(network.h)
-    found = (_obstacle_in(block, device, network._written_out) for block in blocks)
+    found = (_obstacle_in(block, device, tuple(network._written_out)) for block in blocks)
     return next((one for one in found if one is not None), None)
+
+
+def is_patched(network: Any) -> bool:
+    """Whether somebody has put another function in the place of what every module, or every one of a kind, does."""
+    forwards = {**_FORWARDS, **network._written_out}
+    return nn.Module.__call__ is not _CALL or any(kind.forward is not one for kind, one in forwards.items())
 
 
 def cache_obstacle(cache: Any) -> str | None:
@@ -159,12 +170,15 @@ def cache_obstacle(cache: Any) -> str | None:
     return None if all(type(layer) is DynamicLayer for layer in cache.layers) else "its layers are no plain ones"
 
 
-def is_watched(module: nn.Module) -> bool:
+def is_watched(*modules: nn.Module) -> bool:
     """Whether calling a module does more than its class's `forward`: hooks, a forward put in its place, a compiler."""
     of_all = torch.nn.modules.module
-    hooks = (module._forward_hooks, module._forward_pre_hooks, of_all._global_forward_hooks)
-    is_hooked = any(hooks) or bool(of_all._global_forward_pre_hooks)
-    return is_hooked or "forward" in vars(module) or module._compiled_call_impl is not None
+    if of_all._global_forward_hooks or of_all._global_forward_pre_hooks:
+        return True
+    for one in modules:
+        if one._forward_hooks or one._forward_pre_hooks or "forward" in one.__dict__ or one._compiled_call_impl:
+            return True
+    return False
 
 
 def is_own(network: Any) -> bool:
@@ -181,7 +195,7 @@ def _obstacle_in(block: Any, device: torch.device, kinds: tuple[type, ...]) -> s
             return f"{name} is {type(part).__name__}"
         if isinstance(part, nn.Dropout) and part.training and part.p > 0:
             return "dropout is at work"
-    if any(map(is_watched, block.modules())):
+    if is_watched(*block.modules()):
         return "a part of a block is watched"
     weights = list(block.named_parameters())
     if len(weights) != 12 or any(type(weight) is not nn.Parameter for _, weight in weights):
