@@ -58,6 +58,7 @@ def test_a_killed_worker_is_named_and_the_disk_is_not(tmp_path: Path, micro_trai
     assert newest(tmp_path) == tmp_path / "checkpoint-4"
 
 
+@pytest.mark.long
 def test_a_worker_killed_during_a_save_costs_no_checkpoint(
     tmp_path: Path, micro_trainer, weights_of, whole_run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_resumed_run_has_the_blocks_and_questions_that_would_have_come(
     assert again.eval_loss == done.eval_loss
 
 
+@pytest.mark.long
 def test_options_that_a_stream_does_not_have_are_told_of_and_change_no_run(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_stream_goes_on_with_other_workers_and_says_so(
     assert (saved["processes"], saved["workers"], len(saved["states"])) == (1, 1, 1)
 
 
+@pytest.mark.long
 def test_a_checkpoint_without_readers_is_read_up_to_and_refuses_other_workers(
     text: Path, done: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
