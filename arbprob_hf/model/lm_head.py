@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from .attention.lean_layers import is_watched
 from .attention.plan import can_read_values
 from .masks.precision import compute_dtype
 from .questions.log_probs import RowScorer, is_plain
@@ -354,13 +355,7 @@ def _is_quick(head: nn.Linear, hidden: Tensor, dtype: torch.dtype = torch.float3
         return False
     is_float = hidden.dtype == dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
     is_few = 0 < rows <= _FEW_ROWS and weight.numel() >= _LARGE_TABLE
-    is_hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head) or _watches_every_module()
-    return is_float and is_few and weight.is_contiguous() and not is_hooked and _has_onednn()
-
-
-def _watches_every_module() -> bool:
-    of_all = torch.nn.modules.module
-    return bool(of_all._global_forward_hooks or of_all._global_forward_pre_hooks)
+    return is_float and is_few and weight.is_contiguous() and not is_watched(head) and _has_onednn()
 
 
 @functools.cache
